@@ -1,0 +1,23 @@
+//! The five traits that adapters, stores and log sinks implement.
+//!
+//! Each method's "# Behavior" bullets are its contract; the conformance suites of `backup-testkit`
+//! test them one by one. All futures may be dropped at any time; what a dropped call leaves behind
+//! is said where it matters.
+
+mod destination;
+mod log_sink;
+mod restore_target;
+mod source;
+mod store;
+
+pub use destination::{ByteStream, Destination, DestinationProperties, ObjectInfo, Payload};
+pub use log_sink::LogSink;
+pub use restore_target::{
+    ContentReader, EntryProgress, Granularity, Mismatch, PlanEntries, RestorePlan, RestoreTarget, SavedProgress,
+    SmallEntry, VerifyReport, Warning, Written,
+};
+pub use source::{
+    Content, Cursor, Estimate, MAX_CURSOR, MAX_INLINE, Opened, ReadContext, Source, SourceEntry, SourceEvent,
+    SourceFacts, SourceProperties, SourceWarning, Version,
+};
+pub use store::Store;

@@ -1,0 +1,286 @@
+//! Where data is put back.
+
+use super::ByteStream;
+use crate::model::{Entry, EntryKind, EntryName, Identity};
+use crate::{Digest, Error, Result, Sha256};
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// In what portions a target takes the entries of a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Granularity {
+    /// Each entry by itself, several at once, in any order.
+    Slice,
+    /// Each entry by itself, those of one group one after the other in their order.
+    OrderedSlices,
+    /// All slices of a group as one content; restarted from its first slice on a resume.
+    Whole,
+}
+
+/// A small entry, its content verified.
+#[derive(Clone, Debug)]
+pub struct SmallEntry {
+    /// What it is.
+    pub entry: Entry,
+    /// Its whole content; empty for kinds without content.
+    pub content: Bytes,
+}
+
+/// What became of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// It was not there and is now.
+    Created,
+    /// Something was there and was replaced, as the plan allowed.
+    Replaced,
+    /// The same was there already.
+    AlreadyThere,
+    /// It will be made by [`RestoreTarget::finish`].
+    Deferred,
+}
+
+/// Something that does not stop the restore.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warning {
+    /// The entry, if it is about one.
+    pub name: Option<EntryName>,
+    /// What happened, for people.
+    pub message: String,
+}
+
+/// Where a plan gets its entries; the engine implements it on an archive's index.
+pub trait PlanEntries: std::fmt::Debug + Send + Sync + 'static {
+    /// The entries that are restored, in the archive's order, from the start.
+    /// Superseded ones are left out. May be called several times.
+    fn entries(&self) -> BoxStream<'static, Result<Entry>>;
+}
+
+/// What is to be restored, and how.
+#[derive(Clone, Debug)]
+pub struct RestorePlan {
+    /// Tells this restore apart from others at the same target, e.g. in the names of staged files. Characters as in an object name's component.
+    pub tag: String,
+    /// An earlier attempt of the same restore may have left parts behind.
+    pub resumed: bool,
+    /// Existing items may be replaced.
+    pub overwrite: bool,
+    /// The entries.
+    pub entries: Arc<dyn PlanEntries>,
+}
+
+/// What reading back a target gave.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VerifyReport {
+    /// Entries compared.
+    pub entries: u64,
+    /// Content bytes read back.
+    pub bytes: u64,
+    /// Entries that are not as the archive has them: the first 1,000.
+    pub mismatches: Vec<Mismatch>,
+    /// How many are not as the archive has them.
+    pub mismatch_count: u64,
+}
+
+impl VerifyReport {
+    /// Counts a mismatch, and keeps it while there is room.
+    pub fn mismatch(&mut self, name: &EntryName, message: impl Into<String>) {
+        self.mismatch_count += 1;
+        if self.mismatches.len() < 1000 {
+            self.mismatches.push(Mismatch { name: name.clone(), message: message.into() });
+        }
+    }
+}
+
+/// An entry that is not as the archive has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mismatch {
+    /// The entry.
+    pub name: EntryName,
+    /// What differs.
+    pub message: String,
+}
+
+/// State of a half-written large entry, kept in the restore's checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedProgress {
+    /// Content bytes that the target has taken over.
+    pub offset: u64,
+    /// The hash over them.
+    pub hash: Sha256,
+    /// What the target needs to go on: upload id and parts, name of a staged file.
+    pub state: serde_json::Value,
+}
+
+/// The place where a target records how far a large entry has come.
+#[derive(Clone, Debug, Default)]
+pub struct EntryProgress(Arc<Mutex<Option<SavedProgress>>>);
+
+impl EntryProgress {
+    /// Continues from saved progress.
+    pub fn resumed(saved: Option<SavedProgress>) -> Self {
+        Self(Arc::new(Mutex::new(saved)))
+    }
+
+    /// Records that everything that `content` has delivered so far has been taken over, and what the target needs to go on from there.
+    /// A target that has to be asked to make it durable does so in [`RestoreTarget::sync`].
+    pub fn record(&self, content: &ContentReader, state: serde_json::Value) {
+        let saved = SavedProgress { offset: content.hash.length(), hash: content.hash.clone(), state };
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved);
+    }
+
+    /// What was recorded last.
+    pub fn saved(&self) -> Option<SavedProgress> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The content of a large entry, as it comes out of the archive.
+///
+/// Failure modes: a damaged or missing volume is an error of [`next`](ContentReader::next); content whose digest is not the
+/// recorded one is an error of [`finish`](ContentReader::finish). Only after `finish` succeeded may the entry be published.
+pub struct ContentReader {
+    stream: ByteStream,
+    hash: Sha256,
+    size: Option<u64>,
+    expected: Option<Digest>,
+}
+
+impl ContentReader {
+    /// A reader over `stream`, which delivers the content from `hash.length()` on. With `size` and `expected` given, they are checked at the end.
+    pub fn new(stream: ByteStream, hash: Sha256, size: Option<u64>, expected: Option<Digest>) -> Self {
+        Self { stream, hash, size, expected }
+    }
+
+    /// Bytes delivered so far, counted from the start of the content (so a resumed reader does not start at 0).
+    pub fn position(&self) -> u64 {
+        self.hash.length()
+    }
+
+    /// The next bytes; `None` at the end.
+    ///
+    /// # Errors
+    /// Whatever reading the archive met.
+    pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        let Some(bytes) = self.stream.next().await.transpose()? else { return Ok(None) };
+        // Hashing a piece of a frame takes far less than a millisecond; a hop to another thread would cost more than it saves.
+        self.hash.update(&bytes);
+        Ok(Some(bytes))
+    }
+
+    /// Confirms, after the last bytes, that length and digest are those of the index.
+    ///
+    /// # Errors
+    /// `Corrupt` when they are not, or when the end was not reached.
+    pub fn finish(self) -> Result<Digest> {
+        let length = self.hash.length();
+        if let Some(size) = self.size.filter(|size| *size != length) {
+            return Err(Error::corrupt(format!("the content has {length} bytes where the index says {size}")));
+        }
+        let digest = self.hash.finish();
+        match self.expected {
+            Some(expected) if expected != digest => {
+                Err(Error::corrupt("the content's SHA-256 is not the recorded one"))
+            }
+            _ => Ok(digest),
+        }
+    }
+}
+
+impl std::fmt::Debug for ContentReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ContentReader")
+            .field("position", &self.position())
+            .field("size", &self.size)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where data is put back.
+///
+/// The engine calls `check`, `prepare`, then `write_small`, `write_large` and `sync` at will and several at once, then `finish`
+/// once, then `verify` if asked. A resumed restore goes through all of it again and writes what its checkpoint does not cover.
+#[async_trait]
+pub trait RestoreTarget: std::fmt::Debug + Send + Sync + 'static {
+    /// The place that this target stands for.
+    ///
+    /// # Behavior
+    /// - Does no I/O and always answers the same.
+    /// - Carries no secret.
+    fn identity(&self) -> Identity;
+
+    /// In what portions it takes entries of a kind.
+    ///
+    /// # Behavior
+    /// - Does no I/O and always answers the same.
+    fn granularity(&self, kind: &EntryKind) -> Granularity;
+
+    /// Reaches the target with its credentials, and changes nothing.
+    ///
+    /// # Behavior
+    /// - Success means that writing can be expected to work; a root that does not exist yet is fine if it can be made.
+    /// - Wrong credentials are `Unauthorized`.
+    async fn check(&self) -> Result<()>;
+
+    /// Whether nothing is there yet that a restore could meet.
+    ///
+    /// # Behavior
+    /// - A root that does not exist is empty; staged leftovers do not count.
+    async fn is_empty(&self) -> Result<bool>;
+
+    /// Makes the root ready.
+    ///
+    /// # Behavior
+    /// - Creates the root if it is missing; writes no entry.
+    /// - Repeating it is harmless.
+    async fn prepare(&self, plan: &RestorePlan) -> Result<()>;
+
+    /// Writes small entries, whose digests have been verified.
+    ///
+    /// # Behavior
+    /// - Answers for each entry, in the order of the batch; an outer error means the target as a whole is in trouble (no space, no connection).
+    /// - An entry is published whole or not at all, also when the call is dropped or the process dies.
+    /// - The same item already there is `AlreadyThere`; another one is `Conflict` and stays, unless the plan says overwrite.
+    /// - Missing parents are made. A name that would leave the root, or go through a symbolic link, is `Invalid` for that entry and writes nothing.
+    /// - Repeating it is harmless.
+    async fn write_small(&self, plan: &RestorePlan, batch: Vec<SmallEntry>) -> Result<Vec<Result<Written>>>;
+
+    /// Writes an entry of any size from a reader. For [`Granularity::Whole`], `entry` is the first slice of the group.
+    ///
+    /// # Behavior
+    /// - Publishes only after [`ContentReader::finish`] succeeded; until then nothing is visible under the entry's name.
+    /// - Existing items are treated as by `write_small`.
+    /// - With saved progress, the reader starts at its offset, and the result is the same as without interruption; when the saved state is of no use any more, the error is `Changed` and the engine starts the entry over.
+    /// - An error of the reader is returned as it is, and nothing is published.
+    async fn write_large(
+        &self,
+        plan: &RestorePlan,
+        entry: &Entry,
+        content: ContentReader,
+        progress: &EntryProgress,
+    ) -> Result<Written>;
+
+    /// Makes everything durable that was written, and every progress recorded, before the call.
+    ///
+    /// # Behavior
+    /// - May run beside writes, which it need not cover.
+    async fn sync(&self) -> Result<()>;
+
+    /// Completes what needs all entries to be there: hard links, directory times, indexes, views; removes leftovers of this plan; makes all durable.
+    ///
+    /// # Behavior
+    /// - Repeating it is harmless.
+    /// - Afterwards no staged leftover of this plan remains.
+    /// - Trouble with one entry is a returned warning, not an error.
+    async fn finish(&self, plan: &RestorePlan) -> Result<Vec<Warning>>;
+
+    /// Reads the target back and compares it with the plan.
+    ///
+    /// # Behavior
+    /// - Every entry of the plan is compared, content by digest and metadata as far as the target keeps it.
+    /// - An entry that is missing or differs is a mismatch in the report, not an error.
+    async fn verify(&self, plan: &RestorePlan) -> Result<VerifyReport>;
+}

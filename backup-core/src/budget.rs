@@ -1,0 +1,72 @@
+//! Memory bounded by bytes.
+
+use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Permits are counted in units of this many bytes, because a semaphore counts in 32 bits.
+const UNIT: u64 = 1024;
+
+/// A number of bytes that several tasks share. Cloning shares it.
+#[derive(Clone, Debug)]
+pub struct ByteBudget {
+    units: Arc<Semaphore>,
+    total: u32,
+}
+
+/// Bytes taken from a [`ByteBudget`]; dropping it gives them back.
+#[derive(Debug)]
+pub struct Permit {
+    _units: OwnedSemaphorePermit,
+}
+
+impl ByteBudget {
+    /// A budget of `bytes`, at least one KiB, at most four TiB.
+    pub fn new(bytes: u64) -> Self {
+        let total = u32::try_from((bytes / UNIT).max(1)).unwrap_or(u32::MAX);
+        Self { units: Arc::new(Semaphore::new(total as usize)), total }
+    }
+
+    /// The whole budget in bytes.
+    pub fn total(&self) -> u64 {
+        u64::from(self.total) * UNIT
+    }
+
+    /// Bytes that nobody holds at the moment.
+    pub fn available(&self) -> u64 {
+        self.units.available_permits() as u64 * UNIT
+    }
+
+    /// Waits until `bytes` are free and takes them, in turn. More than the whole budget counts as the whole,
+    /// so that a single large item goes through alone instead of waiting for ever.
+    pub async fn take(&self, bytes: u64) -> Permit {
+        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.total);
+        match self.units.clone().acquire_many_owned(units).await {
+            Ok(permit) => Permit { _units: permit },
+            // The semaphore is never closed.
+            Err(closed) => unreachable!("{closed}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_dropped_comes_back_and_the_oversized_goes_alone() {
+        let budget = ByteBudget::new(10 * 1024);
+        let small = budget.take(1).await;
+        assert_eq!(budget.available(), 9 * 1024);
+        let waiting = tokio::spawn({
+            let budget = budget.clone();
+            async move { budget.take(1 << 40).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(small);
+        let all = waiting.await.unwrap();
+        assert_eq!(budget.available(), 0);
+        drop(all);
+        assert_eq!(budget.available(), budget.total());
+    }
+}

@@ -1,0 +1,17 @@
+//! Embeddable, async, resumable backups: the traits, the archive format, the engine.
+
+pub mod adapter;
+pub mod archive;
+pub mod budget;
+mod digest;
+pub mod engine;
+mod error;
+pub mod limit;
+pub mod local;
+pub mod memory;
+pub mod model;
+pub mod retry;
+pub mod state;
+
+pub use digest::{Digest, Sha256};
+pub use error::{Error, ErrorClass, Result};

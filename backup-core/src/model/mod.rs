@@ -1,0 +1,18 @@
+//! The plain data that traits, engine and stores exchange.
+
+mod entry;
+mod identity;
+mod log;
+mod name;
+mod operation;
+mod progress;
+
+pub use entry::{Entry, EntryKind, Metadata, Owner, Timestamp, Xattr};
+pub use identity::Identity;
+pub use log::{LogLevel, LogPage, LogQuery, LogRecord, StoredLogRecord};
+pub use name::{ArchiveId, EntryName, GroupName, ObjectName, STAGE_PREFIX};
+pub use operation::{
+    ArchiveRecord, Checkpoint, Claim, ClaimOver, ClaimRequest, Fence, Guard, Holder, NewOperation, Operation,
+    OperationId, OperationKind, OperationQuery, Renewal, Request, Transition,
+};
+pub use progress::{Phase, Progress};
