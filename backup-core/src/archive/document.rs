@@ -1,0 +1,1 @@
+//! JSON documents that carry a checksum of their own bytes.
