@@ -443,7 +443,8 @@ mod tests {
 
     #[test]
     fn one_piece_and_several_give_frames_with_size_and_checksum() {
-        for pieces in [vec![Bytes::from_static(b"hello")], vec![Bytes::from_static(b"hel"), Bytes::from_static(b"lo")]] {
+        for pieces in [vec![Bytes::from_static(b"hello")], vec![Bytes::from_static(b"hel"), Bytes::from_static(b"lo")]]
+        {
             let frame = compressor(Codec::Zstd).compress(&pieces).unwrap();
             assert_eq!(zstd_safe::get_frame_content_size(&frame).unwrap(), Some(5));
             assert_eq!(frame[4] & 4, 4, "checksum flag");
