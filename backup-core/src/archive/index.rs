@@ -52,7 +52,7 @@ impl VolumeRecord {
         for (number, (stored, length)) in self.frames.iter().enumerate() {
             let (stored_end, raw_end) = (stored_at + u64::from(*stored), raw_at + u64::from(*length));
             if raw_at < raw.end && raw.start < raw_end {
-                let span = span.get_or_insert_with(|| FrameSpan {
+                let span = span.get_or_insert(FrameSpan {
                     frames: number..number,
                     stored: stored_at..stored_at,
                     raw: raw_at..raw_at,
