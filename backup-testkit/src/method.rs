@@ -76,8 +76,22 @@ impl Method {
         use Method as M;
         matches!(
             self,
-            M::Put | M::Delete | M::RemoveStaged | M::Prepare | M::WriteSmall | M::WriteLarge | M::Sync | M::Finish | M::Create
-                | M::Claim | M::Renew | M::SaveCheckpoint | M::Transition | M::Request | M::AppendLog | M::ForgetArchive
+            M::Put
+                | M::Delete
+                | M::RemoveStaged
+                | M::Prepare
+                | M::WriteSmall
+                | M::WriteLarge
+                | M::Sync
+                | M::Finish
+                | M::Create
+                | M::Claim
+                | M::Renew
+                | M::SaveCheckpoint
+                | M::Transition
+                | M::Request
+                | M::AppendLog
+                | M::ForgetArchive
         )
     }
 

@@ -94,7 +94,7 @@ pub(super) enum Items {
 
 #[derive(Debug)]
 pub(super) enum Item {
-    Entry(MemoryEntry),
+    Entry(Box<MemoryEntry>),
     Group { name: GroupName, slices: Vec<Blob>, on_resume: OnResume },
     Warning(SourceWarning),
 }
@@ -118,7 +118,7 @@ impl Items {
             Self::Listed(items) => items,
         };
         Some(match items.get(usize::try_from(at.item).ok()?)? {
-            Item::Entry(entry) => (Event::Entry(Box::new(entry.clone())), behind),
+            Item::Entry(entry) => (Event::Entry(entry.clone()), behind),
             Item::Warning(warning) => (Event::Warning(warning.clone()), behind),
             Item::Group { name, slices, on_resume } => {
                 let slices = match on_resume {

@@ -88,7 +88,7 @@ impl MemorySource {
     /// Adds an entry. A synthetic source takes none: its entries stay as they are.
     #[must_use]
     pub fn entry(self, entry: MemoryEntry) -> Self {
-        self.item(Item::Entry(entry))
+        self.item(Item::Entry(Box::new(entry)))
     }
 
     fn item(mut self, item: Item) -> Self {
@@ -207,7 +207,7 @@ impl MemorySource {
         match &self.items {
             Items::Synthetic(synthetic) => synthetic.find(name),
             Items::Listed(items) => match items.get(*self.by_name.get(name)?)? {
-                Item::Entry(entry) => Some(entry.clone()),
+                Item::Entry(entry) => Some(MemoryEntry::clone(entry)),
                 _ => None,
             },
         }
@@ -356,11 +356,6 @@ impl Source for MemorySource {
                 yield piece;
             }
         };
-        Ok(Opened {
-            metadata: Some(found.metadata),
-            size,
-            version: Some(version),
-            content: content.boxed(),
-        })
+        Ok(Opened { metadata: Some(found.metadata), size, version: Some(version), content: content.boxed() })
     }
 }
