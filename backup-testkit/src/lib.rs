@@ -1,1 +1,3 @@
-//! crate
+//! Conformance suites, fault injection and strict doubles for adapters of `backup-core`.
+
+pub mod conformance;
