@@ -1,5 +1,7 @@
 //! Which files are opened, and how others are refused.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail so")]
+
 use backup_core::ErrorClass;
 use backup_core::adapter::Store;
 use backup_store_sqlx::SqlxStore;

@@ -1,5 +1,7 @@
 //! Several processes on one file: here several stores, each with connections of its own.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail so")]
+
 use backup_core::ErrorClass;
 use backup_core::adapter::Store;
 use backup_core::model::{
@@ -9,7 +11,7 @@ use backup_core::model::{
 use backup_core::state::{Event, PauseReason};
 use backup_store_sqlx::SqlxStore;
 use bytes::Bytes;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -39,8 +41,9 @@ fn file() -> (tempfile::TempDir, PathBuf) {
 }
 
 /// Several stores on one new file, all opened at once.
-async fn stores(file: &PathBuf, count: usize) -> Vec<Arc<SqlxStore>> {
-    let opened = futures::future::join_all((0..count).map(|_| tokio::spawn(SqlxStore::open_file(file.clone())))).await;
+async fn stores(file: &Path, count: usize) -> Vec<Arc<SqlxStore>> {
+    let opened =
+        futures::future::join_all((0..count).map(|_| tokio::spawn(SqlxStore::open_file(file.to_path_buf())))).await;
     opened.into_iter().map(|store| Arc::new(store.unwrap().unwrap())).collect()
 }
 
@@ -135,7 +138,7 @@ async fn a_wish_of_another_process_reaches_the_worker_while_it_works() {
         }
     });
     tokio::time::sleep(Duration::from_millis(100)).await;
-    let (listed, _) = (cli.query(&Default::default()).await.unwrap(), tokio::task::yield_now().await);
+    let listed = cli.query(&Default::default()).await.unwrap();
     cli.request(&listed[0].new.id, Request::Pause).await.unwrap();
     let paused = tokio::time::timeout(Duration::from_secs(20), work).await.unwrap().unwrap();
     assert_eq!(cli.get(&paused.new.id).await.unwrap(), Some(paused));

@@ -31,7 +31,11 @@ pub(super) async fn completed_archives_are_remembered_until_forgotten(store: Arc
     complete(&*store, &elsewhere).await?;
     records.sort_by(|a, b| a.archive.cmp(&b.archive));
     ensure_eq!(store.archives(&here).await?, records, "the archives, in order of their ids");
-    ensure_eq!(store.archives(&there).await?, [elsewhere.clone()], "the archives of another kind of destination");
+    ensure_eq!(
+        store.archives(&there).await?,
+        std::slice::from_ref(&elsewhere),
+        "the archives of another kind of destination"
+    );
 
     // The end of an operation can be told twice, by a successor.
     let again = ArchiveRecord { manifest_sha256: Digest::of(b"again"), ..records[1].clone() };

@@ -117,7 +117,7 @@ pub(super) fn events() -> Vec<Event> {
     ]
 }
 
-/// The events that lead from a claimed operation to each of the states.
+/// The names of all states.
 pub(super) const STATES: [&str; 7] = ["pending", "running", "committing", "paused", "completed", "failed", "cancelled"];
 
 /// A new operation in the state of this name, and the fence of its claim, if it had one.
