@@ -1,3 +1,9 @@
-//! Conformance suites, fault injection and strict doubles for adapters of `backup-core`.
+//! Conformance suites, fault injection and in-memory doubles for adapters of backup-core.
 
 pub mod conformance;
+pub mod doubles;
+pub mod faulty;
+mod method;
+pub mod record;
+
+pub use method::Method;
