@@ -1,5 +1,7 @@
 //! The retry wrapper over adapters that fail by a script. The clock is paused, so that waits take no time but can be measured.
 
+#![allow(clippy::unwrap_used, reason = "a failing test panics")]
+
 use async_trait::async_trait;
 use backup_core::adapter::{
     ByteStream, Cursor, Destination, Payload, PlanEntries, ReadContext, RestorePlan, RestoreTarget, SmallEntry, Source,
