@@ -5,7 +5,7 @@ use crate::error::failed;
 use crate::{archives, checkpoints, log, rows, sql};
 use backup_core::adapter::{DEFAULT_QUERY_LIMIT, StoredOperation, no_such_operation, operation_exists};
 use backup_core::model::{
-    Claim, ClaimRequest, Fence, NewOperation, Operation, OperationId, OperationQuery, Progress, Renewal, Request,
+    Checkpoint, Claim, ClaimRequest, Fence, NewOperation, Operation, OperationId, OperationQuery, Progress, Renewal, Request,
     Transition,
 };
 use backup_core::{Error, ErrorClass, Result};
@@ -14,7 +14,7 @@ use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 use std::time::Duration;
 
 impl Db {
-    pub(crate) async fn create(&self, new: NewOperation) -> Result<Operation> {
+    pub(crate) async fn create(&self, new: NewOperation, checkpoint: Option<&Checkpoint>) -> Result<Operation> {
         let mut tx = self.begin().await?;
         let now = db::now(&mut tx).await?;
         let (stored, record) = StoredOperation::create(new, now);
@@ -23,6 +23,9 @@ impl Db {
             ErrorClass::Conflict => operation_exists(&id),
             _ => e,
         })?;
+        if let Some(checkpoint) = checkpoint {
+            checkpoints::save(&mut tx, &id, checkpoint, now).await?;
+        }
         log::append(&mut tx, &id, &[record]).await?;
         self.commit(tx).await?;
         Ok(stored.at(now))

@@ -72,8 +72,8 @@ impl SqlxStore {
 
 #[async_trait]
 impl Store for SqlxStore {
-    async fn create(&self, new: NewOperation) -> Result<Operation> {
-        self.named(self.db.create(new).await)
+    async fn create(&self, new: NewOperation, checkpoint: Option<&Checkpoint>) -> Result<Operation> {
+        self.named(self.db.create(new, checkpoint).await)
     }
 
     async fn get(&self, id: &OperationId) -> Result<Option<Operation>> {

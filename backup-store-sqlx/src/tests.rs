@@ -58,7 +58,7 @@ async fn a_reader_cannot_write() {
 async fn a_full_disk_is_no_space_and_the_store_goes_on_when_there_is_room_again() {
     let dir = tempfile::tempdir().unwrap();
     let store = SqlxStore::open_file(dir.path().join("store.db")).await.unwrap();
-    let id = store.create(new_operation()).await.unwrap().new.id;
+    let id = store.create(new_operation(), None).await.unwrap().new.id;
     let fence = store.claim(&id, claim()).await.unwrap().fence;
     let small = Checkpoint(Bytes::from("small"));
     store.save_checkpoint(&fence, &small).await.unwrap();
@@ -86,14 +86,14 @@ async fn a_connection_whose_transaction_went_lost_is_replaced() {
     let mut tx = store.db().begin().await.unwrap();
     sqlx::query("ROLLBACK").execute(&mut *tx).await.unwrap();
     drop(tx);
-    store.create(new_operation()).await.unwrap();
+    store.create(new_operation(), None).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_large_checkpoint_and_a_long_log_are_quick() {
     let dir = tempfile::tempdir().unwrap();
     let store = SqlxStore::open_file(dir.path().join("store.db")).await.unwrap();
-    let id = store.create(new_operation()).await.unwrap().new.id;
+    let id = store.create(new_operation(), None).await.unwrap().new.id;
     let fence = store.claim(&id, claim()).await.unwrap().fence;
     let checkpoint = Checkpoint(Bytes::from(vec![1; 512 << 10]));
     let start = Instant::now();

@@ -164,7 +164,7 @@ impl Side<'_> {
                     archive: archive(0),
                     spec: serde_json::json!({ "op": op }),
                 };
-                told(store.create(new).await, operation)
+                told(store.create(new, None).await, operation)
             }
             Call::Claim { op, pid, lease, over } => {
                 let over = match over {

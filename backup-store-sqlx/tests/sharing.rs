@@ -52,7 +52,7 @@ async fn a_new_file_can_be_opened_by_many_at_once() {
     for _ in 0..10 {
         let (_dir, file) = file();
         let stores = stores(&file, 6).await;
-        let id = stores[0].create(new_operation()).await.unwrap().new.id;
+        let id = stores[0].create(new_operation(), None).await.unwrap().new.id;
         for store in &stores {
             assert!(store.get(&id).await.unwrap().is_some());
         }
@@ -64,7 +64,7 @@ async fn of_many_claims_from_all_sides_one_wins() {
     let (_dir, file) = file();
     let stores = stores(&file, 4).await;
     for _ in 0..10 {
-        let id = stores[0].create(new_operation()).await.unwrap().new.id;
+        let id = stores[0].create(new_operation(), None).await.unwrap().new.id;
         let mut claims = JoinSet::new();
         for pid in 0..12 {
             let (store, id) = (Arc::clone(&stores[pid % stores.len()]), id.clone());
@@ -81,7 +81,7 @@ async fn of_many_changes_from_all_sides_one_wins() {
     let (_dir, file) = file();
     let stores = stores(&file, 4).await;
     for _ in 0..10 {
-        let id = stores[0].create(new_operation()).await.unwrap().new.id;
+        let id = stores[0].create(new_operation(), None).await.unwrap().new.id;
         let version = stores[0].claim(&id, claim_by(1)).await.unwrap().operation.version;
         let mut changes = JoinSet::new();
         for number in 0..8 {
@@ -100,7 +100,7 @@ async fn of_many_changes_from_all_sides_one_wins() {
 async fn logs_written_from_all_sides_have_no_gaps() {
     let (_dir, file) = file();
     let stores = stores(&file, 4).await;
-    let id = stores[0].create(new_operation()).await.unwrap().new.id;
+    let id = stores[0].create(new_operation(), None).await.unwrap().new.id;
     let mut writers = JoinSet::new();
     for store in &stores {
         let (store, id) = (Arc::clone(store), id.clone());
@@ -122,7 +122,7 @@ async fn a_wish_of_another_process_reaches_the_worker_while_it_works() {
     let (_dir, file) = file();
     let stores = stores(&file, 2).await;
     let (worker, cli) = (Arc::clone(&stores[0]), &stores[1]);
-    let id = worker.create(new_operation()).await.unwrap().new.id;
+    let id = worker.create(new_operation(), None).await.unwrap().new.id;
     let claim = worker.claim(&id, claim_by(1)).await.unwrap();
     let work = tokio::spawn(async move {
         let checkpoint = Checkpoint(Bytes::from(vec![7; 100_000]));
@@ -148,7 +148,7 @@ async fn a_wish_of_another_process_reaches_the_worker_while_it_works() {
 async fn what_was_written_is_there_when_the_file_is_opened_again() {
     let (_dir, file) = file();
     let store = SqlxStore::open_file(&file).await.unwrap();
-    let id = store.create(new_operation()).await.unwrap().new.id;
+    let id = store.create(new_operation(), None).await.unwrap().new.id;
     let claim = store.claim(&id, claim_by(1)).await.unwrap();
     let checkpoint = Checkpoint(Bytes::from(vec![1, 2, 3]));
     store.save_checkpoint(&claim.fence, &checkpoint).await.unwrap();
@@ -164,7 +164,7 @@ async fn what_was_written_is_there_when_the_file_is_opened_again() {
 async fn calls_that_are_dropped_leave_a_store_that_works() {
     let (_dir, file) = file();
     let store = SqlxStore::open_file(&file).await.unwrap();
-    let id = store.create(new_operation()).await.unwrap().new.id;
+    let id = store.create(new_operation(), None).await.unwrap().new.id;
     let claim = store.claim(&id, claim_by(1)).await.unwrap();
     let checkpoint = Checkpoint(Bytes::from(vec![7; 200_000]));
     for step in 0..200_u64 {

@@ -14,12 +14,13 @@ use std::time::Duration;
 /// that does not exist is `NotFound`. [`StoredOperation`](super::StoredOperation) has the rules, for every store to use.
 #[async_trait]
 pub trait Store: std::fmt::Debug + Send + Sync + 'static {
-    /// Creates an operation in state `Pending`.
+    /// Creates an operation in state `Pending`, with its first checkpoint, if it has one, in the same transaction.
     ///
     /// # Behavior
     /// - The operation is durable on return, with version 1, attempt 0 and one log record of step `created`.
+    /// - The checkpoint is there as soon as the operation is.
     /// - An id that exists already is `Conflict`.
-    async fn create(&self, new: NewOperation) -> Result<Operation>;
+    async fn create(&self, new: NewOperation, checkpoint: Option<&Checkpoint>) -> Result<Operation>;
 
     /// Reads an operation.
     ///

@@ -71,7 +71,7 @@ impl Archive {
                             job.await.map_err(panicked)??
                         }
                     };
-                    Ok((decoded, out))
+                    Ok::<_, Error>((decoded, out))
                 }
             })
             .buffered(PARALLEL);

@@ -129,11 +129,6 @@ impl Chunk {
         self.stored.end - self.stored.start
     }
 
-    /// Where the last frame ends in the raw stream.
-    pub(super) fn raw_end(&self) -> u64 {
-        self.raw + self.volume.frames[self.frames.clone()].iter().map(|(_, raw)| u64::from(*raw)).sum::<u64>()
-    }
-
     fn memory(&self) -> u64 {
         let raw: u64 = self.volume.frames[self.frames.clone()].iter().map(|(_, raw)| u64::from(*raw)).sum();
         raw + self.stored_length()

@@ -100,14 +100,14 @@ impl fmt::Debug for MemoryStore {
 
 #[async_trait]
 impl Store for MemoryStore {
-    async fn create(&self, new: NewOperation) -> Result<Operation> {
+    async fn create(&self, new: NewOperation, checkpoint: Option<&Checkpoint>) -> Result<Operation> {
         let (mut data, now) = self.locked();
         if data.operations.contains_key(&new.id) {
             return Err(operation_exists(&new.id));
         }
         let (stored, log) = StoredOperation::create(new, now);
         let id = stored.operation.new.id.clone();
-        data.operations.insert(id, Row { stored: stored.clone(), checkpoint: None, log: vec![log] });
+        data.operations.insert(id, Row { stored: stored.clone(), checkpoint: checkpoint.cloned(), log: vec![log] });
         Ok(stored.at(now))
     }
 
@@ -245,7 +245,7 @@ mod tests {
     async fn advancing_the_clock_ends_a_lease_for_every_handle() {
         let store = MemoryStore::new();
         let other = store.clone();
-        let id = store.create(new_operation()).await.unwrap().new.id;
+        let id = store.create(new_operation(), None).await.unwrap().new.id;
         store.claim(&id, claim()).await.unwrap();
         assert!(other.claim(&id, claim()).await.is_err());
         other.advance(Duration::from_secs(61));
@@ -257,7 +257,7 @@ mod tests {
     async fn a_clock_of_the_caller_is_the_only_clock() {
         let at = Timestamp::from_second(1_000_000_000).unwrap();
         let store = MemoryStore::with_clock(Arc::new(move || at));
-        let created = store.create(new_operation()).await.unwrap();
+        let created = store.create(new_operation(), None).await.unwrap();
         assert_eq!(created.created_at, at);
         store.advance(Duration::from_secs(5));
         let claim = store.claim(&created.new.id, claim()).await.unwrap();
@@ -267,7 +267,7 @@ mod tests {
     #[tokio::test]
     async fn debug_shows_counts_and_no_names() {
         let store = MemoryStore::new();
-        store.create(new_operation()).await.unwrap();
+        store.create(new_operation(), None).await.unwrap();
         assert_eq!(format!("{store:?}"), "MemoryStore(1 operations, 0 archives)");
     }
 }

@@ -189,8 +189,8 @@ impl Adapters {
     fn new(engine: &Engine, source: Arc<dyn Source>, destination: Arc<dyn Destination>, limits: super::Limits) -> Self {
         let retry = &engine.options.retry;
         Self {
-            source: Arc::new(Retrying::new(source, retry.clone())),
-            destination: Arc::new(Retrying::new(destination, retry.clone())),
+            source: Retrying::new(source, *retry),
+            destination: Retrying::new(destination, *retry),
             limits,
         }
     }

@@ -116,7 +116,7 @@ fn spawn(
 ) -> OperationHandle {
     let (id, archive_id) = (session.fence().operation.clone(), archive.id().clone());
     let (progress, pause) = (session.meter.subscribe(), session.pause.clone());
-    let target: Arc<dyn RestoreTarget> = Retrying::new(target, engine.options.retry.clone());
+    let target: Arc<dyn RestoreTarget> = Retrying::new(target, engine.options.retry);
     let attempt = Attempt { engine: engine.clone(), session, archive, target, limits, resumed };
     let task = AbortOnDrop(tokio::spawn(attempt.run(start)));
     OperationHandle { id, archive: archive_id, progress, pause, task }

@@ -80,7 +80,7 @@ pub(super) fn claim_for(lease: Duration) -> ClaimRequest {
 }
 
 pub(super) async fn pending(store: &dyn Store) -> Result<OperationId> {
-    Ok(store.create(new_operation()).await?.new.id)
+    Ok(store.create(new_operation(), None).await?.new.id)
 }
 
 /// A new operation, claimed for a long time.

@@ -14,7 +14,7 @@ pub(super) async fn a_new_operation_is_as_it_was_given(store: Arc<dyn Store>) ->
         spec: serde_json::json!({ "nested": { "list": [1, -2, 3.5, true, null, ""] }, "größe": u64::MAX }),
         ..new_operation()
     };
-    let created = store.create(new.clone()).await?;
+    let created = store.create(new.clone(), None).await?;
     ensure_eq!(created.new, new, "what was created");
     ensure_eq!(created.state, State::Pending, "the state");
     ensure_eq!((created.version, created.attempt, created.nonce), (1, 0, 0), "version, attempt and nonce");
@@ -32,9 +32,9 @@ pub(super) async fn a_new_operation_is_as_it_was_given(store: Arc<dyn Store>) ->
 
 pub(super) async fn an_id_is_taken_once(store: Arc<dyn Store>) -> Outcome {
     let first = new_operation();
-    let created = store.create(first.clone()).await?;
+    let created = store.create(first.clone(), None).await?;
     let second = NewOperation { name: "another".into(), ..first.clone() };
-    conflict(store.create(second).await, "creating an id again")?;
+    conflict(store.create(second, None).await, "creating an id again")?;
     ensure_eq!(store.get(&first.id).await?, Some(created), "the first operation");
     ensure_eq!(log_of(&*store, &first.id).await?.len(), 1, "records in its log");
     Ok(())
@@ -62,7 +62,7 @@ pub(super) async fn pages_list_the_newest_first_without_gaps_or_doubles(store: A
         "20260102T000000Z-abcdef01",
         "20260103T000000Z-00000000",
     ] {
-        store.create(NewOperation { id: id(text)?, ..new_operation() }).await?;
+        store.create(NewOperation { id: id(text)?, ..new_operation() }, None).await?;
         ids.push(id(text)?);
     }
     ids.sort_unstable_by(|a, b| b.cmp(a));
@@ -86,7 +86,7 @@ pub(super) async fn filters_hold_together(store: Arc<dyn Store>) -> Outcome {
     let mut all = Vec::new();
     for (day, kind) in (10..).zip(kinds.into_iter().cycle().take(9)) {
         let new = NewOperation { id: id(&format!("202601{day}T000000Z-00000000"))?, kind, ..new_operation() };
-        store.create(new.clone()).await?;
+        store.create(new.clone(), None).await?;
         if day % 2 == 0 {
             store.claim(&new.id, claim_for(LONG)).await?;
         }
