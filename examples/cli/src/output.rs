@@ -27,6 +27,16 @@ impl Output {
         if self.json { write_line(&to_json(value)?).map_err(output_error) } else { Ok(()) }
     }
 
+    /// As [`line`](Self::line), while work goes on that does not stop because nobody reads any more.
+    pub(crate) fn tell(self, text: impl Display) {
+        let _ = self.line(text);
+    }
+
+    /// As [`document`](Self::document), while work goes on that does not stop because nobody reads any more.
+    pub(crate) fn event(self, value: &impl Serialize) {
+        let _ = self.document(value);
+    }
+
     /// A remark beside the result, on standard error; left out with `-q` and `--json`.
     pub(crate) fn note(self, text: impl Display) {
         if !self.quiet && !self.json {

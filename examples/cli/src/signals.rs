@@ -8,6 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    received: bool,
 }
 
 impl Signals {
@@ -17,7 +18,7 @@ impl Signals {
     /// When the system refuses.
     pub(crate) fn install() -> Result<Self> {
         let listen = |kind| signal(kind).map_err(|e| Error::io(e, "cannot listen for signals"));
-        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())?, received: false })
     }
 
     /// Waits for the next one. May be dropped and called again without losing any.
@@ -26,5 +27,11 @@ impl Signals {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
         }
+        self.received = true;
+    }
+
+    /// Whether there has been one.
+    pub(crate) fn were_received(&self) -> bool {
+        self.received
     }
 }
