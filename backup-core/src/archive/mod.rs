@@ -8,9 +8,11 @@ mod codec;
 mod document;
 mod header;
 mod index;
+mod key_file;
 mod keys;
 mod manifest;
 mod names;
+mod passphrase;
 mod path;
 mod sealed;
 mod tar;
@@ -19,12 +21,11 @@ mod tar_reader;
 pub use codec::{Codec, Compression, Compressor, Decompressor, MAX_FRAME};
 pub use header::{Header, READER_VERSION};
 pub use index::{FrameSpan, IndexDecoder, IndexEncoder, IndexRecord, VolumeRecord};
-pub use keys::{
-    ArchiveKey, KeyFileProvider, KeyProvider, KeyWrap, KeyWraps, PassphraseParameters, PassphraseProvider,
-    generate_key_file,
-};
+pub use key_file::{KeyFileProvider, generate_key_file};
+pub use keys::{ArchiveKey, KeyProvider, KeyWrap, KeyWraps};
 pub use manifest::{Manifest, PieceRecord, Previous, SupersededGroup, Totals};
 pub use names::{Attempted, ObjectNames};
+pub use passphrase::{PassphraseParameters, PassphraseProvider};
 pub use path::{MAX_NAME, TarPaths, WARNINGS_FILE};
 pub use sealed::{
     SEALED_HEAD, Sealer, Unsealer, plain_length, seal, seal_checkpoint, sealed_length, unseal, unseal_checkpoint,
