@@ -127,7 +127,7 @@ pub(crate) struct Create {
     /// Stored size at which a volume ends [default: what suits the destination]
     #[arg(long, value_name = "SIZE", value_parser = units::size)]
     pub(crate) volume_size: Option<u64>,
-    /// Leave out what matches; `*` does not cross `/`, `**` does; a directory that matches is left out whole
+    /// Leave out what matches, a directory with all below it: `*.tmp` at any depth, `docs/*.tmp` just there, `**/x/*` below any x
     #[arg(long, value_name = "GLOB")]
     pub(crate) exclude: Vec<String>,
     /// Do not enter other file systems that are mounted inside the source
@@ -211,7 +211,7 @@ pub(crate) struct Restore {
     /// Where the data is put back
     #[arg(long, value_name = "LOCATOR")]
     pub(crate) to: Locator,
-    /// Only what matches; a directory that matches counts with all below it
+    /// Only what matches: `docs`, `docs/*.txt`, `**/*.txt`; a directory that matches counts with all below it
     #[arg(long, value_name = "GLOB")]
     pub(crate) include: Vec<String>,
     /// But not what matches this

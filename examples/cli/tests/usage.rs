@@ -20,6 +20,7 @@ fn wrong_usage_exits_with_2_and_changes_nothing() {
         &["--codec", "lzma"],
         &["--level", "99"],
         &["--codec", "gzip", "--level", "22"],
+        &["--exclude", "a[b"],
         &["--no-such-option"],
     ] {
         let run = place.ends(2, &[&create[..], bad].concat());

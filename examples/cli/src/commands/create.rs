@@ -12,6 +12,7 @@ use crate::units;
 use backup_core::archive::{self, Compression};
 use backup_core::engine::{BackupOptions, BackupRequest};
 use backup_core::model::{ArchiveId, OperationId, OperationKind};
+use backup_core::{Error, ErrorClass};
 
 pub(super) async fn run(app: &App, args: Create) -> Result<Exit, Failure> {
     let Create { from, to, name, codec, level, volume_size, exclude, one_file_system, resources } = args;
@@ -26,7 +27,7 @@ pub(super) async fn run(app: &App, args: Create) -> Result<Exit, Failure> {
     };
     let mut signals = Signals::install()?;
     let request = BackupRequest {
-        source: spec.from.source(&spec.source).await?,
+        source: spec.from.source(&spec.source).await.map_err(usage_if_invalid)?,
         destination: spec.to.destination().await?,
         name,
         options: BackupOptions { compression, volume_size, ..BackupOptions::default() },
@@ -41,6 +42,11 @@ pub(super) async fn run(app: &App, args: Create) -> Result<Exit, Failure> {
         Ended::Completed(completed) => Ok(summary(app, &operation, &archive, &completed)),
         Ended::Otherwise(exit) => Ok(exit),
     }
+}
+
+/// A pattern or a path that cannot be understood is wrong usage.
+fn usage_if_invalid(error: Error) -> Failure {
+    if error.class() == ErrorClass::Invalid { Failure::Usage(error.chain()) } else { error.into() }
 }
 
 /// Says what was made.

@@ -30,14 +30,14 @@ pub(super) async fn run(app: &App, args: At) -> Result<Exit, Failure> {
 }
 
 fn row(summary: &ArchiveSummary) -> Vec<String> {
-    let ArchiveSummary { id, status, header, manifest } = summary;
+    let ArchiveSummary { id, status, header, totals, finished_at: _ } = summary;
     let header = header.as_ref();
     let unknown = || "-".to_string();
     let mut status = status_text(status);
     if header.is_some_and(|h| h.sealed) {
         status.push_str(", sealed");
     }
-    if let Some(warnings) = manifest.as_ref().map(|m| m.warnings).filter(|n| *n > 0) {
+    if let Some(warnings) = totals.map(|t| t.warnings).filter(|n| *n > 0) {
         status = format!("{status}, {}", units::count(warnings, "warning"));
     }
     vec![
@@ -46,9 +46,9 @@ fn row(summary: &ArchiveSummary) -> Vec<String> {
         header.map(|h| printable(&h.name)).filter(|n| !n.is_empty()).unwrap_or_else(unknown),
         status,
         header.map_or_else(unknown, |h| units::local_time(h.started_at)),
-        manifest.as_ref().map_or_else(unknown, |m| m.entries.to_string()),
-        manifest.as_ref().map_or_else(unknown, |m| units::bytes(m.bytes)),
-        manifest.as_ref().map_or_else(unknown, |m| units::bytes(m.stored_bytes)),
+        totals.map_or_else(unknown, |t| t.entries.saturating_sub(t.superseded).to_string()),
+        totals.map_or_else(unknown, |t| units::bytes(t.bytes)),
+        totals.map_or_else(unknown, |t| units::bytes(t.stored_bytes)),
         header.map_or_else(unknown, |h| printable(&h.source.to_string())),
     ]
 }
@@ -60,30 +60,33 @@ pub(super) fn printable(text: &str) -> String {
 
 fn status_text(status: &ArchiveStatus) -> String {
     match status {
-        ArchiveStatus::Complete => "complete".into(),
-        ArchiveStatus::Incomplete => "incomplete".into(),
-        ArchiveStatus::Swept => "swept".into(),
         ArchiveStatus::Missing => "MISSING: it was completed, and is not there any more".into(),
         ArchiveStatus::Replaced => "REPLACED: not what was stored under this id".into(),
         ArchiveStatus::Unreadable(why) => format!("UNREADABLE: {}", printable(why)),
+        other => status_name(other).into(),
     }
 }
 
 fn document(summary: &ArchiveSummary) -> serde_json::Value {
-    let ArchiveSummary { id, status, header, manifest } = summary;
-    let (status, problem) = match status {
-        ArchiveStatus::Complete => ("complete", None),
-        ArchiveStatus::Incomplete => ("incomplete", None),
-        ArchiveStatus::Swept => ("swept", None),
-        ArchiveStatus::Missing => ("missing", None),
-        ArchiveStatus::Replaced => ("replaced", None),
-        ArchiveStatus::Unreadable(why) => ("unreadable", Some(why)),
+    let ArchiveSummary { id, status, header, totals, finished_at } = summary;
+    let problem = match status {
+        ArchiveStatus::Unreadable(why) => Some(why),
+        _ => None,
     };
     json!({
-        "id": id, "status": status, "problem": problem, "header": header,
-        "totals": manifest.as_ref().map(|m| json!({
-            "entries": m.entries, "bytes": m.bytes, "stored_bytes": m.stored_bytes, "volumes": m.volumes,
-            "warnings": m.warnings, "finished_at": m.finished_at,
-        })),
+        "id": id, "status": status_name(status), "problem": problem,
+        "header": header, "totals": totals, "finished_at": finished_at,
     })
+}
+
+fn status_name(status: &ArchiveStatus) -> &'static str {
+    match status {
+        ArchiveStatus::Complete => "complete",
+        ArchiveStatus::Incomplete => "incomplete",
+        ArchiveStatus::Swept => "swept",
+        ArchiveStatus::Missing => "missing",
+        ArchiveStatus::Replaced => "replaced",
+        ArchiveStatus::Unreadable(_) => "unreadable",
+        _ => "unknown",
+    }
 }

@@ -77,24 +77,27 @@ pub(super) async fn pause(app: &App, args: OperationArg) -> Result<Exit, Failure
     let store = app.store().await?;
     let operation = find(&*store, &args.operation).await?;
     let id = operation.new.id.clone();
-    if hold(&operation) == Hold::Dead {
-        return Err(Failure::from(Error::conflict("its worker died; it stands still already").on(&id))
-            .hint(format!("go on with: {}", app.resume_command(&id))));
-    }
+    let engine = Engine::new(store.clone());
     if !matches!(operation.state, State::Paused { .. }) {
-        Engine::new(store.clone()).request_pause(&id).await?;
-        app.out.note(format!("asked {} to pause {id}", holder_text(&operation)));
+        engine.request_pause(&id).await?;
+        if hold(&operation) == Hold::Live {
+            app.out.note(format!("asked {} to pause {id}", holder_text(&operation)));
+        }
     }
     // Until it is seen to, nobody knows whether it was in time.
     let now = loop {
         let now = find(&*store, id.as_str()).await?;
         match hold(&now) {
+            Hold::None => break now,
             Hold::Live => tokio::time::sleep(ASK_EVERY).await,
+            // Its worker died before it saw the wish; asking again pauses it in its place.
+            Hold::Dead | Hold::Expired if now.state == State::Running => {
+                engine.request_pause(&id).await?;
+            }
             Hold::Dead | Hold::Expired => {
-                return Err(Failure::from(Error::conflict("its worker ended before it paused").on(&id))
+                return Err(Failure::from(Error::conflict("it is completing and cannot be paused any more").on(&id))
                     .hint(format!("go on with: {}", app.resume_command(&id))));
             }
-            Hold::None => break now,
         }
     };
     app.out.document(&document(&now))?;

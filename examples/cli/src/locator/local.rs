@@ -26,14 +26,16 @@ impl Adapter for Local {
     }
 
     async fn source(&self, rest: &str, options: &SourceOptions) -> Result<Arc<dyn Source>> {
-        todo!()
+        let SourceOptions { exclude, one_file_system } = options.clone();
+        let config = LocalSourceConfig { root: rest.into(), exclude, one_file_system };
+        Ok(Arc::new(LocalSource::new(config)?))
     }
 
     async fn destination(&self, rest: &str) -> Result<Arc<dyn Destination>> {
-        todo!()
+        Ok(Arc::new(LocalDestination::new(rest)?))
     }
 
     async fn target(&self, rest: &str) -> Result<Arc<dyn RestoreTarget>> {
-        todo!()
+        Ok(Arc::new(LocalTarget::new(LocalTargetConfig::new(rest))?))
     }
 }
