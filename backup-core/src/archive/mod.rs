@@ -30,5 +30,5 @@ pub use path::{MAX_NAME, TarPaths, WARNINGS_FILE};
 pub use sealed::{
     SEALED_HEAD, Sealer, Unsealer, plain_length, seal, seal_checkpoint, sealed_length, unseal, unseal_checkpoint,
 };
-pub use tar::{END_OF_ARCHIVE, TarEntry, TarKind, header_length, padding, write_end, write_header};
+pub use tar::{END_OF_ARCHIVE, TAR_BLOCK, TarEntry, TarKind, header_length, padding, write_end, write_header};
 pub use tar_reader::{TarEvent, TarHeader, TarReader};
