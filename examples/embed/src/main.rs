@@ -6,7 +6,7 @@
 
 use backup_core::adapter::Destination;
 use backup_core::engine::{BackupRequest, Engine, OperationHandle, Outcome, RestoreRequest};
-use backup_core::local::{LocalDestination, LocalSource, LocalTarget};
+use backup_core::local::{LocalDestination, LocalSource, LocalSourceConfig, LocalTarget, LocalTargetConfig};
 use backup_core::memory::MemoryStore;
 use backup_core::{Error, Result};
 use std::sync::Arc;
@@ -20,12 +20,12 @@ async fn main() -> Result<()> {
     let engine = Engine::new(Arc::new(MemoryStore::new()));
     let destination: Arc<dyn Destination> = Arc::new(LocalDestination::new(backups)?);
 
-    let source = Arc::new(LocalSource::new(from)?);
+    let source = Arc::new(LocalSource::new(LocalSourceConfig { root: from.into(), ..LocalSourceConfig::default() })?);
     let backup = engine.backup(BackupRequest::new(source, destination.clone())).await?;
     let archive = backup.archive().clone();
     attend("backup", backup).await?;
 
-    let target = Arc::new(LocalTarget::new(to)?);
+    let target = Arc::new(LocalTarget::new(LocalTargetConfig::new(to))?);
     let restore = engine.restore(RestoreRequest::new(destination, archive, target)).await?;
     attend("restore", restore).await
 }
