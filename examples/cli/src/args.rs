@@ -285,7 +285,6 @@ pub(crate) struct Operations {
 
 /// States by which operations can be listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[expect(missing_docs, reason = "the names are those of the states")]
 pub(crate) enum StateFilter {
     Pending,
     Running,

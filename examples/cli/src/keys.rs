@@ -51,12 +51,14 @@ impl KeySource {
     pub(crate) fn load(&self) -> Result<Arc<dyn KeyProvider>> {
         match self {
             Self::File(path) => {
-                let text = read_key_file(path).map_err(|e| Error::io(e, "cannot read the key file").on(path.display()))?;
+                let text =
+                    read_key_file(path).map_err(|e| Error::io(e, "cannot read the key file").on(path.display()))?;
                 Ok(Arc::new(KeyFileProvider::parse(&text).map_err(|e| e.on(path.display()))?))
             }
             Self::PassphraseEnv(variable) => {
-                let text = std::env::var(variable)
-                    .map_err(|e| Error::unauthorized("cannot read the passphrase from this variable").on(variable).because(e))?;
+                let text = std::env::var(variable).map_err(|e| {
+                    Error::unauthorized("cannot read the passphrase from this variable").on(variable).because(e)
+                })?;
                 if text.is_empty() {
                     return Err(Error::unauthorized("this variable should hold a passphrase and is empty").on(variable));
                 }

@@ -21,7 +21,8 @@ pub(crate) async fn find(store: &dyn Store, selector: &str) -> Result<Operation>
     match (found.pop(), found.is_empty()) {
         (Some(operation), true) => Ok(operation),
         (Some(_), false) => {
-            Err(Error::invalid("several operations begin so; write more of the id (see `backup operations`)").on(selector))
+            Err(Error::invalid("several operations begin so; write more of the id (see `backup operations`)")
+                .on(selector))
         }
         (None, _) if latest => Err(Error::not_found("there is no operation yet")),
         (None, _) => Err(Error::not_found("there is no such operation; see `backup operations`").on(selector)),

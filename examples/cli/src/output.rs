@@ -131,7 +131,8 @@ mod tests {
 
     #[test]
     fn columns_align_and_no_line_ends_in_blanks() {
-        let rows = vec![vec!["a".into(), "long cell".into(), String::new()], vec!["bbbb".into(), "ü".into(), "x".into()]];
+        let rows =
+            vec![vec!["a".into(), "long cell".into(), String::new()], vec!["bbbb".into(), "ü".into(), "x".into()]];
         assert_eq!(table(&["ID", "WHAT", "NOTE"], &rows), "ID    WHAT       NOTE\na     long cell\nbbbb  ü          x");
     }
 }

@@ -151,8 +151,7 @@ fn log_line(record: &LogRecord) -> String {
 }
 
 fn style(with_total: bool) -> ProgressStyle {
-    let template =
-        if with_total { "{prefix} [{bar:25}] {percent:>3}%  {msg}" } else { "{prefix} {spinner}  {msg}" };
+    let template = if with_total { "{prefix} [{bar:25}] {percent:>3}%  {msg}" } else { "{prefix} {spinner}  {msg}" };
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
 }
 

@@ -18,7 +18,11 @@ impl Signals {
     /// When the system refuses.
     pub(crate) fn install() -> Result<Self> {
         let listen = |kind| signal(kind).map_err(|e| Error::io(e, "cannot listen for signals"));
-        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())?, received: false })
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            received: false,
+        })
     }
 
     /// Waits for the next one. May be dropped and called again without losing any.

@@ -150,7 +150,8 @@ mod tests {
 
     #[test]
     fn zero_and_garbage_are_no_sizes_rates_or_percentages() {
-        for bad in ["", "0", "0MiB", "0.0", "-1", "MiB", "1.2.3M", "1XB", "1KiBx", "9999999999999999999GiB", "ü", "1e9", "."]
+        for bad in
+            ["", "0", "0MiB", "0.0", "-1", "MiB", "1.2.3M", "1XB", "1KiBx", "9999999999999999999GiB", "ü", "1e9", "."]
         {
             assert!(size(bad).is_err(), "{bad}");
             assert!(rate(bad).is_err(), "{bad}");

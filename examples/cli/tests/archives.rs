@@ -133,8 +133,7 @@ fn an_export_is_a_stream_that_tar_reads() {
     place.tree("tree");
     place.create("tree", "backups", &[]);
     // To a pipe, in the archive's own codec.
-    let mut export =
-        place.command(&["export", "latest", "--at", "backups"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut export = place.command(&["export", "latest", "--at", "backups"]).stdout(Stdio::piped()).spawn().unwrap();
     std::fs::create_dir(place.path("piped")).unwrap();
     let tar = Command::new("tar")
         .args(["--zstd", "-xf", "-", "-C"])

@@ -140,11 +140,7 @@ fn a_restore_is_paused_and_resumed_too() {
     place.create("tree", "backups", &[]);
     let restore = ["restore", "latest", "--at", "backups", "--to", "back", "--limit-read", common::SLOW];
     let child = place.command(&restore).spawn().unwrap();
-    let deadline = Instant::now() + common::PATIENCE;
-    while !place.ends(0, &["operations", "--state", "running"]).stdout.contains("restore") {
-        assert!(Instant::now() < deadline, "the restore does not start");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    assert!(place.wait_for_running("restore").is_some(), "it does not start");
     signal(&child, "INT");
     let run = wait(child);
     assert_eq!(run.code, Some(4), "{}{}", run.stdout, run.stderr);
@@ -160,11 +156,7 @@ fn a_sealed_backup_finds_its_key_again() {
     place.ends(0, &["keygen", "key"]);
     let create = ["create", "--from", "tree", "--to", "backups", "--key-file", "key", "--limit-read", common::SLOW];
     let child = place.command(&create).spawn().unwrap();
-    let deadline = Instant::now() + common::PATIENCE;
-    while !place.ends(0, &["operations", "--state", "running"]).stdout.contains("backup") {
-        assert!(Instant::now() < deadline, "the backup does not start");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    assert!(place.wait_for_running("backup").is_some(), "it does not start");
     signal(&child, "INT");
     assert_eq!(wait(child).code, Some(4));
     place.ends(0, &["resume", "latest", "--limit-read", "1GiB"]);

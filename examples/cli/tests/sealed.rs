@@ -32,7 +32,10 @@ fn a_sealed_archive_opens_with_its_key_only() {
     }
     // Listing works without.
     let list = place.ends(0, &["--json", "list", "--at", "backups"]).last();
-    assert_eq!((&list["archives"][0]["status"], &list["archives"][0]["header"]["sealed"]), (&"complete".into(), &true.into()));
+    assert_eq!(
+        (&list["archives"][0]["status"], &list["archives"][0]["header"]["sealed"]),
+        (&"complete".into(), &true.into())
+    );
     let list = place.ends(0, &["--json", "list", "--at", "backups", "--key-file", "key"]).last();
     assert!(list["archives"][0]["totals"]["entries"].as_u64().unwrap() > 5);
 

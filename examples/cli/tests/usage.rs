@@ -74,9 +74,22 @@ fn help_and_version_and_completions_are_there() {
     }
     assert!(place.ends(0, &["--version"]).stdout.starts_with("backup "));
     assert!(place.ends(0, &["completions", "bash"]).stdout.contains("_backup"));
-    for command in ["create", "list", "show", "verify", "restore", "export", "delete", "sweep", "operations", "pause",
-        "cancel", "resume", "logs", "keygen"]
-    {
+    for command in [
+        "create",
+        "list",
+        "show",
+        "verify",
+        "restore",
+        "export",
+        "delete",
+        "sweep",
+        "operations",
+        "pause",
+        "cancel",
+        "resume",
+        "logs",
+        "keygen",
+    ] {
         place.ends(0, &[command, "-h"]);
     }
 }
@@ -99,7 +112,8 @@ fn the_store_is_made_in_the_data_directory_for_its_owner_alone() {
     assert!(place.path("xdg/backup/store.db").is_file());
 
     // Looking at archives makes no store.
-    let list = place.command(&["list", "--at", "backups"]).env("BACKUP_STORE", place.path("none/s.db")).output().unwrap();
+    let list =
+        place.command(&["list", "--at", "backups"]).env("BACKUP_STORE", place.path("none/s.db")).output().unwrap();
     assert!(list.status.success(), "{}", text(&list.stderr));
     assert!(!place.path("none").exists());
 

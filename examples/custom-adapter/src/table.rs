@@ -76,7 +76,9 @@ fn cursor(key: &str) -> Cursor {
 
 fn key_of(cursor: &Cursor) -> Result<String> {
     match cursor.0.split_first() {
-        Some((&CURSOR_VERSION, key)) => String::from_utf8(key.to_vec()).map_err(|e| Error::invalid("not a cursor of a table").because(e)),
+        Some((&CURSOR_VERSION, key)) => {
+            String::from_utf8(key.to_vec()).map_err(|e| Error::invalid("not a cursor of a table").because(e))
+        }
         _ => Err(Error::invalid("not a cursor of a table")),
     }
 }

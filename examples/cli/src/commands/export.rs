@@ -25,7 +25,9 @@ pub(super) async fn run(app: &App, args: Export) -> Result<Exit, Failure> {
     let Export { archive, output, codec, force } = args;
     let to_stdout = output == Path::new("-");
     if to_stdout && io::stdout().is_terminal() {
-        return Err(Failure::Usage("this would write the archive to the terminal: add --output FILE, or a pipe".into()));
+        return Err(Failure::Usage(
+            "this would write the archive to the terminal: add --output FILE, or a pipe".into(),
+        ));
     }
     if to_stdout && app.out.json {
         return Err(Failure::Usage("--json needs standard output for itself: add --output FILE".into()));
@@ -52,7 +54,8 @@ pub(super) async fn run(app: &App, args: Export) -> Result<Exit, Failure> {
             () = signals.next() => return Err(Failure::Interrupted),
         };
         file.publish()?;
-        app.out.document(&json!({ "archive": archive.header().id, "file": output.to_string_lossy(), "bytes": bytes }))?;
+        app.out
+            .document(&json!({ "archive": archive.header().id, "file": output.to_string_lossy(), "bytes": bytes }))?;
         app.out.line(format!("{}: {}", output.display(), units::bytes(bytes)))?;
         Ok(Exit::Done)
     }
@@ -117,9 +120,13 @@ async fn pump(
     let mut broken = None;
     loop {
         match stream.try_next().await {
-            // The writer is gone: its own error says why.
-            Ok(Some(piece)) if sender.send(piece).await.is_ok() => {}
-            Ok(_) => break,
+            Ok(Some(piece)) => {
+                // When the writer is gone, its own error says why.
+                if sender.send(piece).await.is_err() {
+                    break;
+                }
+            }
+            Ok(None) => break,
             Err(error) => {
                 broken = Some(error);
                 break;
@@ -131,7 +138,11 @@ async fn pump(
     match broken {
         Some(error) => Err(error.context("the export is not complete").into()),
         None => written.map_err(|error| {
-            if error.kind() == io::ErrorKind::BrokenPipe { output_error(error) } else { Error::io(error, "cannot write the export").into() }
+            if error.kind() == io::ErrorKind::BrokenPipe {
+                output_error(error)
+            } else {
+                Error::io(error, "cannot write the export").into()
+            }
         }),
     }
 }

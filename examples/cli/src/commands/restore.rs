@@ -17,13 +17,8 @@ use backup_core::model::{EntryName, OperationId, OperationKind};
 pub(super) async fn run(app: &App, args: Restore) -> Result<Exit, Failure> {
     let Restore { archive, to, include, exclude, entries, overwrite, force, no_verify, resources } = args;
     let resources = ResourcesSpec::from(resources);
-    let spec = RestoreSpec {
-        at: archive.at,
-        to,
-        key: app.key.clone(),
-        allow_unsealed: app.allow_unsealed(),
-        resources,
-    };
+    let spec =
+        RestoreSpec { at: archive.at, to, key: app.key.clone(), allow_unsealed: app.allow_unsealed(), resources };
     let (destination, archive) = app.open_archive(&spec.at, &archive.archive).await?;
     let target = spec.to.target().await?;
     if !overwrite && !force && !target.is_empty().await? {
@@ -68,11 +63,7 @@ pub(super) async fn run(app: &App, args: Restore) -> Result<Exit, Failure> {
 /// Says what was restored, and what reading it back gave.
 pub(super) fn summary(app: &App, operation: &OperationId, completed: &Completed) -> Exit {
     let Completed { warnings, progress, verification } = completed;
-    app.out.tell(format!(
-        "restored {}, {}",
-        units::count(progress.entries, "entry"),
-        units::bytes(progress.bytes),
-    ));
+    app.out.tell(format!("restored {}, {}", units::count(progress.entries, "entry"), units::bytes(progress.bytes),));
     match verification {
         Some(record) => app.out.tell(format!("verified: {}", record.message)),
         None => app.out.tell("not read back"),

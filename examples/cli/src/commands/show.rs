@@ -73,9 +73,7 @@ fn tar_line(entry: &Entry) -> String {
     };
     let (letter, link) = match &entry.kind {
         EntryKind::Directory => ('d', String::new()),
-        EntryKind::Symlink { target } => {
-            ('l', format!(" -> {}", backup_core::model::EntryName::new(target.clone())))
-        }
+        EntryKind::Symlink { target } => ('l', format!(" -> {}", backup_core::model::EntryName::new(target.clone()))),
         EntryKind::HardLink { target } => ('h', format!(" link to {target}")),
         _ => ('-', String::new()),
     };
@@ -112,7 +110,8 @@ fn permissions(mode: Option<u32>) -> String {
 }
 
 fn document(entry: &Entry) -> serde_json::Value {
-    let Entry { name, kind, size, mtime, metadata, sha256, offset, ordinal, group, inconsistent, superseded: _ } = entry;
+    let Entry { name, kind, size, mtime, metadata, sha256, offset, ordinal, group, inconsistent, superseded: _ } =
+        entry;
     let mut document = json!({
         "name": name, "size": size, "mtime": mtime.as_ref().map(Timestamp::to_string), "metadata": metadata,
         "sha256": sha256, "offset": offset, "ordinal": ordinal, "group": group, "inconsistent": inconsistent,

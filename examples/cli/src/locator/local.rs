@@ -22,7 +22,9 @@ impl Adapter for Local {
 
     fn absolute(&self, rest: &str) -> Result<String, String> {
         let path = std::path::absolute(rest).map_err(|e| format!("`{rest}` is no path: {e}"))?;
-        path.into_os_string().into_string().map_err(|_| "the working directory's path is not UTF-8; write the whole path".into())
+        path.into_os_string()
+            .into_string()
+            .map_err(|_| "the working directory's path is not UTF-8; write the whole path".into())
     }
 
     async fn source(&self, rest: &str, options: &SourceOptions) -> Result<Arc<dyn Source>> {

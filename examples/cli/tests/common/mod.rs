@@ -1,5 +1,6 @@
 //! Runs the built program in a directory of its own.
 #![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -102,15 +103,28 @@ impl Place {
             args.push("--json");
         }
         let child = self.command(&args).spawn().unwrap();
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let run = self.backup(&["--json", "operations", "--state", "running"]);
-            if let Some(operation) = run.last()["operations"].as_array().and_then(|o| o.first()) {
-                return (child, operation["id"].as_str().unwrap().to_string());
+        match self.wait_for_running("backup") {
+            Some(id) => (child, id),
+            None => {
+                signal(&child, "KILL");
+                panic!("the backup does not start: {:?}", wait(child));
             }
-            assert!(Instant::now() < deadline, "the backup does not start");
+        }
+    }
+
+    /// Waits until an operation of this kind runs and gives its id.
+    pub fn wait_for_running(&self, kind: &str) -> Option<String> {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            let run = self.backup(&["--json", "operations", "--state", "running"]);
+            let run = run.last();
+            let operation = run["operations"].as_array().and_then(|all| all.iter().find(|o| o["kind"] == kind));
+            if let Some(operation) = operation {
+                return operation["id"].as_str().map(str::to_string);
+            }
             std::thread::sleep(Duration::from_millis(50));
         }
+        None
     }
 
     pub fn state(&self, operation: &str) -> String {
@@ -123,11 +137,8 @@ impl Place {
     /// What `diff -r` says: nothing when two trees are the same.
     #[track_caller]
     pub fn assert_same(&self, a: &str, b: &str) {
-        let output = Command::new("diff")
-            .args(["-r", "--no-dereference"])
-            .args([self.path(a), self.path(b)])
-            .output()
-            .unwrap();
+        let output =
+            Command::new("diff").args(["-r", "--no-dereference"]).args([self.path(a), self.path(b)]).output().unwrap();
         assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
     }
 }
