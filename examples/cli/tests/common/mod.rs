@@ -8,43 +8,43 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long anything may take before a test gives up.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A directory with a store, sources, archives and targets.
-pub struct Place {
+pub(crate) struct Place {
     dir: tempfile::TempDir,
 }
 
 /// A run that ended.
 #[derive(Debug)]
-pub struct Run {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Run {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Place {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { dir: tempfile::tempdir().unwrap() }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// The path as an argument.
-    pub fn arg(&self, name: &str) -> String {
+    pub(crate) fn arg(&self, name: &str) -> String {
         self.path(name).into_os_string().into_string().unwrap()
     }
 
-    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+    pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) {
         let path = self.path(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, content).unwrap();
     }
 
     /// A small tree of files, directories and a link.
-    pub fn tree(&self, name: &str) {
+    pub(crate) fn tree(&self, name: &str) {
         self.write(&format!("{name}/a.txt"), "first\n");
         self.write(&format!("{name}/docs/b.txt"), "second\n");
         self.write(&format!("{name}/docs/deep/c.bin"), noise(300_000, 1));
@@ -54,13 +54,13 @@ impl Place {
     }
 
     /// Files of 16 MiB together that do not compress: at [`SLOW`] they take a minute.
-    pub fn large_tree(&self, name: &str) {
+    pub(crate) fn large_tree(&self, name: &str) {
         for i in 0..8 {
             self.write(&format!("{name}/{i}.bin"), noise(2 << 20, i));
         }
     }
 
-    pub fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_backup"));
         command
             .args(args)
@@ -75,13 +75,13 @@ impl Place {
         command
     }
 
-    pub fn backup(&self, args: &[&str]) -> Run {
+    pub(crate) fn backup(&self, args: &[&str]) -> Run {
         wait(self.command(args).spawn().unwrap())
     }
 
     /// Runs and expects this exit code.
     #[track_caller]
-    pub fn ends(&self, code: i32, args: &[&str]) -> Run {
+    pub(crate) fn ends(&self, code: i32, args: &[&str]) -> Run {
         let run = self.backup(args);
         assert_eq!(run.code, Some(code), "backup {}\n{}\n{}", args.join(" "), run.stdout, run.stderr);
         run
@@ -89,14 +89,14 @@ impl Place {
 
     /// Backs `from` up to `to`, and gives the archive's id.
     #[track_caller]
-    pub fn create(&self, from: &str, to: &str, more: &[&str]) -> String {
+    pub(crate) fn create(&self, from: &str, to: &str, more: &[&str]) -> String {
         let mut args = vec!["--json", "-q", "create", "--from", from, "--to", to];
         args.extend(more);
         self.ends(0, &args).last()["archive"].as_str().unwrap().to_string()
     }
 
     /// Starts a slow backup of a large tree and waits until it reads; gives the process and the operation's id.
-    pub fn slow_backup(&self, from: &str, to: &str, json: bool) -> (Child, String) {
+    pub(crate) fn slow_backup(&self, from: &str, to: &str, json: bool) -> (Child, String) {
         self.large_tree(from);
         let mut args = vec!["create", "--from", from, "--to", to, "--limit-read", SLOW];
         if json {
@@ -113,7 +113,7 @@ impl Place {
     }
 
     /// Waits until an operation of this kind runs and gives its id.
-    pub fn wait_for_running(&self, kind: &str) -> Option<String> {
+    pub(crate) fn wait_for_running(&self, kind: &str) -> Option<String> {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             let run = self.backup(&["--json", "operations", "--state", "running"]);
@@ -127,7 +127,7 @@ impl Place {
         None
     }
 
-    pub fn state(&self, operation: &str) -> String {
+    pub(crate) fn state(&self, operation: &str) -> String {
         let run = self.ends(0, &["--json", "operations"]);
         let run = run.last();
         let found = run["operations"].as_array().unwrap().iter().find(|o| o["id"] == operation).unwrap();
@@ -136,7 +136,7 @@ impl Place {
 
     /// What `diff -r` says: nothing when two trees are the same.
     #[track_caller]
-    pub fn assert_same(&self, a: &str, b: &str) {
+    pub(crate) fn assert_same(&self, a: &str, b: &str) {
         let output =
             Command::new("diff").args(["-r", "--no-dereference"]).args([self.path(a), self.path(b)]).output().unwrap();
         assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
@@ -144,25 +144,25 @@ impl Place {
 }
 
 /// A rate at which a large tree takes a minute.
-pub const SLOW: &str = "256KiB";
+pub(crate) const SLOW: &str = "256KiB";
 
 impl Run {
     /// The last line of standard output as JSON.
     #[track_caller]
-    pub fn last(&self) -> Value {
+    pub(crate) fn last(&self) -> Value {
         self.lines().pop().unwrap_or_else(|| panic!("no output; standard error: {}", self.stderr))
     }
 
     /// All lines of standard output as JSON.
     #[track_caller]
-    pub fn lines(&self) -> Vec<Value> {
+    pub(crate) fn lines(&self) -> Vec<Value> {
         self.stdout.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"))).collect()
     }
 }
 
 /// Waits for a process to end by itself; ends it when it takes too long.
 #[track_caller]
-pub fn wait(child: Child) -> Run {
+pub(crate) fn wait(child: Child) -> Run {
     let pid = child.id();
     let (done, ended) = std::sync::mpsc::channel::<()>();
     let watch = std::thread::spawn(move || {
@@ -176,7 +176,7 @@ pub fn wait(child: Child) -> Run {
     Run { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
 }
 
-pub fn signal(child: &Child, name: &str) {
+pub(crate) fn signal(child: &Child, name: &str) {
     signal_pid(child.id(), name);
 }
 
@@ -186,7 +186,7 @@ fn signal_pid(pid: u32, name: &str) {
 }
 
 /// Bytes without any pattern.
-pub fn noise(length: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn noise(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {
@@ -199,11 +199,11 @@ pub fn noise(length: usize, seed: u64) -> Vec<u8> {
     bytes
 }
 
-pub fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-pub fn files_below(path: &Path) -> Vec<PathBuf> {
+pub(crate) fn files_below(path: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(path).into_iter().flatten() {
         let path = entry.unwrap().path();
