@@ -43,7 +43,7 @@ pub(crate) struct Completed {
 #[derive(Debug)]
 pub(crate) enum Ended {
     /// It is done.
-    Completed(Completed),
+    Completed(Box<Completed>),
     /// It is not; this has been said.
     Otherwise(Exit),
 }
@@ -129,7 +129,7 @@ impl<'a> Runner<'a> {
                     "event": "completed", "kind": kind, "operation": id, "archive": archive,
                     "warnings": warnings, "progress": progress,
                 }));
-                Ok(Ended::Completed(Completed { warnings, progress, verification }))
+                Ok(Ended::Completed(Box::new(Completed { warnings, progress, verification })))
             }
             Some(Ok(Outcome::Paused { reason, resume_at, message })) => {
                 app.out.event(&json!({

@@ -30,7 +30,7 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
         Some(_) => {
             let bytes = number.parse::<f64>().map_err(|_| hint.to_string())? * factor as f64;
             // Above 2^53 a fraction of a unit has no exact meaning any more; nobody writes such sizes.
-            if !(bytes < 9e15) {
+            if bytes >= 9e15 {
                 return Err("too large".into());
             }
             bytes.round() as u64

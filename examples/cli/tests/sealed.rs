@@ -100,7 +100,7 @@ fn two_keys_at_once_and_files_that_are_no_keys_are_refused() {
     place.tree("tree");
     place.ends(0, &["keygen", "key"]);
     let create = ["create", "--from", "tree", "--to", "backups"];
-    let with = |more: &[&str]| [&create[..], more].concat();
+    let with = |more: &[&'static str]| [&create[..], more].concat();
     place.ends(2, &with(&["--key-file", "key", "--passphrase-env", "X"]));
     place.ends(1, &with(&["--key-file", "no-such-file"]));
     place.ends(1, &with(&["--key-file", "tree/a.txt"]));
