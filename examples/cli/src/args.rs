@@ -46,7 +46,7 @@ pub(crate) struct Global {
     #[arg(long, global = true, help_heading = "Global options")]
     pub(crate) json: bool,
     /// Where operations and their checkpoints are kept: a file, or sqlite:FILE [default: backup/store.db in the user's data directory]
-    #[arg(long, global = true, env = "BACKUP_STORE", value_name = "URL", help_heading = "Global options")]
+    #[arg(long, global = true, env = "BACKUP_STORE", hide_env_values = true, value_name = "URL", help_heading = "Global options")]
     pub(crate) store: Option<String>,
     /// No progress
     #[arg(short, long, global = true, help_heading = "Global options")]
@@ -116,8 +116,8 @@ pub(crate) struct Create {
     #[arg(long, value_name = "LOCATOR")]
     pub(crate) to: Locator,
     /// A name for the archive, by which it can be found again
-    #[arg(long, default_value = "")]
-    pub(crate) name: String,
+    #[arg(long)]
+    pub(crate) name: Option<String>,
     /// How data is compressed
     #[arg(long, value_enum, default_value_t = Codec::Zstd)]
     pub(crate) codec: Codec,
@@ -140,7 +140,7 @@ pub(crate) struct Create {
 /// What an operation may use.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub(crate) struct Resources {
-    /// Memory for data in flight; the process needs about 64 MiB besides [default: 192MiB]
+    /// Memory for data in flight; the process needs about 64 MiB besides [default: 192MiB, on resume as before]
     #[arg(long, value_name = "SIZE", value_parser = units::size)]
     pub(crate) memory: Option<u64>,
     /// Read at most so much a second, e.g. 10MiB

@@ -24,7 +24,7 @@ pub(super) async fn run(app: &App, args: Create) -> Result<Exit, Failure> {
     let request = BackupRequest {
         source: spec.from.source(&spec.source).await.map_err(usage_if_invalid)?,
         destination: spec.to.destination().await?,
-        name,
+        name: name.unwrap_or_default(),
         options: BackupOptions { compression, volume_size, ..BackupOptions::default() },
         keys: keys::load(spec.key.as_ref())?,
         limits: resources.limits(),
