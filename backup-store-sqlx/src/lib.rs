@@ -19,5 +19,7 @@ mod operations;
 mod rows;
 mod sql;
 mod store;
+#[cfg(test)]
+mod tests;
 
 pub use store::SqlxStore;

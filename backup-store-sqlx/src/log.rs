@@ -4,7 +4,7 @@ use crate::db::Db;
 use crate::error::failed;
 use crate::{rows, sql};
 use backup_core::Result;
-use backup_core::adapter::{check_log_query, no_such_operation};
+use backup_core::adapter::{check_log_query, no_such_operation, stored_time};
 use backup_core::model::{LogPage, LogQuery, LogRecord, OperationId};
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
@@ -67,7 +67,7 @@ pub(crate) async fn append(conn: &mut SqliteConnection, id: &OperationId, record
                 let LogRecord { time, level, step, message, context: _ } = record;
                 row.push_bind(id.as_str())
                     .push_bind(sequence)
-                    .push_bind(time.as_microsecond())
+                    .push_bind(stored_time(*time).as_microsecond())
                     .push_bind(rows::level_number(*level))
                     .push_bind(step.as_str())
                     .push_bind(message.as_str())

@@ -4,15 +4,18 @@ use crate::db::Db;
 use crate::error::failed;
 use crate::sql;
 use backup_core::{Error, Result};
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::{Migrate, MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, Connection, Pool, Sqlite};
+use sqlx::{ConnectOptions, Connection, Pool, Sqlite, SqliteConnection};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
+/// In order of their versions; later ones are only ever added at the end.
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+const MIGRATIONS_TABLE: &str = "_sqlx_migrations";
+const CANNOT_MIGRATE: &str = "cannot bring the database's schema up to date";
 
 /// "bckp": stands in the header of our files, so that no other program's database is taken for ours.
 const APPLICATION_ID: i64 = 0x6263_6b70;
@@ -185,7 +188,7 @@ async fn prepare(writer: &Pool<Sqlite>) -> Result<()> {
         }
         sqlx::query(SET_APPLICATION_ID).execute(&mut *tx).await.map_err(&error)?;
     }
-    MIGRATIONS.run(&mut *tx).await.map_err(migration_failed)?;
+    migrate(&mut tx).await?;
     tx.commit().await.map_err(&error)?;
 
     // Stays in the file. Not before the check: it would change a database that is not ours.
@@ -197,16 +200,31 @@ async fn prepare(writer: &Pool<Sqlite>) -> Result<()> {
     Ok(())
 }
 
+/// Applies the migrations that the database lacks.
+async fn migrate(conn: &mut SqliteConnection) -> Result<()> {
+    conn.ensure_migrations_table(MIGRATIONS_TABLE).await.map_err(migration_failed)?;
+    let applied = conn.list_applied_migrations(MIGRATIONS_TABLE).await.map_err(migration_failed)?;
+    for done in &applied {
+        let Some(known) = MIGRATIONS.iter().find(|migration| migration.version == done.version) else {
+            return Err(Error::unsupported(
+                "the store was written by a newer version of this program; use that version, or another store",
+            ));
+        };
+        if known.checksum != done.checksum {
+            return Err(Error::corrupt("the database's schema is not the one that this program has made"));
+        }
+    }
+    for migration in MIGRATIONS.iter().skip(applied.len()) {
+        tracing::debug!(version = migration.version, description = %migration.description, "migrating the store");
+        conn.apply(MIGRATIONS_TABLE, migration).await.map_err(migration_failed)?;
+    }
+    Ok(())
+}
+
 fn migration_failed(cause: MigrateError) -> Error {
     match cause {
-        MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _) => {
-            failed("cannot bring the database's schema up to date")(cause)
-        }
-        MigrateError::VersionMissing(_) | MigrateError::VersionTooNew(..) => Error::unsupported(
-            "the store was written by a newer version of this program; use that version, or another store",
-        )
-        .because(cause),
-        cause => Error::corrupt("the database's schema is not the one that this program has made").because(cause),
+        MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _) => failed(CANNOT_MIGRATE)(cause),
+        cause => Error::permanent(CANNOT_MIGRATE).because(cause.to_string()),
     }
 }
 

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 /// Persists operations, their checkpoints and logs, and which archives were completed.
 ///
-/// All changes of state are compare-and-set; leases are judged on the store's own clock.
+/// All changes of state are compare-and-set; leases are judged on the store's own clock. What is done to an operation
+/// that does not exist is `NotFound`. [`StoredOperation`](super::StoredOperation) has the rules, for every store to use.
 #[async_trait]
 pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// Creates an operation in state `Pending`.

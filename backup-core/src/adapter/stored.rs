@@ -225,12 +225,14 @@ pub fn check_log_query(query: &LogQuery) -> Result<()> {
         return Ok(());
     }
     let text = format!("a page of a job log has 1 to {MAX_LOG_PAGE} records, not {}", query.limit);
-    Err(Error::new(crate::ErrorClass::Invalid, text))
+    Err(Error::new(crate::ErrorClass::Invalid, text).on("log query"))
 }
 
 /// An instant as stores keep it: whole microseconds, which every database has.
 pub fn stored_time(time: Timestamp) -> Timestamp {
-    Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time)
+    // The last instant of all can be told in microseconds, but not be made from them.
+    let last = || Timestamp::from_second(Timestamp::MAX.as_second());
+    Timestamp::from_microsecond(time.as_microsecond()).or_else(|_| last()).unwrap_or(time)
 }
 
 /// JSON has no numbers for "infinite" and "not a number", and nobody wants to see them.
@@ -305,6 +307,14 @@ mod tests {
         let forever = ClaimRequest { lease: Duration::MAX, ..request(ClaimOver::Nobody) };
         let op = pending().claim(&forever, 7, start()).unwrap().0;
         assert!(op.lease_runs(after(1_000_000_000)));
+    }
+
+    #[test]
+    fn every_stored_time_can_be_read_back_from_its_microseconds() {
+        for time in [Timestamp::MIN, start(), start() + SignedDuration::from_nanos(1_999), Timestamp::MAX] {
+            let stored = stored_time(time);
+            assert_eq!(Timestamp::from_microsecond(stored.as_microsecond()).unwrap(), stored);
+        }
     }
 
     #[test]

@@ -13,4 +13,4 @@ mod testing;
 
 pub use destination::LocalDestination;
 pub use identity::local_identity;
-pub use target::{LocalTarget, LocalTargetConfig, OwnerRule, PathRule};
+pub use target::{LocalTarget, LocalTargetConfig, NameRule, OwnerRule};

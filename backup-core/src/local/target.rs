@@ -2,6 +2,7 @@
 
 mod finish;
 mod large;
+mod names;
 mod notes;
 mod small;
 mod stage;
@@ -15,14 +16,15 @@ use super::publish::io_error;
 use crate::adapter::{
     ContentReader, EntryProgress, Granularity, RestorePlan, RestoreTarget, SmallEntry, VerifyReport, Warning, Written,
 };
-use crate::model::{Entry, EntryKind, EntryName, Identity, STAGE_PREFIX};
+use crate::model::{Entry, EntryKind, Identity, STAGE_PREFIX};
 use crate::{Error, Result};
 use async_trait::async_trait;
+pub use names::NameRule;
+use names::Names;
 use notes::Notes;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
 use stage::StageNames;
-use std::fmt;
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
@@ -56,17 +58,22 @@ pub struct LocalTargetConfig {
     pub owner: OwnerRule,
     /// Extended attributes are put back.
     pub xattrs: bool,
+    /// How names of entries become paths of files.
+    pub names: NameRule,
 }
 
 impl LocalTargetConfig {
-    /// Restores everything that the process may restore; owners go by name.
+    /// Restores everything that the process may restore; owners go by name, and names are used as they are.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), numeric_owner: false, owner: OwnerRule::default(), xattrs: true }
+        Self {
+            root: root.into(),
+            numeric_owner: false,
+            owner: OwnerRule::default(),
+            xattrs: true,
+            names: NameRule::default(),
+        }
     }
 }
-
-/// Chooses the path below the root for the name of an entry; the name itself where that will do.
-pub type PathRule = dyn Fn(&EntryName) -> EntryName + Send + Sync;
 
 /// A directory into which files are restored.
 ///
@@ -78,22 +85,17 @@ pub struct LocalTarget {
 }
 
 /// The target, for blocking threads.
+#[derive(Debug)]
 struct Shared {
     path: PathBuf,
     identity: Identity,
     rules: Rules,
-    paths: Option<Box<PathRule>>,
+    names: Names,
     stages: StageNames,
     notes: Notes,
     root: Mutex<Option<Arc<Root>>>,
     /// Staged files may lie about that no running call will publish or remove.
     leftovers: AtomicBool,
-}
-
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("path", &self.path).field("rules", &self.rules).finish_non_exhaustive()
-    }
 }
 
 impl LocalTarget {
@@ -102,26 +104,13 @@ impl LocalTarget {
     /// # Errors
     /// When the existing part of the path cannot be resolved.
     pub fn new(config: LocalTargetConfig) -> Result<Self> {
-        Self::build(config, None)
-    }
-
-    /// A target for names that are not file paths, e.g. keys of a bucket: each entry goes where `paths` says. A path that cannot lie below the
-    /// root is `Invalid` all the same. The rule has to answer the same for the same name always.
-    ///
-    /// # Errors
-    /// As [`LocalTarget::new`].
-    pub fn with_paths(config: LocalTargetConfig, paths: Box<PathRule>) -> Result<Self> {
-        Self::build(config, Some(paths))
-    }
-
-    fn build(config: LocalTargetConfig, paths: Option<Box<PathRule>>) -> Result<Self> {
-        let LocalTargetConfig { root, numeric_owner, owner, xattrs } = config;
+        let LocalTargetConfig { root, numeric_owner, owner, xattrs, names } = config;
         let path = resolve(&root)?;
         let shared = Shared {
             identity: identity_of_resolved(&path),
             path,
             rules: Rules::new(owner == OwnerRule::Keep, numeric_owner, xattrs),
-            paths,
+            names: Names::new(names),
             stages: StageNames::new(),
             notes: Notes::default(),
             root: Mutex::default(),
@@ -154,11 +143,13 @@ impl RestoreTarget for LocalTarget {
         self.blocking(Shared::is_empty).await
     }
 
-    async fn prepare(&self, _: &RestorePlan) -> Result<()> {
+    async fn prepare(&self, plan: &RestorePlan) -> Result<()> {
+        self.shared.names.learn(plan, true).await?;
         self.blocking(Shared::prepare).await
     }
 
     async fn write_small(&self, plan: &RestorePlan, batch: Vec<SmallEntry>) -> Result<Vec<Result<Written>>> {
+        self.shared.names.learn(plan, false).await?;
         let plan = plan.clone();
         self.blocking(move |shared| shared.write_batch(&plan, batch)).await
     }
@@ -170,6 +161,7 @@ impl RestoreTarget for LocalTarget {
         content: ContentReader,
         progress: &EntryProgress,
     ) -> Result<Written> {
+        self.shared.names.learn(plan, false).await?;
         large::write(&self.shared, plan, entry, content, progress).await.map_err(|e| e.on(&entry.name))
     }
 
@@ -178,10 +170,12 @@ impl RestoreTarget for LocalTarget {
     }
 
     async fn finish(&self, plan: &RestorePlan) -> Result<Vec<Warning>> {
+        self.shared.names.learn(plan, false).await?;
         finish::finish(&self.shared, plan).await
     }
 
     async fn verify(&self, plan: &RestorePlan) -> Result<VerifyReport> {
+        self.shared.names.learn(plan, false).await?;
         verify::verify(&self.shared, plan).await
     }
 }
@@ -240,14 +234,6 @@ impl Shared {
 
     fn sync(&self) -> Result<()> {
         self.root()?.sync().map_err(|e| self.error(e, "cannot make the restored files durable"))
-    }
-
-    /// The path below the root for a name.
-    fn path_of(&self, name: &EntryName) -> EntryName {
-        match &self.paths {
-            Some(paths) => paths(name),
-            None => name.clone(),
-        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The store in memory.
 
+use crate::Result;
 use crate::adapter::{
     DEFAULT_QUERY_LIMIT, Store, StoredOperation, check_log_query, no_such_operation, operation_exists, stored_time,
 };
@@ -7,7 +8,6 @@ use crate::model::{
     ArchiveId, ArchiveRecord, Checkpoint, Claim, ClaimRequest, Fence, Identity, LogPage, LogQuery, LogRecord,
     NewOperation, Operation, OperationId, OperationQuery, Progress, Renewal, Request, StoredLogRecord, Transition,
 };
-use crate::Result;
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
