@@ -187,6 +187,22 @@ pub struct RestoreRequest {
     pub spec: serde_json::Value,
 }
 
+impl RestoreRequest {
+    /// A restore of a whole archive that is not sealed, with default options.
+    pub fn new(destination: Arc<dyn Destination>, archive: ArchiveId, target: Arc<dyn RestoreTarget>) -> Self {
+        Self {
+            destination,
+            archive,
+            target,
+            open: OpenOptions::default(),
+            options: RestoreOptions::default(),
+            limits: Limits::default(),
+            name: String::new(),
+            spec: serde_json::Value::Null,
+        }
+    }
+}
+
 /// A restore to be continued.
 #[derive(Clone, Debug)]
 pub struct ResumeRestore {
