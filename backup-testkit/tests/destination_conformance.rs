@@ -19,7 +19,8 @@ struct Memory {
 
 struct Place {
     memory: MemoryDestination,
-    rules: Vec<Rule>,
+    /// Shared by all handles, so that it counts the calls of all.
+    script: Script,
 }
 
 impl Memory {
@@ -30,14 +31,13 @@ impl Memory {
     fn make(&self, change: impl FnOnce(MemoryDestination) -> MemoryDestination, more: Option<Rule>) -> Place {
         let name = format!("place-{}", self.places.fetch_add(1, Ordering::Relaxed));
         let memory = change(MemoryDestination::new(&name)).with_piece(10_000);
-        Place { memory, rules: self.rules.iter().cloned().chain(more).collect() }
+        Place { memory, script: self.rules.iter().cloned().chain(more).fold(Script::new(), Script::rule) }
     }
 }
 
 impl Place {
     fn faulty(&self) -> Arc<dyn Destination> {
-        let script = self.rules.iter().cloned().fold(Script::new(), Script::rule);
-        FaultyDestination::new(Arc::new(self.memory.clone()), script)
+        FaultyDestination::new(Arc::new(self.memory.clone()), self.script.clone())
     }
 }
 
