@@ -65,7 +65,7 @@ pub(super) fn summary(app: &App, operation: &OperationId, completed: &Completed)
     let Completed { warnings, progress, verification } = completed;
     app.out.tell(format!("restored {}, {}", units::count(progress.entries, "entry"), units::bytes(progress.bytes),));
     match verification {
-        Some(record) => app.out.tell(format!("verified: {}", record.message)),
+        Some(result) => app.out.tell(format!("verified: {result}")),
         None => app.out.tell("not read back"),
     }
     warned(app, operation, *warnings)
