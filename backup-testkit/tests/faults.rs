@@ -1,5 +1,7 @@
 //! Each kind of fault, as the caller of a faulty adapter meets it.
 
+#![allow(clippy::unwrap_used, reason = "a failing test panics")]
+
 use backup_core::adapter::{
     ByteStream, ContentReader, Destination, EntryProgress, Payload, PlanEntries, ReadContext, RestorePlan,
     RestoreTarget, Source, SourceEvent,

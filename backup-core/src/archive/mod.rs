@@ -19,7 +19,8 @@ mod tar;
 mod tar_reader;
 
 pub use codec::{Codec, Compression, Compressor, Decompressor, MAX_FRAME};
-pub use header::{Header, READER_VERSION};
+pub use document::READER_VERSION;
+pub use header::Header;
 pub use index::{FrameSpan, IndexDecoder, IndexEncoder, IndexRecord, VolumeRecord};
 pub use key_file::{KeyFileProvider, generate_key_file};
 pub use keys::{ArchiveKey, KeyProvider, KeyWrap, KeyWraps};
@@ -30,5 +31,5 @@ pub use path::{MAX_NAME, TarPaths, WARNINGS_FILE};
 pub use sealed::{
     SEALED_HEAD, Sealer, Unsealer, plain_length, seal, seal_checkpoint, sealed_length, unseal, unseal_checkpoint,
 };
-pub use tar::{END_OF_ARCHIVE, TarEntry, TarKind, header_length, padding, write_end, write_header};
+pub use tar::{END_OF_ARCHIVE, TAR_BLOCK, TarEntry, TarKind, header_length, padding, write_end, write_header};
 pub use tar_reader::{TarEvent, TarHeader, TarReader};

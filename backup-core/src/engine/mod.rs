@@ -4,6 +4,7 @@ mod archive;
 mod backup;
 mod catalog;
 mod export;
+mod fetch;
 mod handle;
 mod index_reader;
 mod options;
@@ -15,9 +16,8 @@ mod selection;
 mod session;
 mod verify;
 
-pub use archive::{Archive, EntryReader};
+pub use archive::Archive;
 pub use catalog::{ArchiveStatus, ArchiveSummary, find_archive, list_archives};
-pub use export::ExportCodec;
 pub use handle::{OperationHandle, Outcome};
 pub use options::{
     BackupOptions, BackupRequest, EngineOptions, Limits, OpenOptions, RestoreOptions, RestoreRequest, ResumeBackup,

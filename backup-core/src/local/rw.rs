@@ -47,17 +47,39 @@ pub(super) fn write_pieces(file: BorrowedFd<'_>, pieces: &[Bytes]) -> rustix::io
     Ok(())
 }
 
-/// Writes all bytes.
-pub(super) fn write_bytes(file: BorrowedFd<'_>, mut bytes: &[u8]) -> rustix::io::Result<()> {
+/// Writes all bytes at an offset.
+pub(super) fn write_at(file: BorrowedFd<'_>, mut bytes: &[u8], mut offset: u64) -> rustix::io::Result<()> {
     while !bytes.is_empty() {
-        match rustix::io::write(file, bytes) {
+        match rustix::io::pwrite(file, bytes, offset) {
             Ok(0) => return Err(Errno::IO),
-            Ok(n) => bytes = &bytes[n..],
+            Ok(n) => {
+                bytes = &bytes[n..];
+                offset += n as u64;
+            }
             Err(Errno::INTR) => {}
             Err(e) => return Err(e),
         }
     }
     Ok(())
+}
+
+/// Holes are made of whole blocks of this size.
+const BLOCK: usize = 4096;
+
+/// Writes bytes at an offset, but for the blocks of the file that would be all zeros. Who calls it sets the length of the file in the end.
+pub(super) fn write_sparse(file: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> rustix::io::Result<()> {
+    let mut start = 0; // Of what is to be written next.
+    let mut at = 0;
+    while at < bytes.len() {
+        let into_block = ((offset + at as u64) % BLOCK as u64) as usize;
+        let end = (at + BLOCK - into_block).min(bytes.len());
+        if end - at == BLOCK && bytes[at..end] == [0; BLOCK] {
+            write_at(file, &bytes[start..at], offset + start as u64)?;
+            start = end;
+        }
+        at = end;
+    }
+    write_at(file, &bytes[start..], offset + start as u64)
 }
 
 /// Fills `buffer` from `offset` on; answers less than its length only at the end of the file.
@@ -110,6 +132,22 @@ mod tests {
         let mut read = vec![0; whole.len() + 1];
         assert_eq!(read_full(file.as_fd(), 0, &mut read).unwrap(), whole.len());
         assert!(read[..whole.len()] == whole);
+    }
+
+    #[test]
+    fn blocks_of_zeros_become_holes_and_everything_else_is_written() {
+        use std::os::unix::fs::MetadataExt as _;
+        let mut whole = vec![0; 64 * BLOCK];
+        whole[5 * BLOCK + 7] = 1;
+        whole[40 * BLOCK..42 * BLOCK].fill(2);
+        for cut in [0, 1, BLOCK, 5 * BLOCK + 8, 33 * BLOCK + 5] {
+            let file = tempfile::tempfile().unwrap();
+            write_sparse(file.as_fd(), &whole[..cut], 0).unwrap();
+            write_sparse(file.as_fd(), &whole[cut..], cut as u64).unwrap();
+            file.set_len(whole.len() as u64).unwrap();
+            assert!(holds(file.as_fd(), &[Bytes::from(whole.clone())]).unwrap(), "{cut}");
+            assert!(file.metadata().unwrap().blocks() * 512 <= 5 * BLOCK as u64, "{cut}");
+        }
     }
 
     #[test]

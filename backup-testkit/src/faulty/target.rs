@@ -2,6 +2,7 @@
 
 use super::{Fault, Script, body};
 use crate::Method;
+use crate::content::rewrap;
 use async_trait::async_trait;
 use backup_core::Result;
 use backup_core::adapter::{
@@ -22,20 +23,6 @@ impl FaultyTarget {
     pub fn new(inner: Arc<dyn RestoreTarget>, script: Script) -> Arc<Self> {
         Arc::new(Self { inner, script })
     }
-}
-
-/// The same content with a fault in it. Length and digest are still checked, before the new end.
-fn spoiled(mut content: ContentReader, progress: &EntryProgress, fault: Fault) -> ContentReader {
-    // A content that does not start at 0 goes on from saved progress, which has the hash up to there.
-    let start = content.position();
-    let hash = progress.saved().map(|saved| saved.hash).filter(|hash| hash.length() == start);
-    let stream = async_stream::try_stream! {
-        while let Some(bytes) = content.next().await? {
-            yield bytes;
-        }
-        content.finish()?;
-    };
-    ContentReader::new(body::body(stream, Some(fault)), hash.unwrap_or_default(), None, None)
 }
 
 #[deny(clippy::missing_trait_methods)]
@@ -75,7 +62,8 @@ impl RestoreTarget for FaultyTarget {
     ) -> Result<Written> {
         match self.script.decide(Method::WriteLarge, &entry.name) {
             Some(fault @ (Fault::Break { .. } | Fault::Stall { .. })) => {
-                self.inner.write_large(plan, entry, spoiled(content, progress, fault), progress).await
+                let spoiled = rewrap(content, progress, |stream| body::body(stream, Some(fault)));
+                self.inner.write_large(plan, entry, spoiled, progress).await
             }
             fault => Script::apply(fault, self.inner.write_large(plan, entry, content, progress)).await,
         }

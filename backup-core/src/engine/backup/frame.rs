@@ -236,7 +236,7 @@ impl Packer {
 }
 
 /// Whether entries of a kind have content, and so a digest.
-pub(super) fn has_content(kind: &EntryKind) -> bool {
+pub(in crate::engine) fn has_content(kind: &EntryKind) -> bool {
     matches!(kind, EntryKind::File | EntryKind::Slice)
 }
 

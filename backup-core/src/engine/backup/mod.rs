@@ -26,6 +26,7 @@ use crate::state::State;
 use crate::{Error, ErrorClass, Result};
 use assemble::{Assembler, Ended};
 use checkpoint::{Blob, Body, Head, Position};
+pub(super) use frame::has_content;
 use frame::Packers;
 use read::{GoOn, ReadAhead};
 use std::collections::VecDeque;

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 /// Index lines that are not worth looking at how well they compress.
 const SMALL_TAIL: usize = 384 << 10;
 /// Index lines at which a piece is put in any case.
-const FULL_TAIL: usize = 8 << 20;
+const FULL_TAIL: usize = 4 << 20;
 /// Compressed index lines in the checkpoint at most; the rest of the checkpoint is much smaller.
 const TAIL_IN_CHECKPOINT: usize = 256 << 10;
 

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 /// Raw bytes at which a volume ends, however well they compress.
 const MAX_RAW: u64 = 512 << 20;
 /// Bytes of index lines at which a volume ends: very many very small entries.
-const MAX_INDEX: usize = 8 << 20;
+const MAX_INDEX: usize = 4 << 20;
 
 /// What the index will say of a volume.
 #[derive(Debug)]
