@@ -15,6 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(crate) const MAX_XATTRS: usize = 1 << 20;
 /// The longest list of names, and the longest value, that Linux gives (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX`).
 const XATTR_BUFFER: usize = 64 << 10;
+/// Mostly enough for both. The kernel makes room for as much as it is offered, so a small offer is much faster.
+const SMALL_XATTR_BUFFER: usize = 1 << 10;
 /// Names of so many users, and of so many groups, are remembered.
 const MAX_OWNERS: usize = 64 << 10;
 
@@ -172,7 +174,7 @@ pub(crate) struct Xattrs {
 impl MetadataReader {
     /// A reader that shares looked-up names with others.
     pub(crate) fn new(names: Arc<OwnerNames>) -> Self {
-        Self { names, last: None, list: vec![0; XATTR_BUFFER], value: Vec::new() }
+        Self { names, last: None, list: vec![0; SMALL_XATTR_BUFFER], value: vec![0; SMALL_XATTR_BUFFER] }
     }
 
     /// Puts together what was read.
@@ -210,11 +212,11 @@ impl MetadataReader {
 
     fn collect(
         &mut self,
-        list: impl FnOnce(&mut [u8]) -> Result<usize, Errno>,
+        list: impl Fn(&mut [u8]) -> Result<usize, Errno>,
         get: impl Fn(&[u8], &mut [u8]) -> Result<usize, Errno>,
     ) -> Xattrs {
         let mut found = Xattrs::default();
-        let length = match list(&mut self.list) {
+        let length = match into(&mut self.list, list) {
             Ok(0) | Err(Errno::NOTSUP | Errno::NOSYS | Errno::NOENT) => return found,
             Ok(length) => length,
             Err(e) => {
@@ -222,12 +224,11 @@ impl MetadataReader {
                 return found;
             }
         };
-        self.value.resize(XATTR_BUFFER, 0);
         let mut names: Vec<&[u8]> = self.list[..length].split(|b| *b == 0).filter(|name| !name.is_empty()).collect();
         names.sort_unstable();
         let mut bytes = 0;
         for name in names {
-            match get(name, &mut self.value) {
+            match into(&mut self.value, |value| get(name, value)) {
                 Ok(length) => {
                     bytes += name.len() + length;
                     if bytes > MAX_XATTRS {
@@ -243,6 +244,17 @@ impl MetadataReader {
             }
         }
         found
+    }
+}
+
+/// Calls with a small buffer, and with the largest that can be needed when that is too small.
+fn into(buffer: &mut Vec<u8>, call: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> Result<usize, Errno> {
+    match call(&mut buffer[..SMALL_XATTR_BUFFER]) {
+        Err(Errno::RANGE) => {
+            buffer.resize(XATTR_BUFFER, 0);
+            call(buffer)
+        }
+        done => done,
     }
 }
 
@@ -352,11 +364,14 @@ mod tests {
     fn attributes_beyond_the_bound_are_left_out_with_a_reason() {
         let found = reader().collect(
             |list| {
+                if list.len() < XATTR_BUFFER {
+                    return Err(Errno::RANGE);
+                }
                 let names: Vec<u8> = (0..100).flat_map(|i| format!("user.{i:02}\0").into_bytes()).collect();
                 list[..names.len()].copy_from_slice(&names);
                 Ok(names.len())
             },
-            |_, value| Ok(value.len()),
+            |_, value| if value.len() < XATTR_BUFFER { Err(Errno::RANGE) } else { Ok(value.len()) },
         );
         assert_eq!(found.list.len(), MAX_XATTRS / XATTR_BUFFER - 1, "the names count too");
         assert!(found.trouble.unwrap().contains("more than"));

@@ -53,7 +53,8 @@ pub(crate) struct Portion {
 /// Reads batches.
 pub(crate) struct BatchReader {
     metadata: MetadataReader,
-    xattr_pause: usize,
+    /// See [`XATTR_PAUSE`].
+    pub(crate) xattr_pause: usize,
     /// Called with the number of the attempt after content was read, so that tests can change a file just then.
     #[cfg(test)]
     pub(crate) after_content: Option<Box<dyn FnMut(u32)>>,
