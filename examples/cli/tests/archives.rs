@@ -235,7 +235,9 @@ fn what_cannot_be_read_is_a_warning_in_the_exit_code_the_log_and_the_archive() {
     assert!(run.stderr.contains("socket") && run.stdout.contains("1 warning"), "{}{}", run.stdout, run.stderr);
     assert!(place.ends(0, &["logs", "latest"]).stdout.contains("socket"));
     let shown = place.ends(0, &["show", "latest", "--at", "backups"]).stdout;
-    assert!(shown.contains("warnings:"), "{shown}");
+    assert!(shown.contains("warnings:") && shown.contains("socket: skipped"), "{shown}");
+    let shown = place.ends(0, &["--json", "show", "latest", "--at", "backups"]).last();
+    assert!(shown["warnings"].as_str().unwrap().contains("socket: skipped"), "{shown}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::signals::Signals;
 use crate::spec::{ResourcesSpec, RestoreSpec, Spec};
 use crate::units;
 use backup_core::engine::{OpenOptions, RestoreOptions, RestoreRequest, Selection};
-use backup_core::model::{EntryName, OperationId, OperationKind};
+use backup_core::model::{EntryName, Identity, OperationId, OperationKind};
 
 pub(super) async fn run(app: &App, args: Restore) -> Result<Exit, Failure> {
     let Restore { archive, to, include, exclude, entries, overwrite, force, no_verify, resources } = args;
@@ -21,11 +21,12 @@ pub(super) async fn run(app: &App, args: Restore) -> Result<Exit, Failure> {
         RestoreSpec { at: archive.at, to, key: app.key.clone(), allow_unsealed: app.allow_unsealed(), resources };
     let (destination, archive) = app.open_archive(&spec.at, &archive.archive).await?;
     let target = spec.to.target().await?;
+    let place = target.identity();
     if !overwrite && !force && !target.is_empty().await? {
         if app.out.is_interactive() {
             app.out.note(description(&archive));
         }
-        let question = format!("{} is not empty: restore into it? What is there is kept.", target.identity());
+        let question = format!("{place} is not empty: restore into it? What is there is kept.");
         confirm(app.out, &question, "--force (keep what is there) or --overwrite (replace it)")?;
     } else {
         app.out.note(description(&archive));
@@ -55,13 +56,13 @@ pub(super) async fn run(app: &App, args: Restore) -> Result<Exit, Failure> {
     let handle = unless_interrupted(&mut signals, runner.engine.restore(request)).await?;
     let operation = handle.id().clone();
     match runner.attend(handle, OperationKind::Restore, &mut signals).await? {
-        Ended::Completed(completed) => Ok(summary(app, &operation, &completed)),
+        Ended::Completed(completed) => Ok(summary(app, &operation, &place, &completed)),
         Ended::Otherwise(exit) => Ok(exit),
     }
 }
 
 /// Says what was restored, and what reading it back gave.
-pub(super) fn summary(app: &App, operation: &OperationId, completed: &Completed) -> Exit {
+pub(super) fn summary(app: &App, operation: &OperationId, target: &Identity, completed: &Completed) -> Exit {
     let Completed { warnings, progress, verification } = completed;
     app.out.tell(format!("restored {}, {}", units::count(progress.entries, "entry"), units::bytes(progress.bytes),));
     match verification {

@@ -127,7 +127,7 @@ async fn one(
             };
             let handle = unless_interrupted(signals, runner.engine.resume_restore(request)).await?;
             match runner.attend(handle, OperationKind::Restore, signals).await? {
-                Ended::Completed(completed) => Ok(restore::summary(app, &id, &completed)),
+                Ended::Completed(completed) => Ok(restore::summary(app, &id, &operation.new.destination, &completed)),
                 Ended::Otherwise(exit) => Ok(exit),
             }
         }
