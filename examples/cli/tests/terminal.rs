@@ -1,5 +1,7 @@
 //! On a terminal: questions and progress bars. `script(1)` gives the program a terminal of its own.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use common::{Place, files_below, text, wait};

@@ -64,7 +64,8 @@ pub(super) async fn run(app: &App, args: Restore) -> Result<Exit, Failure> {
 /// Says what was restored, and what reading it back gave.
 pub(super) fn summary(app: &App, operation: &OperationId, target: &Identity, completed: &Completed) -> Exit {
     let Completed { warnings, progress, verification } = completed;
-    app.out.tell(format!("restored {}, {}", units::count(progress.entries, "entry"), units::bytes(progress.bytes),));
+    let entries = units::count(progress.entries, "entry");
+    app.out.tell(format!("restored {entries}, {} to {target}", units::bytes(progress.bytes)));
     match verification {
         Some(result) => app.out.tell(format!("verified: {result}")),
         None => app.out.tell("not read back"),
