@@ -141,6 +141,34 @@ fn resume_all_leaves_what_another_process_works_on() {
 }
 
 #[test]
+fn a_resume_waits_for_a_worker_that_lives_and_goes_on_when_it_lets_go() {
+    let place = Place::new();
+    let (child, id) = place.slow_backup("tree", "backups", false);
+    let resume = place.command(&["resume", &id, "--limit-read", "1GiB"]).spawn().unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(place.state(&id), "running", "the first worker still has it");
+    signal(&child, "INT");
+    assert_eq!(wait(child).code, Some(4));
+    let run = wait(resume);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(run.stderr.contains("waiting") && run.stderr.contains("--take-over"), "{}", run.stderr);
+    place.ends(0, &["verify", "latest", "--at", "backups"]);
+}
+
+#[test]
+fn a_take_over_goes_on_at_once_and_the_worker_before_gives_up() {
+    let place = Place::new();
+    let (child, id) = place.slow_backup("tree", "backups", false);
+    place.ends(0, &["resume", &id, "--take-over", "--limit-read", "1GiB"]);
+    let run = wait(child);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stderr.contains("error: "), "{}", run.stderr);
+    assert_eq!(place.state(&id), "completed");
+    place.ends(0, &["restore", "latest", "--at", "backups", "--to", "back"]);
+    place.assert_same("tree", "back");
+}
+
+#[test]
 fn a_restore_is_paused_and_resumed_too() {
     let place = Place::new();
     place.large_tree("tree");

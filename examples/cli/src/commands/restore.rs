@@ -17,6 +17,7 @@ use backup_core::model::{EntryName, Identity, OperationId, OperationKind};
 pub(super) async fn run(app: &App, args: Restore) -> Result<Exit, Failure> {
     let Restore { archive, to, include, exclude, entries, overwrite, force, no_verify, resources } = args;
     let resources = ResourcesSpec::from(resources);
+    let selected = !include.is_empty() || !entries.is_empty();
     let spec =
         RestoreSpec { at: archive.at, to, key: app.key.clone(), allow_unsealed: app.allow_unsealed(), resources };
     let (destination, archive) = app.open_archive(&spec.at, &archive.archive).await?;
@@ -53,10 +54,18 @@ pub(super) async fn run(app: &App, args: Restore) -> Result<Exit, Failure> {
     // What was read to describe the archive is not needed while it is restored.
     drop(archive);
     let runner = Runner::new(app, app.store().await?, resources.engine_options());
-    let handle = unless_interrupted(&mut signals, runner.engine.restore(request)).await?;
+    let handle =
+        unless_interrupted(&mut signals, runner.engine.restore(request)).await?.map_err(Failure::of_request)?;
     let operation = handle.id().clone();
     match runner.attend(handle, OperationKind::Restore, &mut signals).await? {
-        Ended::Completed(completed) => Ok(summary(app, &operation, &place, &completed)),
+        Ended::Completed(completed) => {
+            let exit = summary(app, &operation, &place, &completed);
+            if selected && completed.progress.entries == 0 {
+                app.out.note("warning: nothing in the archive fits what was asked for");
+                return Ok(exit.worse(Exit::Warnings));
+            }
+            Ok(exit)
+        }
         Ended::Otherwise(exit) => Ok(exit),
     }
 }
