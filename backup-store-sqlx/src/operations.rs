@@ -5,8 +5,8 @@ use crate::error::failed;
 use crate::{archives, checkpoints, log, rows, sql};
 use backup_core::adapter::{DEFAULT_QUERY_LIMIT, StoredOperation, no_such_operation, operation_exists};
 use backup_core::model::{
-    Checkpoint, Claim, ClaimRequest, Fence, NewOperation, Operation, OperationId, OperationQuery, Progress, Renewal, Request,
-    Transition,
+    Checkpoint, Claim, ClaimRequest, Fence, NewOperation, Operation, OperationId, OperationQuery, Progress, Renewal,
+    Request, Transition,
 };
 use backup_core::{Error, ErrorClass, Result};
 use jiff::Timestamp;

@@ -4,7 +4,8 @@ use super::OpenOptions;
 use super::index_reader::VolumeCache;
 use crate::adapter::Destination;
 use crate::archive::{
-    ArchiveKey, Decompressor, Header, KeyProvider, KeyWraps, Manifest, ObjectNames, SEALED_HEAD, Unsealer, sealed_length, unseal,
+    ArchiveKey, Decompressor, Header, KeyProvider, KeyWraps, Manifest, ObjectNames, SEALED_HEAD, Unsealer,
+    sealed_length, unseal,
 };
 use crate::model::{ArchiveId, ObjectName};
 use crate::retry::{RetryPolicy, Retrying};
@@ -64,12 +65,17 @@ impl Archive {
             return Err(Error::corrupt("the archive was swept: parts of it are gone").on(id));
         }
         let stored = read_small(&*destination, &names.manifest(), MAX_MANIFEST).await.map_err(|e| match e.class() {
-            ErrorClass::NotFound => Error::not_found("the archive is not complete: it has no manifest. The backup that writes it has not finished").on(id),
+            ErrorClass::NotFound => Error::not_found(
+                "the archive is not complete: it has no manifest. The backup that writes it has not finished",
+            )
+            .on(id),
             _ => e,
         })?;
         let manifest_sha256 = Digest::of(&stored);
         let plain = match &key {
-            Some(key) => unseal(key, id, relative(&names, &names.manifest())?, &stored).map_err(|e| e.on(names.manifest()))?,
+            Some(key) => {
+                unseal(key, id, relative(&names, &names.manifest())?, &stored).map_err(|e| e.on(names.manifest()))?
+            }
             None => stored.to_vec(),
         };
         let manifest = Manifest::parse(&plain).map_err(|e| e.on(names.manifest()))?;
@@ -117,7 +123,8 @@ impl Inner {
             return exactly(collect(&*self.destination, &name, Some(range)).await?, wanted, &name);
         };
         // The first bytes hold the salt. A range near the start comes together with them.
-        let head = exactly(collect(&*self.destination, &name, Some(0..SEALED_HEAD as u64)).await?, SEALED_HEAD as u64, &name)?;
+        let head =
+            exactly(collect(&*self.destination, &name, Some(0..SEALED_HEAD as u64)).await?, SEALED_HEAD as u64, &name)?;
         let unsealer = {
             let key = self.key.as_ref().ok_or_else(|| Error::permanent("the key is gone"))?;
             Unsealer::new(key, &self.header.id, relative, size, &head).map_err(|e| e.on(&name))?
@@ -191,7 +198,9 @@ pub(super) async fn open_key(
 ) -> Result<ArchiveKey> {
     let name = names.keys();
     let bytes = read_small(destination, &name, MAX_SMALL_OBJECT).await.map_err(|e| match e.class() {
-        ErrorClass::NotFound => Error::corrupt("the archive is sealed, but the object with its wrapped keys is missing").on(&name),
+        ErrorClass::NotFound => {
+            Error::corrupt("the archive is sealed, but the object with its wrapped keys is missing").on(&name)
+        }
         _ => e,
     })?;
     let wraps = KeyWraps::parse(&bytes).map_err(|e| e.on(&name))?;

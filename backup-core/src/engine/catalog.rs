@@ -68,7 +68,13 @@ pub async fn list_archives(
         summaries.push(summarise(destination, id, record.as_ref(), keys).await?);
     }
     for (id, _) in known {
-        summaries.push(ArchiveSummary { id, status: ArchiveStatus::Missing, header: None, totals: None, finished_at: None });
+        summaries.push(ArchiveSummary {
+            id,
+            status: ArchiveStatus::Missing,
+            header: None,
+            totals: None,
+            finished_at: None,
+        });
     }
     summaries.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(summaries)
@@ -92,8 +98,13 @@ async fn summarise(
     known: Option<&ArchiveRecord>,
     keys: Option<&dyn KeyProvider>,
 ) -> Result<ArchiveSummary> {
-    let mut summary =
-        ArchiveSummary { id: id.clone(), status: ArchiveStatus::Incomplete, header: None, totals: None, finished_at: None };
+    let mut summary = ArchiveSummary {
+        id: id.clone(),
+        status: ArchiveStatus::Incomplete,
+        header: None,
+        totals: None,
+        finished_at: None,
+    };
     let (header, header_bytes) = match read_header(destination, &id).await {
         Ok(read) => read,
         Err(e) if e.class() == ErrorClass::NotFound => {
@@ -185,9 +196,9 @@ pub async fn find_archive(destination: &dyn Destination, selector: &str) -> Resu
         }
         _ => {}
     }
-    newest_complete(destination, &ids, |header| header.name == selector && !selector.is_empty())
-        .await?
-        .ok_or_else(|| Error::not_found(format!("no archive at {} has this id or name", destination.identity())).on(selector))
+    newest_complete(destination, &ids, |header| header.name == selector && !selector.is_empty()).await?.ok_or_else(
+        || Error::not_found(format!("no archive at {} has this id or name", destination.identity())).on(selector),
+    )
 }
 
 async fn newest_complete(

@@ -1,10 +1,10 @@
 //! Export: the whole archive as one standard tar stream, and single contents.
 
+use super::Selection;
 use super::archive::{Archive, panicked};
 use super::fetch::{Decoded, Fetcher, VolumeDigest, chunks_of};
 use super::restore::{Plan, content};
 use super::selection::Chosen;
-use super::Selection;
 use crate::adapter::ByteStream;
 use crate::archive::{Codec, Compression, Compressor};
 use crate::limit::RateLimit;
@@ -107,7 +107,8 @@ impl Recoder {
             Some(compressor) => compressor,
             None => Compressor::new(Compression::new(self.codec, None)?)?,
         };
-        let out = frames.iter().map(|frame| compressor.compress(std::slice::from_ref(frame)).map(Bytes::from)).collect();
+        let out =
+            frames.iter().map(|frame| compressor.compress(std::slice::from_ref(frame)).map(Bytes::from)).collect();
         self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(compressor);
         out
     }

@@ -44,7 +44,8 @@ impl Archive {
     /// Reads a piece and checks it against the manifest's record of it.
     pub(super) async fn piece(&self, number: usize) -> Result<Piece> {
         let inner = &self.inner;
-        let record = inner.manifest.pieces.get(number).ok_or_else(|| Error::corrupt("the manifest has no such index piece"))?;
+        let record =
+            inner.manifest.pieces.get(number).ok_or_else(|| Error::corrupt("the manifest has no such index piece"))?;
         let packed = inner.read_object(&record.name, record.size, record.sha256).await?;
         let (archive, record) = (inner.clone(), record.clone());
         let decode = tokio::task::spawn_blocking(move || {
@@ -105,7 +106,10 @@ fn decode(archive: &Inner, packed: &[u8], record: &PieceRecord) -> Result<Piece>
                 let range = volume.raw_range();
                 let stored: u64 = volume.frames.iter().map(|(stored, _)| u64::from(*stored)).sum();
                 if range.start != raw || archive.stored_length(stored) != volume.size {
-                    return Err(Error::corrupt(format!("the record of volume {} does not fit the others", volume.name)));
+                    return Err(Error::corrupt(format!(
+                        "the record of volume {} does not fit the others",
+                        volume.name
+                    )));
                 }
                 if volume.sha256.is_none() && archive.key.is_none() {
                     return Err(Error::corrupt(format!("the record of volume {} has no digest", volume.name)));

@@ -69,6 +69,9 @@ mod tests {
         child.wait().unwrap();
         assert!(holder_is_dead(&held));
         assert!(holder_is_dead(&Holder { started: me.started + 1, ..me.clone() }), "a reused process id");
-        assert!(!holder_is_dead(&Holder { boot: "another".into(), pid: u32::MAX, ..me }), "another host: nobody can tell");
+        assert!(
+            !holder_is_dead(&Holder { boot: "another".into(), pid: u32::MAX, ..me }),
+            "another host: nobody can tell"
+        );
     }
 }

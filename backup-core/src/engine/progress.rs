@@ -81,7 +81,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn rate_and_time_to_go_follow_the_bytes() {
-        let meter = Meter::new(Progress { bytes_total: Some(10_000), phase: Phase::Transferring, ..Progress::default() });
+        let meter =
+            Meter::new(Progress { bytes_total: Some(10_000), phase: Phase::Transferring, ..Progress::default() });
         meter.publish();
         for _ in 0..10 {
             tokio::time::advance(Duration::from_millis(500)).await;

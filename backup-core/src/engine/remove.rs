@@ -14,7 +14,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// First a compare-and-set to `Cancelled`, which voids the worker's claim; then the archive's objects are removed.
-pub(super) async fn cancel(store: &Arc<dyn Store>, id: &OperationId, destination: &dyn Destination) -> Result<Operation> {
+pub(super) async fn cancel(
+    store: &Arc<dyn Store>,
+    id: &OperationId,
+    destination: &dyn Destination,
+) -> Result<Operation> {
     let cancelled = loop {
         let operation = store.get(id).await?.ok_or_else(|| no_such(id))?;
         operation.state.after(&Event::Cancel).map_err(|e| e.on(format!("operation {id}")))?;

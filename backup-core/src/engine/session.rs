@@ -161,9 +161,15 @@ impl Session {
     /// Adds a job log record; it reaches the store within about a second, and before the next change of state.
     pub(super) fn log(&self, record: LogRecord) {
         match record.level {
-            LogLevel::Info => tracing::info!(operation = %self.fence.operation, step = record.step, "{}", record.message),
-            LogLevel::Warning => tracing::warn!(operation = %self.fence.operation, step = record.step, "{}", record.message),
-            LogLevel::Error => tracing::error!(operation = %self.fence.operation, step = record.step, "{}", record.message),
+            LogLevel::Info => {
+                tracing::info!(operation = %self.fence.operation, step = record.step, "{}", record.message)
+            }
+            LogLevel::Warning => {
+                tracing::warn!(operation = %self.fence.operation, step = record.step, "{}", record.message)
+            }
+            LogLevel::Error => {
+                tracing::error!(operation = %self.fence.operation, step = record.step, "{}", record.message)
+            }
         }
         for sink in self.sinks.iter() {
             sink.record(&self.fence.operation, &record);
@@ -173,7 +179,11 @@ impl Session {
 
     /// Flushes the log when many records wait, so that their memory stays bounded.
     pub(super) async fn log_pressure(&self) -> Result<()> {
-        if self.log.lock().unwrap_or_else(PoisonError::into_inner).len() > LOG_QUEUE { self.flush_log().await } else { Ok(()) }
+        if self.log.lock().unwrap_or_else(PoisonError::into_inner).len() > LOG_QUEUE {
+            self.flush_log().await
+        } else {
+            Ok(())
+        }
     }
 
     pub(super) async fn flush_log(&self) -> Result<()> {
@@ -198,7 +208,12 @@ impl Session {
     }
 
     /// Changes the state under this claim, after the log records so far.
-    pub(super) async fn transition(&self, event: Event, log: LogRecord, with: impl FnOnce(&mut Transition)) -> Result<Operation> {
+    pub(super) async fn transition(
+        &self,
+        event: Event,
+        log: LogRecord,
+        with: impl FnOnce(&mut Transition),
+    ) -> Result<Operation> {
         self.flush_log().await?;
         for sink in self.sinks.iter() {
             sink.record(&self.fence.operation, &log);
@@ -238,7 +253,8 @@ impl Session {
             ErrorClass::NoSpace => (Some(PauseReason::NoSpace), None),
             ErrorClass::Throttled { after } => {
                 let wait = after.unwrap_or(Duration::from_secs(3600));
-                let at = jiff::SignedDuration::try_from(wait).ok().and_then(|d| jiff::Timestamp::now().checked_add(d).ok());
+                let at =
+                    jiff::SignedDuration::try_from(wait).ok().and_then(|d| jiff::Timestamp::now().checked_add(d).ok());
                 (Some(PauseReason::Quota), at)
             }
             _ => (None, None),
@@ -288,4 +304,3 @@ pub(super) async fn request_pause(store: &Arc<dyn Store>, id: &OperationId) -> R
     operation.state.after(&Event::Pause { reason: PauseReason::Requested, resume_at: None })?;
     store.request(id, Request::Pause).await
 }
-

@@ -233,9 +233,8 @@ impl Run<'_> {
             VerifyMode::Sample { .. } => {
                 for volume in read {
                     let range = volume.raw_range();
-                    let inside = |e: &&Entry| {
-                        e.sha256.is_some() && e.offset >= range.start && e.offset + e.size <= range.end
-                    };
+                    let inside =
+                        |e: &&Entry| e.sha256.is_some() && e.offset >= range.start && e.offset + e.size <= range.end;
                     let entries = entries.iter().filter(inside).cloned().collect();
                     self.sample(volume, entries).await?;
                 }
@@ -300,7 +299,11 @@ impl Run<'_> {
         let walked = tokio::task::spawn_blocking(move || {
             let intact = decoded.frames.iter().try_for_each(|frame| walker.feed(&frame.bytes, &mut outcome));
             if let Err(e) = &intact {
-                outcome.find(Some(&decoded.chunk.volume.name), None, format!("its tar stream is damaged: {}", e.chain()));
+                outcome.find(
+                    Some(&decoded.chunk.volume.name),
+                    None,
+                    format!("its tar stream is damaged: {}", e.chain()),
+                );
             }
             (intact.is_ok().then_some(walker), outcome)
         });

@@ -46,7 +46,14 @@ pub(crate) struct Global {
     #[arg(long, global = true, help_heading = "Global options")]
     pub(crate) json: bool,
     /// Where operations and their checkpoints are kept: a file, or sqlite:FILE [default: backup/store.db in the user's data directory]
-    #[arg(long, global = true, env = "BACKUP_STORE", hide_env_values = true, value_name = "URL", help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        env = "BACKUP_STORE",
+        hide_env_values = true,
+        value_name = "URL",
+        help_heading = "Global options"
+    )]
     pub(crate) store: Option<String>,
     /// No progress
     #[arg(short, long, global = true, help_heading = "Global options")]

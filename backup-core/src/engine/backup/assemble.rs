@@ -378,4 +378,3 @@ fn from_open(open: &OpenEntry) -> SourceEntry {
 pub(super) fn reread_budget() -> ByteBudget {
     ByteBudget::new(2 * RANGE)
 }
-

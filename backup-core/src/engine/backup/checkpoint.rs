@@ -4,7 +4,9 @@
 //! The head holds what is needed to reach the archive key; the body holds names and content bytes.
 
 use crate::adapter::{Cursor, SourceEntry, SourceFacts, Version};
-use crate::archive::{ArchiveKey, PieceRecord, Previous, SupersededGroup, TarPaths, seal_checkpoint, unseal_checkpoint};
+use crate::archive::{
+    ArchiveKey, PieceRecord, Previous, SupersededGroup, TarPaths, seal_checkpoint, unseal_checkpoint,
+};
 use crate::engine::BackupOptions;
 use crate::model::{ArchiveId, Checkpoint, EntryKind, EntryName, GroupName, Metadata, Timestamp};
 use crate::{Error, Result, Sha256};
@@ -276,7 +278,8 @@ impl OpenEntry {
 pub(super) fn encode(head: &Head, body: &Body, key: Option<&ArchiveKey>) -> Result<Checkpoint> {
     let head_json = serde_json::to_vec(head).map_err(encoding)?;
     let body_json = serde_json::to_vec(body).map_err(encoding)?;
-    let packed = zstd::bulk::compress(&body_json, 3).map_err(|e| Error::io(e, "the checkpoint could not be compressed"))?;
+    let packed =
+        zstd::bulk::compress(&body_json, 3).map_err(|e| Error::io(e, "the checkpoint could not be compressed"))?;
     let packed = match key {
         Some(key) => seal_checkpoint(key, &head.archive, &packed)?,
         None => packed,

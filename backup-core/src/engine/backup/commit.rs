@@ -58,7 +58,10 @@ async fn check_objects(outlet: &Outlet, body: &Body) -> Result<Vec<ObjectName>> 
         let expected = if is_volume {
             writer(body, attempted.number)
         } else {
-            body.pieces.get(number).and_then(|piece| names.object(&piece.record.name).ok()).and_then(|name| ObjectNames::parse_attempt(&name))
+            body.pieces
+                .get(number)
+                .and_then(|piece| names.object(&piece.record.name).ok())
+                .and_then(|name| ObjectNames::parse_attempt(&name))
         };
         match (expected == Some(attempted), is_volume) {
             (true, true) => sizes[number] = Some(object.size),
@@ -70,13 +73,15 @@ async fn check_objects(outlet: &Outlet, body: &Body) -> Result<Vec<ObjectName>> 
     }
     for (number, size) in sizes.iter().enumerate() {
         if size.is_none() {
-            let name = writer(body, number as u64).map(|attempted| names.volume(attempted).to_string()).unwrap_or_default();
+            let name =
+                writer(body, number as u64).map(|attempted| names.volume(attempted).to_string()).unwrap_or_default();
             return Err(Error::corrupt("the volume has vanished from the destination").on(name));
         }
     }
     for (piece, size) in body.pieces.iter().zip(pieces) {
         if size != Some(piece.record.size) {
-            return Err(Error::corrupt("the index piece has vanished from the destination, or has another size").on(&piece.record.name));
+            return Err(Error::corrupt("the index piece has vanished from the destination, or has another size")
+                .on(&piece.record.name));
         }
         let first = usize::try_from(piece.record.first_volume).unwrap_or(usize::MAX);
         let count = usize::try_from(piece.record.volumes).unwrap_or(usize::MAX);
@@ -134,8 +139,10 @@ fn manifest(header: &Header, header_bytes: &[u8], body: &Body) -> Manifest {
 
 /// Step 2: put the saved manifest. Repeating it is harmless.
 pub(super) async fn complete(outlet: &Outlet, body: &Body, source: Identity) -> Result<Outcome> {
-    let ManifestBytes(Blob(bytes)) =
-        body.manifest.as_ref().ok_or_else(|| Error::corrupt("the checkpoint of a completing backup has no manifest"))?;
+    let ManifestBytes(Blob(bytes)) = body
+        .manifest
+        .as_ref()
+        .ok_or_else(|| Error::corrupt("the checkpoint of a completing backup has no manifest"))?;
     outlet.session.meter.phase(Phase::Finishing);
     let names = &outlet.names;
     if outlet.key.is_none() {
@@ -180,4 +187,3 @@ fn swept(names: &ObjectNames) -> Error {
     let text = "somebody has swept this unfinished archive from the destination; cancel this backup and make a new one";
     Error::permanent(text).on(names.archive())
 }
-

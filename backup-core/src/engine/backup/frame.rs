@@ -189,14 +189,7 @@ impl Packer {
             // Nobody waits when the backup is being stopped.
             let _ = next.send(hash);
         }
-        Ok(PackedFrame {
-            stored,
-            length: frame.length,
-            index,
-            names,
-            position: frame.position,
-            cut: frame.cut,
-        })
+        Ok(PackedFrame { stored, length: frame.length, index, names, position: frame.position, cut: frame.cut })
     }
 
     fn compress(&mut self, frame: &RawFrame) -> Result<Bytes> {
@@ -215,7 +208,9 @@ impl Packer {
                 }
                 Part::Open { staged } => write_header(&staged.tar(), &mut self.raw),
                 Part::Content(bytes) => self.raw.extend_from_slice(bytes),
-                Part::Filler(length) => self.raw.resize(self.raw.len() + usize::try_from(*length).unwrap_or(usize::MAX), 0),
+                Part::Filler(length) => {
+                    self.raw.resize(self.raw.len() + usize::try_from(*length).unwrap_or(usize::MAX), 0)
+                }
                 Part::Close { entry } => pad(&mut self.raw, entry.size),
                 Part::Raw(bytes) => self.raw.extend_from_slice(bytes),
                 Part::End => write_end(&mut self.raw),

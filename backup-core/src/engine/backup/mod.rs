@@ -18,16 +18,14 @@ use super::{BackupRequest, Engine, OperationHandle, Outcome, ResumeBackup};
 use crate::adapter::{Cursor, Destination, Payload, ReadContext, Source};
 use crate::archive::{ArchiveKey, Header, KeyProvider, KeyWraps, ObjectNames, Previous};
 use crate::budget::ByteBudget;
-use crate::model::{
-    ArchiveId, Claim, Identity, LogRecord, NewOperation, Operation, OperationId, OperationKind, Phase,
-};
+use crate::model::{ArchiveId, Claim, Identity, LogRecord, NewOperation, Operation, OperationId, OperationKind, Phase};
 use crate::retry::Retrying;
 use crate::state::State;
 use crate::{Error, ErrorClass, Result};
 use assemble::{Assembler, Ended};
 use checkpoint::{Blob, Body, Head, Position};
-pub(super) use frame::has_content;
 use frame::Packers;
+pub(super) use frame::has_content;
 use read::{GoOn, ReadAhead};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -83,8 +81,8 @@ pub(super) async fn start(engine: &Engine, request: BackupRequest) -> Result<Ope
     let now = jiff::Timestamp::now();
     let archive = ArchiveId::generate(now);
     let identity = adapters.source.identity();
-    let header =
-        Header::new(archive.clone(), name.clone(), identity.clone(), now, options.compression, keys.is_some()).encode()?;
+    let header = Header::new(archive.clone(), name.clone(), identity.clone(), now, options.compression, keys.is_some())
+        .encode()?;
     let (key, wraps) = match &keys {
         Some(provider) => {
             let key = ArchiveKey::generate()?;
@@ -171,7 +169,9 @@ async fn open_checkpoint(claim: &Claim, keys: Option<&dyn KeyProvider>) -> Resul
     let key = match (&head.keys, keys) {
         (None, _) => None,
         (Some(wraps), Some(provider)) => Some(KeyWraps::parse(&wraps.0)?.open(provider, &head.header.0).await?),
-        (Some(_), None) => return Err(Error::unauthorized("the archive is sealed; give its key or passphrase to go on")),
+        (Some(_), None) => {
+            return Err(Error::unauthorized("the archive is sealed; give its key or passphrase to go on"));
+        }
     };
     let body = checkpoint::decode_body(&head, &sealed, key.as_ref())?;
     Ok((head, body, key))
@@ -188,21 +188,21 @@ struct Adapters {
 impl Adapters {
     fn new(engine: &Engine, source: Arc<dyn Source>, destination: Arc<dyn Destination>, limits: super::Limits) -> Self {
         let retry = &engine.options.retry;
-        Self {
-            source: Retrying::new(source, *retry),
-            destination: Retrying::new(destination, *retry),
-            limits,
-        }
+        Self { source: Retrying::new(source, *retry), destination: Retrying::new(destination, *retry), limits }
     }
 
     async fn check(&self) -> Result<()> {
         let (source, destination) = (self.source.identity(), self.destination.identity());
         if destination.contains(&source) {
-            let text = format!("the source {source} lies inside the destination {destination}; choose another destination");
+            let text =
+                format!("the source {source} lies inside the destination {destination}; choose another destination");
             return Err(Error::invalid(text));
         }
         self.source.check().await.map_err(|e| e.context(format!("the source {source} cannot be used")))?;
-        self.destination.check().await.map_err(|e| e.context(format!("the destination {destination} cannot be used")))?;
+        self.destination
+            .check()
+            .await
+            .map_err(|e| e.context(format!("the destination {destination} cannot be used")))?;
         Ok(())
     }
 }
@@ -325,7 +325,9 @@ impl Attempt {
     /// Totals for the progress.
     async fn estimate(&self) {
         match self.adapters.source.estimate().await {
-            Ok(estimate) => self.session.meter.update(|p| (p.entries_total, p.bytes_total) = (estimate.entries, estimate.bytes)),
+            Ok(estimate) => {
+                self.session.meter.update(|p| (p.entries_total, p.bytes_total) = (estimate.entries, estimate.bytes))
+            }
             Err(error) => tracing::debug!(error = %error.chain(), "the source could not be counted"),
         }
     }
@@ -413,4 +415,3 @@ async fn join(
     writing.join().await?;
     assembling.join().await
 }
-

@@ -71,7 +71,10 @@ pub(super) async fn read_range(
     while let Some(piece) = content.next().await.transpose()? {
         length += piece.len() as u64;
         if length > expected {
-            return Err(Error::permanent(format!("the source gave more than the {expected} bytes that were asked for")).on(name));
+            return Err(Error::permanent(format!(
+                "the source gave more than the {expected} bytes that were asked for"
+            ))
+            .on(name));
         }
         pieces.push(piece);
     }

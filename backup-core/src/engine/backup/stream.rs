@@ -181,7 +181,8 @@ impl StreamWriter {
 
     /// Fills the open entry with zeros up to its size.
     pub(super) async fn fill(&mut self) -> Result<(), Stopped> {
-        while let Some(left) = self.position.open.as_ref().map(|open| open.size - open.offset).filter(|left| *left > 0) {
+        while let Some(left) = self.position.open.as_ref().map(|open| open.size - open.offset).filter(|left| *left > 0)
+        {
             let step = left.min(self.frame_size.saturating_sub(self.frame.length).max(1));
             self.took(step);
             self.frame.parts.push(Part::Filler(step));
@@ -224,7 +225,10 @@ impl StreamWriter {
         }
         let warnings = self.position.warnings.clone();
         if warnings.count > 0 {
-            let mut text = format!("{} warnings were recorded while this archive was written:\n{}", warnings.count, warnings.lines);
+            let mut text = format!(
+                "{} warnings were recorded while this archive was written:\n{}",
+                warnings.count, warnings.lines
+            );
             if warnings.left_out > 0 {
                 text.push_str(&format!("… and {} more, which are in the job log of the backup\n", warnings.left_out));
             }
@@ -275,7 +279,11 @@ impl StreamWriter {
         frame.hash_out = hash_out;
         frame.position = self.position.clone();
         frame.cut = cut;
-        if cut { self.cut_is_sent() } else { self.uncut = true }
+        if cut {
+            self.cut_is_sent()
+        } else {
+            self.uncut = true
+        }
         let (entries, bytes) = (self.position.ordinal, self.position.content);
         self.session.meter.update(|p| (p.entries, p.bytes) = (entries, bytes));
         self.out.send(ToPack::Frame(Box::new(frame))).await.map_err(|_| Stopped)

@@ -27,7 +27,8 @@ pub(super) struct RestoreCheckpoint {
 
 impl RestoreCheckpoint {
     pub(super) fn encode(&self) -> Result<Checkpoint> {
-        let json = serde_json::to_vec(self).map_err(|e| Error::permanent("the checkpoint could not be encoded").because(e))?;
+        let json =
+            serde_json::to_vec(self).map_err(|e| Error::permanent("the checkpoint could not be encoded").because(e))?;
         Ok(Checkpoint(json.into()))
     }
 
@@ -35,7 +36,11 @@ impl RestoreCheckpoint {
         let read: Self = serde_json::from_slice(&checkpoint.0)
             .map_err(|e| Error::corrupt("it cannot be read").on("checkpoint").because(e))?;
         if read.version != 1 {
-            return Err(Error::unsupported(format!("it is of version {}, written by another program version", read.version)).on("checkpoint"));
+            return Err(Error::unsupported(format!(
+                "it is of version {}, written by another program version",
+                read.version
+            ))
+            .on("checkpoint"));
         }
         Ok(read)
     }

@@ -99,7 +99,9 @@ pub(super) async fn resume(engine: &Engine, request: ResumeRestore) -> Result<Op
         Err(error) => {
             let (archive, progress, pause) = (operation.new.archive, session.meter.subscribe(), session.pause.clone());
             let key_needed = error.class() == ErrorClass::Unauthorized && claim.operation.state == State::Running;
-            let work = async move { if key_needed { session.key_needed(error).await } else { session.broke_off(error).await } };
+            let work = async move {
+                if key_needed { session.key_needed(error).await } else { session.broke_off(error).await }
+            };
             Ok(OperationHandle { id, archive, progress, pause, task: AbortOnDrop(tokio::spawn(work)) })
         }
     }
@@ -206,11 +208,12 @@ impl Attempt {
         let warnings = ledger.account().warnings;
         session.meter.phase(Phase::Done);
         let progress = session.meter.snapshot();
-        let log = LogRecord::info("done", format!("{} entries are restored", progress.entries)).with(serde_json::json!({
-            "entries": progress.entries,
-            "bytes": progress.bytes,
-            "warnings": warnings,
-        }));
+        let log =
+            LogRecord::info("done", format!("{} entries are restored", progress.entries)).with(serde_json::json!({
+                "entries": progress.entries,
+                "bytes": progress.bytes,
+                "warnings": warnings,
+            }));
         session.transition(Event::Complete { warnings }, log, |_| {}).await?;
         Ok(Outcome::Completed { warnings, progress })
     }
@@ -233,7 +236,11 @@ impl Attempt {
             );
             return Err(Error::corrupt(text));
         }
-        let text = format!("{} entries with {} bytes are as the archive has them", report.entries - known.min(report.entries), report.bytes);
+        let text = format!(
+            "{} entries with {} bytes are as the archive has them",
+            report.entries - known.min(report.entries),
+            report.bytes
+        );
         session.log(LogRecord::info("verify", text));
         Ok(())
     }
@@ -278,9 +285,7 @@ impl Attempt {
     ) -> Result<Ended> {
         let memory = self.engine.options.memory;
         let threads = self.engine.options.threads.max(1);
-        let fetcher = |share, parallel| {
-            Fetcher::new(self.archive.clone(), share, self.limits.read.clone(), parallel)
-        };
+        let fetcher = |share, parallel| Fetcher::new(self.archive.clone(), share, self.limits.read.clone(), parallel);
         let (entries_out, mut entries) = mpsc::channel(1);
         let target = self.target.clone();
         let chunks = plan.clone().chunks(from, move |entry| !Self::is_large(&*target, entry), entries_out);

@@ -1,11 +1,11 @@
 //! Which entries are restored, and which chunks hold them.
 
+use crate::Result;
 use crate::adapter::PlanEntries;
 use crate::engine::archive::Archive;
 use crate::engine::fetch::{Chunk, chunks_of};
 use crate::engine::selection::Chosen;
 use crate::model::Entry;
-use crate::Result;
 
 use futures::stream::BoxStream;
 use std::ops::Range;
