@@ -159,22 +159,8 @@ impl Session {
 
     /// Adds a job log record; it reaches the store within about a second, and before the next change of state.
     pub(super) fn log(&self, record: LogRecord) {
-<<<<<<< .merge_file_oONpVb
         // Whoever wants to see records as they arise gives a sink; at this level they would be told twice.
         tracing::debug!(operation = %self.fence.operation, step = record.step, level = ?record.level, "{}", record.message);
-=======
-        match record.level {
-            LogLevel::Info => {
-                tracing::info!(operation = %self.fence.operation, step = record.step, "{}", record.message)
-            }
-            LogLevel::Warning => {
-                tracing::warn!(operation = %self.fence.operation, step = record.step, "{}", record.message)
-            }
-            LogLevel::Error => {
-                tracing::error!(operation = %self.fence.operation, step = record.step, "{}", record.message)
-            }
-        }
->>>>>>> .merge_file_5HDH6W
         for sink in self.sinks.iter() {
             sink.record(&self.fence.operation, &record);
         }
