@@ -7,6 +7,7 @@
 pub mod destination;
 pub mod restore_target;
 pub mod source;
+pub mod store;
 mod suite;
 
 pub use suite::{Case, Failed, Outcome, Report, Stop};

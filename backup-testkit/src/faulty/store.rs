@@ -29,9 +29,9 @@ impl FaultyStore {
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl Store for FaultyStore {
-    async fn create(&self, new: NewOperation) -> Result<Operation> {
+    async fn create(&self, new: NewOperation, checkpoint: Option<&Checkpoint>) -> Result<Operation> {
         let id = new.id.clone();
-        self.script.call(Method::Create, id, self.inner.create(new)).await
+        self.script.call(Method::Create, id, self.inner.create(new, checkpoint)).await
     }
 
     async fn get(&self, id: &OperationId) -> Result<Option<Operation>> {

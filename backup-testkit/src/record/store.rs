@@ -29,9 +29,9 @@ impl RecordingStore {
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl Store for RecordingStore {
-    async fn create(&self, new: NewOperation) -> Result<Operation> {
+    async fn create(&self, new: NewOperation, checkpoint: Option<&Checkpoint>) -> Result<Operation> {
         let id = new.id.clone();
-        self.recorder.call(Method::Create, id, 0, self.inner.create(new)).await
+        self.recorder.call(Method::Create, id, 0, self.inner.create(new, checkpoint)).await
     }
 
     async fn get(&self, id: &OperationId) -> Result<Option<Operation>> {
