@@ -1,4 +1,4 @@
-//! What every [`RestoreTarget`] must do.
+//! What every [`RestoreTarget`](backup_core::adapter::RestoreTarget) must do.
 
 mod fixture;
 mod large;
