@@ -9,6 +9,7 @@ mod log_sink;
 mod restore_target;
 mod source;
 mod store;
+mod stored;
 
 pub use destination::{ByteStream, Destination, DestinationProperties, ObjectInfo, Payload};
 pub use log_sink::LogSink;
@@ -21,3 +22,7 @@ pub use source::{
     SourceFacts, SourceProperties, SourceWarning, Version,
 };
 pub use store::Store;
+pub use stored::{
+    DEFAULT_QUERY_LIMIT, MAX_LOG_PAGE, StoredOperation, check_log_query, no_such_operation, operation_exists,
+    stored_time,
+};

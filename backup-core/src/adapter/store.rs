@@ -10,15 +10,17 @@ use std::time::Duration;
 
 /// Persists operations, their checkpoints and logs, and which archives were completed.
 ///
-/// All changes of state are compare-and-set; leases are judged on the store's own clock.
+/// All changes of state are compare-and-set; leases are judged on the store's own clock. What is done to an operation
+/// that does not exist is `NotFound`. [`StoredOperation`](super::StoredOperation) has the rules, for every store to use.
 #[async_trait]
 pub trait Store: std::fmt::Debug + Send + Sync + 'static {
-    /// Creates an operation in state `Pending`.
+    /// Creates an operation in state `Pending`, with its first checkpoint, if it has one, in the same transaction.
     ///
     /// # Behavior
     /// - The operation is durable on return, with version 1, attempt 0 and one log record of step `created`.
+    /// - The checkpoint is there as soon as the operation is.
     /// - An id that exists already is `Conflict`.
-    async fn create(&self, new: NewOperation) -> Result<Operation>;
+    async fn create(&self, new: NewOperation, checkpoint: Option<&Checkpoint>) -> Result<Operation>;
 
     /// Reads an operation.
     ///

@@ -4,7 +4,7 @@
 //! come `}` and a line end. So a reader checks the very bytes, without agreeing with the writer on how JSON is written.
 
 use crate::{Digest, Error, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 const KEY: &[u8] = b",\"sha256\":\"";
 const END: &[u8] = b"\"}\n";
@@ -53,8 +53,48 @@ pub(super) fn check(bytes: &[u8], what: &'static str) -> Result<()> {
     }
 }
 
+/// The reader version that this build is: it reads archives that ask for this version or less.
+pub const READER_VERSION: u32 = 1;
+/// The features that this build can read; format 1 has none.
+const FEATURES: &[&str] = &[];
+
+/// What decides whether the rest can be understood at all.
+#[derive(Deserialize)]
+struct Versions {
+    min_reader: u32,
+    features: Vec<String>,
+}
+
+/// Reads a document that says which reader it asks for: damage is `Corrupt`, a newer one `Unsupported`, whatever else it holds.
+pub(super) fn parse_versioned<'de, T: Deserialize<'de>>(bytes: &'de [u8], what: &'static str) -> Result<T> {
+    // A wrong checksum is damage. An absent one may be the way of a newer format, which then says so.
+    if !matches!(checksum(bytes), Checksum::Wrong)
+        && let Ok(versions) = serde_json::from_slice::<Versions>(bytes)
+    {
+        supported(&versions).map_err(|e| e.on(what))?;
+    }
+    check(bytes, what)?;
+    members(bytes, what)
+}
+
+fn supported(versions: &Versions) -> Result<()> {
+    let asked = versions.min_reader;
+    if asked > READER_VERSION {
+        return Err(Error::unsupported(format!(
+            "this archive needs a newer version of this program: it asks for reader version {asked}, this is {READER_VERSION}"
+        )));
+    }
+    match versions.features.iter().find(|feature| !FEATURES.contains(&feature.as_str())) {
+        Some(unknown) => Err(Error::unsupported(format!(
+            "this archive needs a newer version of this program: it uses the feature \"{}\"",
+            unknown.escape_default()
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// Reads the members of a document; those that the type does not know are passed over.
-pub(super) fn members<'de, T: serde::Deserialize<'de>>(bytes: &'de [u8], what: &'static str) -> Result<T> {
+pub(super) fn members<'de, T: Deserialize<'de>>(bytes: &'de [u8], what: &'static str) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|e| Error::corrupt("it cannot be read").on(what).because(e))
 }
 

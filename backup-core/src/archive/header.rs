@@ -1,17 +1,13 @@
 //! `header.json`, the first object of an archive and the only one besides the key wraps that is never sealed.
 
-use super::document::{self, Checksum};
+use super::document;
 use super::{Codec, Compression};
+use crate::Result;
 use crate::model::{ArchiveId, Identity};
-use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// The reader version that this build is: it reads archives that ask for this version or less.
-pub const READER_VERSION: u32 = 1;
 /// The format that this build writes.
 const FORMAT: u32 = 1;
-/// The features that this build can read; format 1 has none.
-const FEATURES: &[&str] = &[];
 const WHAT: &str = "header.json";
 
 /// What is known of an archive when it starts.
@@ -43,13 +39,6 @@ pub struct Header {
     pub sealed: bool,
     /// What wrote it, e.g. `backup 0.1.0`.
     pub tool: String,
-}
-
-/// What decides whether the rest can be understood at all.
-#[derive(Deserialize)]
-struct Versions {
-    min_reader: u32,
-    features: Vec<String>,
 }
 
 impl Header {
@@ -91,31 +80,7 @@ impl Header {
     /// `Corrupt` when it is damaged; `Unsupported` when it asks for a newer reader or for a feature that this build does not have,
     /// whatever else such a header may hold.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
-        let checksum = document::checksum(bytes);
-        // A wrong checksum is damage. An absent one may be the way of a newer format, which then says so.
-        if !matches!(checksum, Checksum::Wrong)
-            && let Ok(versions) = serde_json::from_slice::<Versions>(bytes)
-        {
-            supported(versions.min_reader, &versions.features).map_err(|e| e.on(WHAT))?;
-        }
-        document::check(bytes, WHAT)?;
-        document::members(bytes, WHAT)
-    }
-}
-
-/// Whether this build can read what asks for this.
-pub(super) fn supported(min_reader: u32, features: &[String]) -> Result<()> {
-    if min_reader > READER_VERSION {
-        return Err(Error::unsupported(format!(
-            "this archive needs a newer version of this program: it asks for reader version {min_reader}, this is {READER_VERSION}"
-        )));
-    }
-    match features.iter().find(|feature| !FEATURES.contains(&feature.as_str())) {
-        Some(unknown) => Err(Error::unsupported(format!(
-            "this archive needs a newer version of this program: it uses the feature \"{}\"",
-            unknown.escape_default()
-        ))),
-        None => Ok(()),
+        document::parse_versioned(bytes, WHAT)
     }
 }
 

@@ -20,7 +20,7 @@ const KIND: &str = "key-file";
 /// # Errors
 /// `Permanent` when the system gives no random bytes.
 pub fn generate_key_file() -> Result<SecretString> {
-    let body = Zeroizing::new(BASE64.encode(&*random_bytes::<32>()?));
+    let body = Zeroizing::new(BASE64.encode(random_bytes::<32>()?.as_slice()));
     let mut text = Zeroizing::new(format!("{PREFIX}{}", *body));
     let checksum = checksum(&text);
     text.push('.');

@@ -14,12 +14,15 @@ mod manifest;
 mod names;
 mod passphrase;
 mod path;
+#[cfg(test)]
+mod sample;
 mod sealed;
 mod tar;
 mod tar_reader;
 
 pub use codec::{Codec, Compression, Compressor, Decompressor, MAX_FRAME};
-pub use header::{Header, READER_VERSION};
+pub use document::READER_VERSION;
+pub use header::Header;
 pub use index::{FrameSpan, IndexDecoder, IndexEncoder, IndexRecord, VolumeRecord};
 pub use key_file::{KeyFileProvider, generate_key_file};
 pub use keys::{ArchiveKey, KeyProvider, KeyWrap, KeyWraps};

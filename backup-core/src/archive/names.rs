@@ -48,6 +48,11 @@ impl ObjectNames {
         Self { archive, codec, sealed }
     }
 
+    /// The archive.
+    pub fn archive(&self) -> &ArchiveId {
+        &self.archive
+    }
+
     /// What comes before the `/` in all of them.
     pub fn root(&self) -> ObjectName {
         valid(ObjectName::new(self.archive.as_str()))

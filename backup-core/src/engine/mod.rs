@@ -1,1 +1,107 @@
-//! Placeholder.
+//! The engine: moves data between adapters and archives, and keeps every operation resumable.
+
+mod archive;
+mod backup;
+mod catalog;
+mod export;
+mod fetch;
+mod handle;
+mod index_reader;
+mod options;
+mod process;
+mod progress;
+mod remove;
+mod restore;
+mod selection;
+mod session;
+mod verify;
+mod warnings;
+
+pub use archive::Archive;
+pub use catalog::{ArchiveStatus, ArchiveSummary, find_archive, list_archives};
+pub use handle::{OperationHandle, Outcome};
+pub use options::{
+    BackupOptions, BackupRequest, EngineOptions, Limits, OpenOptions, RestoreOptions, RestoreRequest, ResumeBackup,
+    ResumeRestore, Selection, TakeOver,
+};
+pub use process::{holder_is_dead, this_process};
+pub use remove::{SweepOptions, SweepReport, delete_archive, sweep};
+pub use verify::{Finding, VerifyMode, VerifyOutcome};
+
+use crate::Result;
+use crate::adapter::{Destination, LogSink, Store};
+use crate::model::{Operation, OperationId};
+use std::sync::Arc;
+
+/// Runs operations on a store. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    store: Arc<dyn Store>,
+    sinks: Arc<[Arc<dyn LogSink>]>,
+    options: Arc<EngineOptions>,
+}
+
+impl Engine {
+    /// An engine with default options.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self::with_options(store, EngineOptions::default(), Vec::new())
+    }
+
+    /// An engine with options, and sinks that receive each job log record besides the store.
+    pub fn with_options(store: Arc<dyn Store>, options: EngineOptions, sinks: Vec<Arc<dyn LogSink>>) -> Self {
+        Self { store, sinks: sinks.into(), options: Arc::new(options) }
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Creates a backup and starts it.
+    ///
+    /// # Errors
+    /// When the options are invalid, source or destination do not pass their check, the source lies inside the destination, or the store fails. Nothing is left behind then.
+    pub async fn backup(&self, request: BackupRequest) -> Result<OperationHandle> {
+        backup::start(self, request).await
+    }
+
+    /// Continues a backup that is paused, failed, pending, or whose worker died.
+    ///
+    /// # Errors
+    /// `Conflict` when it cannot be continued or somebody else holds it; `NotFound` when there is none; `Invalid` when source or destination are other ones than at the start.
+    pub async fn resume_backup(&self, request: ResumeBackup) -> Result<OperationHandle> {
+        backup::resume(self, request).await
+    }
+
+    /// Creates a restore and starts it.
+    ///
+    /// # Errors
+    /// When the archive cannot be opened, the target does not pass its check, or the store fails.
+    pub async fn restore(&self, request: RestoreRequest) -> Result<OperationHandle> {
+        restore::start(self, request).await
+    }
+
+    /// Continues a restore.
+    ///
+    /// # Errors
+    /// As for [`resume_backup`](Self::resume_backup).
+    pub async fn resume_restore(&self, request: ResumeRestore) -> Result<OperationHandle> {
+        restore::resume(self, request).await
+    }
+
+    /// Asks whoever works on an operation to pause it. A worker in another process sees it within a third of its lease, at most some seconds.
+    ///
+    /// # Errors
+    /// `Conflict` when it is not running; `NotFound` when there is none.
+    pub async fn request_pause(&self, id: &OperationId) -> Result<Operation> {
+        session::request_pause(&self.store, id).await
+    }
+
+    /// Cancels an operation, running or not, and removes the objects of a backup's archive.
+    ///
+    /// # Errors
+    /// `Conflict` when it is already completing or ended; otherwise what the store or the destination met. When only the removal failed, the operation is cancelled all the same and a sweep removes the rest.
+    pub async fn cancel(&self, id: &OperationId, destination: &dyn Destination) -> Result<Operation> {
+        remove::cancel(&self.store, id, destination).await
+    }
+}

@@ -1,1 +1,5 @@
-//! Placeholder.
+//! A store in memory, for tests and for programs that need no history.
+
+mod store;
+
+pub use store::MemoryStore;

@@ -1,0 +1,247 @@
+//! An archive that is opened for reading: header, key and manifest are checked, and objects can be fetched.
+
+use super::OpenOptions;
+use super::index_reader::VolumeCache;
+use crate::adapter::Destination;
+use crate::archive::{
+    ArchiveKey, Decompressor, Header, KeyProvider, KeyWraps, Manifest, ObjectNames, SEALED_HEAD, Unsealer,
+    sealed_length, unseal,
+};
+use crate::model::{ArchiveId, ObjectName};
+use crate::retry::{RetryPolicy, Retrying};
+use crate::{Digest, Error, ErrorClass, Result};
+use bytes::{Bytes, BytesMut};
+use futures::TryStreamExt;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A header or a list of keys is never longer.
+const MAX_SMALL_OBJECT: u64 = 1 << 20;
+/// A manifest is never longer: about two million index pieces.
+const MAX_MANIFEST: u64 = 512 << 20;
+
+/// A complete archive, opened with its key if it is sealed. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Archive {
+    pub(super) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) destination: Arc<dyn Destination>,
+    pub(super) names: ObjectNames,
+    pub(super) header: Header,
+    pub(super) manifest: Manifest,
+    manifest_sha256: Digest,
+    pub(super) key: Option<ArchiveKey>,
+    decompressors: Mutex<Vec<Decompressor>>,
+    pub(super) volumes: VolumeCache,
+}
+
+impl Archive {
+    /// Opens an archive: reads and checks header, keys and manifest.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such archive or it was never completed; `Unauthorized` when it is sealed and the keys do not
+    /// open it; `Invalid` when keys are given, it is not sealed, and that is not allowed; `Unsupported` when it needs a newer
+    /// reader; `Corrupt` when an object is damaged or the archive was swept.
+    pub async fn open(destination: Arc<dyn Destination>, id: &ArchiveId, options: &OpenOptions) -> Result<Self> {
+        let destination: Arc<dyn Destination> = Retrying::new(destination, RetryPolicy::default());
+        let (header, header_bytes) = read_header(&*destination, id).await?;
+        let names = ObjectNames::new(id.clone(), header.codec, header.sealed);
+        let key = match (header.sealed, &options.keys) {
+            (true, Some(provider)) => Some(open_key(&*destination, &names, &header_bytes, &**provider).await?),
+            (true, None) => {
+                return Err(Error::unauthorized("the archive is sealed; give its key file or passphrase").on(id));
+            }
+            (false, Some(_)) if !options.allow_unsealed => {
+                let text = "the archive is not sealed although a key was given: it may have been put in place of a sealed one; \
+                            allow unsealed archives explicitly if that is what you want";
+                return Err(Error::invalid(text).on(id));
+            }
+            (false, _) => None,
+        };
+        if destination.stat(&names.swept()).await?.is_some() {
+            return Err(Error::corrupt("the archive was swept: parts of it are gone").on(id));
+        }
+        let stored = read_small(&*destination, &names.manifest(), MAX_MANIFEST).await.map_err(|e| match e.class() {
+            ErrorClass::NotFound => Error::not_found(
+                "the archive is not complete: it has no manifest. The backup that writes it has not finished",
+            )
+            .on(id),
+            _ => e,
+        })?;
+        let manifest_sha256 = Digest::of(&stored);
+        let plain = match &key {
+            Some(key) => {
+                unseal(key, id, relative(&names, &names.manifest())?, &stored).map_err(|e| e.on(names.manifest()))?
+            }
+            None => stored.to_vec(),
+        };
+        let manifest = Manifest::parse(&plain).map_err(|e| e.on(names.manifest()))?;
+        manifest.check_against(&header, &Digest::of(&header_bytes)).map_err(|e| e.on(names.manifest()))?;
+        let inner = Inner {
+            destination,
+            names,
+            header,
+            manifest,
+            manifest_sha256,
+            key,
+            decompressors: Mutex::default(),
+            volumes: VolumeCache::default(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The archive's id.
+    pub fn id(&self) -> &ArchiveId {
+        &self.inner.header.id
+    }
+
+    /// The header.
+    pub fn header(&self) -> &Header {
+        &self.inner.header
+    }
+
+    /// The manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.inner.manifest
+    }
+
+    /// SHA-256 of the manifest object as it is stored, to be compared with what a store remembers.
+    pub fn manifest_sha256(&self) -> Digest {
+        self.inner.manifest_sha256
+    }
+}
+
+impl Inner {
+    /// Reads a range of an object's content, opened if it is sealed. `size` is the object's stored length.
+    pub(super) async fn read_range(self: &Arc<Self>, relative: &str, size: u64, range: Range<u64>) -> Result<Bytes> {
+        let name = self.names.object(relative)?;
+        let wanted = range.end - range.start;
+        let Some(_) = &self.key else {
+            return exactly(collect(&*self.destination, &name, Some(range)).await?, wanted, &name);
+        };
+        // The first bytes hold the salt. A range near the start comes together with them.
+        let head =
+            exactly(collect(&*self.destination, &name, Some(0..SEALED_HEAD as u64)).await?, SEALED_HEAD as u64, &name)?;
+        let unsealer = {
+            let key = self.key.as_ref().ok_or_else(|| Error::permanent("the key is gone"))?;
+            Unsealer::new(key, &self.header.id, relative, size, &head).map_err(|e| e.on(&name))?
+        };
+        let sealed_range = unsealer.sealed_range(range.clone()).map_err(|e| e.on(&name))?;
+        let length = sealed_range.end - sealed_range.start;
+        let sealed = exactly(collect(&*self.destination, &name, Some(sealed_range)).await?, length, &name)?;
+        let opened = tokio::task::spawn_blocking(move || unsealer.open(range, &sealed).map(Bytes::from));
+        opened.await.map_err(panicked)?.map_err(|e| e.on(&name))
+    }
+
+    /// Reads a whole small object and checks its digest.
+    pub(super) async fn read_object(self: &Arc<Self>, relative: &str, size: u64, sha256: Digest) -> Result<Bytes> {
+        let name = self.names.object(relative)?;
+        let stored = exactly(collect(&*self.destination, &name, None).await?, size, &name)?;
+        let (inner, relative) = (self.clone(), relative.to_owned());
+        let check = tokio::task::spawn_blocking(move || {
+            if Digest::of(&stored) != sha256 {
+                return Err(Error::corrupt("the object's SHA-256 is not the recorded one"));
+            }
+            match &inner.key {
+                Some(key) => unseal(key, &inner.header.id, &relative, &stored).map(Bytes::from),
+                None => Ok(stored),
+            }
+        });
+        check.await.map_err(panicked)?.map_err(|e| e.on(&name))
+    }
+
+    /// Decompresses on the present thread.
+    pub(super) fn decompress(&self, frame: &[u8], length: usize) -> Result<Vec<u8>> {
+        let idle = self.decompressors.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut decompressor = match idle {
+            Some(decompressor) => decompressor,
+            None => Decompressor::new(self.header.codec)?,
+        };
+        let result = decompressor.decompress(frame, length);
+        self.decompressors.lock().unwrap_or_else(PoisonError::into_inner).push(decompressor);
+        result
+    }
+
+    /// Stored length of a volume with so much content.
+    pub(super) fn stored_length(&self, plain: u64) -> u64 {
+        if self.key.is_some() { sealed_length(plain) } else { plain }
+    }
+}
+
+pub(super) fn panicked(e: tokio::task::JoinError) -> Error {
+    Error::permanent("a task of the engine panicked").because(e)
+}
+
+/// Reads and parses an archive's header, and returns its exact bytes as well.
+pub(super) async fn read_header(destination: &dyn Destination, id: &ArchiveId) -> Result<(Header, Bytes)> {
+    // Where the header is does not depend on what it says.
+    let name = ObjectNames::new(id.clone(), crate::archive::Codec::None, false).header();
+    let bytes = read_small(destination, &name, MAX_SMALL_OBJECT).await.map_err(|e| match e.class() {
+        ErrorClass::NotFound => Error::not_found("there is no such archive at this destination").on(id),
+        _ => e,
+    })?;
+    let header = Header::parse(&bytes).map_err(|e| e.on(&name))?;
+    if header.id != *id {
+        return Err(Error::corrupt(format!("it is the header of another archive, {}", header.id)).on(&name));
+    }
+    Ok((header, bytes))
+}
+
+pub(super) async fn open_key(
+    destination: &dyn Destination,
+    names: &ObjectNames,
+    header: &[u8],
+    provider: &dyn KeyProvider,
+) -> Result<ArchiveKey> {
+    let name = names.keys();
+    let bytes = read_small(destination, &name, MAX_SMALL_OBJECT).await.map_err(|e| match e.class() {
+        ErrorClass::NotFound => {
+            Error::corrupt("the archive is sealed, but the object with its wrapped keys is missing").on(&name)
+        }
+        _ => e,
+    })?;
+    let wraps = KeyWraps::parse(&bytes).map_err(|e| e.on(&name))?;
+    wraps.open(provider, header).await.map_err(|e| e.on(names.archive()))
+}
+
+fn relative<'a>(names: &ObjectNames, name: &'a ObjectName) -> Result<&'a str> {
+    names.relative(name).ok_or_else(|| Error::permanent("the object is not of this archive").on(name))
+}
+
+/// Reads a whole object that must not be longer than `limit`.
+pub(super) async fn read_small(destination: &dyn Destination, name: &ObjectName, limit: u64) -> Result<Bytes> {
+    let mut stream = destination.get(name, None).await?;
+    let mut bytes = BytesMut::new();
+    while let Some(piece) = stream.try_next().await? {
+        bytes.extend_from_slice(&piece);
+        if bytes.len() as u64 > limit {
+            return Err(Error::corrupt(format!("the object is longer than {limit} bytes")).on(name));
+        }
+    }
+    Ok(bytes.freeze())
+}
+
+async fn collect(destination: &dyn Destination, name: &ObjectName, range: Option<Range<u64>>) -> Result<Bytes> {
+    let length = range.as_ref().map(|range| range.end - range.start);
+    let mut stream = destination.get(name, range).await.map_err(|e| e.on(name))?;
+    let Some(first) = stream.try_next().await.map_err(|e| e.on(name))? else { return Ok(Bytes::new()) };
+    if Some(first.len() as u64) == length {
+        return Ok(first);
+    }
+    let mut bytes = BytesMut::with_capacity(usize::try_from(length.unwrap_or(first.len() as u64)).unwrap_or(0));
+    bytes.extend_from_slice(&first);
+    while let Some(piece) = stream.try_next().await.map_err(|e| e.on(name))? {
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes.freeze())
+}
+
+fn exactly(bytes: Bytes, length: u64, name: &ObjectName) -> Result<Bytes> {
+    if bytes.len() as u64 == length {
+        return Ok(bytes);
+    }
+    Err(Error::corrupt(format!("{} bytes came where the archive names {length}", bytes.len())).on(name))
+}

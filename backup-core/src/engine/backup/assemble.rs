@@ -1,0 +1,380 @@
+//! Decides what becomes of each entry: stored as it is, read again, filled up, or skipped with a warning.
+
+use super::checkpoint::OpenEntry;
+use super::read::{Abandoned, GO_ON, RANGE, RangeRead, Step, read_range};
+use super::stream::{Stopped, StreamWriter};
+use crate::adapter::{Content, Cursor, ReadContext, Source, SourceEntry, SourceEvent};
+use crate::archive::{MAX_NAME, SupersededGroup};
+use crate::budget::ByteBudget;
+use crate::engine::session::Session;
+use crate::model::{EntryKind, EntryName, LogRecord};
+use crate::{Error, ErrorClass, Result};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// How often an entry that changes under the reader's hands is read before it is given up.
+const TRIES: u32 = 3;
+
+/// How the stream ended.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// The source has been read to its end, and the stream is complete.
+    Complete,
+    /// On request, at a position from which it goes on.
+    Paused,
+    /// The source failed, at a position from which it goes on.
+    Broken(Error),
+}
+
+/// Why an entry's treatment breaks off.
+enum Halt {
+    Stopped,
+    /// The source as a whole is in trouble.
+    Source(Error),
+    /// A pause cut the reading of a large entry short.
+    Paused,
+}
+
+impl From<Stopped> for Halt {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Assembler {
+    pub(super) stream: StreamWriter,
+    pub(super) session: Arc<Session>,
+    pub(super) source: Arc<dyn Source>,
+    pub(super) ctx: ReadContext,
+    /// Memory of its own for reading an entry again, which read-ahead must not be able to take away.
+    pub(super) budget: ByteBudget,
+    pub(super) abandoned: Abandoned,
+    pub(super) steps: mpsc::Receiver<Vec<Step>>,
+    pub(super) queue: VecDeque<Step>,
+}
+
+/// Trouble of one entry, as opposed to trouble of the source as a whole.
+fn is_about_the_entry(error: &Error) -> bool {
+    use ErrorClass as C;
+    matches!(error.class(), C::NotFound | C::Changed | C::Corrupt | C::Invalid | C::Unsupported | C::Permanent)
+}
+
+impl Assembler {
+    /// Follows the steps until they end. `source_ended` tells afterwards how the reading ended.
+    pub(super) async fn run(mut self, source_ended: impl Future<Output = Result<()>>) -> Result<Ended> {
+        let halt = self.follow().await;
+        let ended = match halt {
+            Ok(()) => match source_ended.await {
+                Err(error) => Ended::Broken(error),
+                Ok(()) if self.ctx.stop.is_cancelled() => Ended::Paused,
+                Ok(()) => Ended::Complete,
+            },
+            Err(Halt::Source(error)) => Ended::Broken(error),
+            Err(Halt::Paused) => Ended::Paused,
+            Err(Halt::Stopped) => return Err(Error::cancelled("the backup was stopped")),
+        };
+        let finish = async {
+            if matches!(ended, Ended::Complete) {
+                self.stream.end().await?;
+            }
+            self.stream.flush(true).await
+        };
+        finish.await.map_err(|Stopped| Error::cancelled("the backup was stopped"))?;
+        Ok(ended)
+    }
+
+    async fn follow(&mut self) -> Result<(), Halt> {
+        if let Some(open) = self.stream.position.open.clone() {
+            let entry = from_open(&open);
+            self.ranges(&entry, GO_ON, open.tries).await?;
+        }
+        while let Some(step) = self.next().await? {
+            match step {
+                Step::Event(event) => self.event(event).await?,
+                Step::Start { entry, serial } => self.stored(*entry, serial).await?,
+                // What was still under way of an abandoned entry.
+                Step::Range { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The next step.
+    async fn next(&mut self) -> Result<Option<Step>, Halt> {
+        loop {
+            if let Some(step) = self.queue.pop_front() {
+                self.stream.cut_if_old().await?;
+                return Ok(Some(step));
+            }
+            let Some(steps) = patiently(&mut self.stream, self.steps.recv()).await? else { return Ok(None) };
+            self.queue.extend(steps);
+        }
+    }
+
+    /// The next range of an entry; `None` when a pause cut its reading short.
+    async fn range(&mut self, wanted: u64) -> Result<Option<Result<RangeRead>>, Halt> {
+        while let Some(step) = self.next().await? {
+            match step {
+                Step::Range { serial, mut read } if serial == wanted => {
+                    return Ok(Some(patiently(&mut self.stream, read.join()).await?));
+                }
+                Step::Range { .. } => {}
+                other => {
+                    self.queue.push_front(other);
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    async fn event(&mut self, event: SourceEvent) -> Result<(), Halt> {
+        match event {
+            SourceEvent::Entry(entry) => self.ready(*entry).await,
+            SourceEvent::Supersede { group } => {
+                if let Some(last) = self.stream.position.ordinal.checked_sub(1) {
+                    let message = format!("group {group} has to be read again; its entries so far are superseded");
+                    self.session.log(LogRecord::warning("transfer", message));
+                    Arc::make_mut(&mut self.stream.position.groups).push(SupersededGroup { group, first: 0, last });
+                }
+                Ok(())
+            }
+            SourceEvent::Warning(warning) => self.warn(warning.name.as_ref(), &warning.message).await,
+            SourceEvent::Facts(facts) => {
+                self.stream.position.facts = Arc::new(facts);
+                Ok(())
+            }
+        }
+    }
+
+    /// An entry without stored content, or a hard link.
+    async fn ready(&mut self, mut entry: SourceEntry) -> Result<(), Halt> {
+        if self.is_unstorable(&entry).await? {
+            return Ok(());
+        }
+        if let EntryKind::HardLink { target } = &entry.kind {
+            if !self.stream.position.unread.may_contain(target) {
+                let kind = entry.kind.clone();
+                return Ok(self.stream.whole(&entry, &kind, bytes::Bytes::new(), None).await?);
+            }
+            // Its content is in the archive under no other name: store it under this one.
+            entry.kind = EntryKind::File;
+            return self.again(entry, 0, Error::changed("the other name of this file could not be read")).await;
+        }
+        let (content, permit) = match std::mem::replace(&mut entry.content, Content::None) {
+            Content::Inline { bytes, permit } => (bytes, permit),
+            Content::None | Content::Stored { .. } => (bytes::Bytes::new(), None),
+        };
+        if entry.inconsistent {
+            self.warn(Some(&entry.name), "changed while it was read; kept as it was read").await?;
+        }
+        let kind = entry.kind.clone();
+        Ok(self.stream.whole(&entry, &kind, content, permit).await?)
+    }
+
+    async fn is_unstorable(&mut self, entry: &SourceEntry) -> Result<bool, Halt> {
+        let length = entry.name.as_bytes().len();
+        if (1..=MAX_NAME).contains(&length) {
+            return Ok(false);
+        }
+        let message = format!("skipped: a name of {length} bytes cannot be stored; 1 to {MAX_NAME} are possible");
+        self.warn(Some(&entry.name), &message).await?;
+        self.stream.passed(entry);
+        Ok(true)
+    }
+
+    /// An entry whose ranges follow.
+    async fn stored(&mut self, mut entry: SourceEntry, serial: u64) -> Result<(), Halt> {
+        let Content::Stored { size, version } = entry.content.clone() else { return Ok(()) };
+        if self.is_unstorable(&entry).await? {
+            self.abandoned.store(serial, Ordering::Release);
+            return Ok(());
+        }
+        let Some(first) = self.range(serial).await? else { return Err(Halt::Paused) };
+        let first = match first {
+            Ok(first) => first,
+            Err(error) => {
+                self.abandoned.store(serial, Ordering::Release);
+                return self.again(entry, 0, error).await;
+            }
+        };
+        let changed = first.size != size || (version.is_some() && first.version.is_some() && first.version != version);
+        if changed {
+            self.abandoned.store(serial, Ordering::Release);
+            return self.again(entry, 0, Error::changed("changed since it was listed")).await;
+        }
+        if let Some(metadata) = &first.metadata {
+            entry.metadata = metadata.clone();
+        }
+        self.stream.open(&entry, size, first.version.clone().or(version), 0);
+        if self.take(first).await? {
+            return self.ranges(&entry, serial, 0).await;
+        }
+        self.abandoned.store(serial, Ordering::Release);
+        self.close(&entry).await
+    }
+
+    /// Follows the ranges of the open entry to its end.
+    async fn ranges(&mut self, entry: &SourceEntry, serial: u64, tries: u32) -> Result<(), Halt> {
+        while self.stream.position.open.as_ref().is_some_and(|open| open.offset < open.size) {
+            match self.range(serial).await? {
+                None => return Err(Halt::Paused),
+                Some(Ok(read)) => {
+                    if !self.take(read).await? {
+                        self.abandoned.store(serial, Ordering::Release);
+                        break;
+                    }
+                }
+                Some(Err(error)) => {
+                    self.abandoned.store(serial, Ordering::Release);
+                    return self.broke_off(entry.clone(), tries, error).await;
+                }
+            }
+        }
+        self.close(entry).await
+    }
+
+    /// Adds a range to the open entry; `false` when the item ended early and no more is to come.
+    async fn take(&mut self, read: RangeRead) -> Result<bool, Halt> {
+        let Some(open) = &mut self.stream.position.open else { return Ok(false) };
+        let expected = RANGE.min(open.size - open.offset);
+        let other = open.version.is_some() && read.version.is_some() && open.version != read.version;
+        let short = read.length < expected;
+        open.inconsistent |= other || short;
+        for piece in read.pieces {
+            self.stream.content(piece, &read.permit).await?;
+        }
+        Ok(!short)
+    }
+
+    /// Ends the open entry; what is missing of a shortened item is zeros.
+    async fn close(&mut self, entry: &SourceEntry) -> Result<(), Halt> {
+        self.stream.fill().await?;
+        if self.stream.position.open.as_ref().is_some_and(|open| open.inconsistent) {
+            self.warn(Some(&entry.name), "changed while it was read; kept at the size that it had at first").await?;
+        }
+        Ok(self.stream.close(false).await?)
+    }
+
+    /// The open entry cannot be read to its end: it is filled up, marked superseded, and read again if that makes sense.
+    async fn broke_off(&mut self, entry: SourceEntry, tries: u32, error: Error) -> Result<(), Halt> {
+        if !is_about_the_entry(&error) {
+            return Err(Halt::Source(error));
+        }
+        self.stream.fill().await?;
+        self.stream.close(true).await?;
+        self.again(entry, tries + 1, error).await
+    }
+
+    /// Reads an entry afresh, as it is now, after `error`; skips it when that does not work either.
+    async fn again(&mut self, mut entry: SourceEntry, tries: u32, error: Error) -> Result<(), Halt> {
+        if !is_about_the_entry(&error) {
+            return Err(Halt::Source(error));
+        }
+        if error.class() != ErrorClass::Changed || tries >= TRIES {
+            return self.skip(entry, &error).await;
+        }
+        let last = tries + 1 == TRIES;
+        // Opening it without a range tells size and version of now.
+        let permit = Arc::new(self.budget.take(0).await);
+        let now = match read_range(&*self.source, &entry.name, None, 0..0, &self.ctx, permit).await {
+            Ok(now) => now,
+            Err(error) => return Box::pin(self.again(entry, tries + 1, error)).await,
+        };
+        if let Some(metadata) = now.metadata {
+            entry.metadata = metadata;
+        }
+        entry.content = Content::Stored { size: now.size, version: now.version.clone() };
+        let mut opened = false;
+        let mut offset = 0;
+        loop {
+            let range = offset..now.size.min(offset + RANGE);
+            offset = range.end;
+            let permit = Arc::new(self.budget.take(range.end - range.start).await);
+            let expected = range.end - range.start;
+            let read = read_range(&*self.source, &entry.name, now.version.as_ref(), range, &self.ctx, permit).await;
+            match read {
+                // Nothing of it is in the stream yet: the next try may find it at rest.
+                Ok(read) if !opened && !last && (read.length < expected || read.version != now.version) => {
+                    return Box::pin(self.again(entry, tries + 1, Error::changed("keeps changing"))).await;
+                }
+                Ok(read) => {
+                    if !opened {
+                        self.stream.open(&entry, now.size, now.version.clone(), tries);
+                        opened = true;
+                    }
+                    if !self.take(read).await? || offset >= now.size {
+                        return self.close(&entry).await;
+                    }
+                }
+                Err(error) if opened => return Box::pin(self.broke_off(entry, tries, error)).await,
+                Err(error) => return Box::pin(self.again(entry, tries + 1, error)).await,
+            }
+        }
+    }
+
+    async fn skip(&mut self, entry: SourceEntry, error: &Error) -> Result<(), Halt> {
+        let message = match error.class() {
+            ErrorClass::NotFound => "skipped: it vanished before it could be read".to_owned(),
+            ErrorClass::Changed => "skipped: it changed each time it was read".to_owned(),
+            _ => format!("skipped: it cannot be read: {}", error.chain()),
+        };
+        self.warn(Some(&entry.name), &message).await?;
+        Arc::make_mut(&mut self.stream.position.unread).add(entry.name.clone());
+        self.stream.passed(&entry);
+        Ok(())
+    }
+
+    async fn warn(&mut self, name: Option<&EntryName>, message: &str) -> Result<(), Halt> {
+        let line = match name {
+            Some(name) => format!("{name}: {message}"),
+            None => message.to_owned(),
+        };
+        Arc::make_mut(&mut self.stream.position.warnings).add(&line);
+        self.session.meter.update(|p| p.warnings += 1);
+        self.session.log(LogRecord::warning("transfer", line));
+        self.session.log_pressure().await.map_err(Halt::Source)
+    }
+}
+
+/// Waits for something from the source. Meanwhile an old volume is ended, and after a while a frame that is not full is sent off,
+/// so that what it holds of the memory budget cannot be what the source waits for.
+async fn patiently<T>(stream: &mut StreamWriter, wait: impl Future<Output = T>) -> Result<T, Stopped> {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let mut wait = std::pin::pin!(wait);
+    let mut flushed = false;
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut wait => return Ok(done),
+            () = tokio::time::sleep(PATIENCE), if !flushed => {
+                stream.flush(false).await?;
+                flushed = true;
+            }
+            () = tokio::time::sleep_until(stream.cut_at) => stream.cut_if_old().await?,
+        }
+    }
+}
+
+/// The entry that a resumed backup goes on with, as the source had delivered it.
+fn from_open(open: &OpenEntry) -> SourceEntry {
+    SourceEntry {
+        name: open.name.clone(),
+        kind: open.kind.clone(),
+        mtime: open.mtime,
+        group: open.group.clone(),
+        metadata: open.metadata.clone(),
+        content: Content::Stored { size: open.size, version: open.version.clone() },
+        inconsistent: open.inconsistent,
+        cursor: Cursor(open.cursor.0.clone()),
+    }
+}
+
+/// Memory that reading an entry again needs at most.
+pub(super) fn reread_budget() -> ByteBudget {
+    ByteBudget::new(2 * RANGE)
+}

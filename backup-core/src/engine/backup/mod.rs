@@ -1,0 +1,417 @@
+//! Backup: `events → read ahead → stream → frames → hash + compress → volumes → put → index and checkpoint → commit`.
+//!
+//! Each arrow is a bounded channel; the stages run side by side and the first error stops them all.
+
+mod assemble;
+mod checkpoint;
+mod commit;
+mod frame;
+mod read;
+mod stream;
+mod track;
+mod volume;
+
+use super::handle::AbortOnDrop;
+use super::progress::Meter;
+use super::session::{Session, no_such};
+use super::{BackupRequest, Engine, OperationHandle, Outcome, ResumeBackup};
+use crate::adapter::{Cursor, Destination, Payload, ReadContext, Source};
+use crate::archive::{ArchiveKey, Header, KeyProvider, KeyWraps, ObjectNames, Previous};
+use crate::budget::ByteBudget;
+use crate::model::{ArchiveId, Claim, Identity, LogRecord, NewOperation, Operation, OperationId, OperationKind, Phase};
+use crate::retry::Retrying;
+use crate::state::State;
+use crate::{Error, ErrorClass, Result};
+use assemble::{Assembler, Ended};
+use checkpoint::{Blob, Body, Head, Position};
+use frame::Packers;
+pub(super) use frame::has_content;
+use read::{GoOn, ReadAhead};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use stream::StreamWriter;
+use tokio::sync::mpsc;
+use track::Tracker;
+use volume::{Draft, Outlet, VolumeWriter};
+
+/// The least memory with which the stages cannot stand in each other's way.
+const MIN_MEMORY: u64 = 64 << 20;
+
+/// How one memory figure is divided.
+#[derive(Clone, Copy, Debug)]
+struct Shares {
+    /// Contents that the source reads by itself.
+    inline: u64,
+    /// Contents of stored entries.
+    stored: u64,
+    /// Packed frames and volumes on their way.
+    volumes: u64,
+    /// The largest volume: one is collected, one is sealed into another copy.
+    volume_size: u64,
+    frame_size: u32,
+}
+
+impl Shares {
+    fn of(memory: u64, options: &super::BackupOptions, preferred_volume: u64, max_object: u64) -> Self {
+        let volumes = memory / 2;
+        // Sealing and object limits leave some room.
+        let largest = (volumes / 3).min(max_object - max_object / 64).max(1);
+        let wanted = options.volume_size.unwrap_or(preferred_volume).max(1);
+        let stored = memory / 6;
+        let frame_size = u64::from(options.frame_size).min(stored / 4);
+        Self {
+            inline: memory / 8,
+            stored,
+            volumes,
+            volume_size: wanted.min(largest),
+            frame_size: u32::try_from(frame_size).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+pub(super) async fn start(engine: &Engine, request: BackupRequest) -> Result<OperationHandle> {
+    let BackupRequest { source, destination, name, options, keys, limits, spec } = request;
+    if !(64 << 10..=8 << 20).contains(&options.frame_size) {
+        return Err(Error::invalid("the frame size must be 64 KiB to 8 MiB"));
+    }
+    check_memory(engine)?;
+    let adapters = Adapters::new(engine, source, destination, limits);
+    adapters.check().await?;
+
+    let now = jiff::Timestamp::now();
+    let archive = ArchiveId::generate(now);
+    let identity = adapters.source.identity();
+    let header = Header::new(archive.clone(), name.clone(), identity.clone(), now, options.compression, keys.is_some())
+        .encode()?;
+    let (key, wraps) = match &keys {
+        Some(provider) => {
+            let key = ArchiveKey::generate()?;
+            let wraps = KeyWraps::new(vec![provider.wrap(&key, &header).await?]).encode()?;
+            (Some(key), Some(Blob(wraps.into())))
+        }
+        None => (None, None),
+    };
+    let place = adapters.destination.identity();
+    let previous = engine.store.archives(&place).await?.into_iter().rev().find(|record| record.source == identity);
+    let head = Head { archive: archive.clone(), header: Blob(header.into()), keys: wraps };
+    let body = Body {
+        options,
+        position: Position::default(),
+        volumes: Vec::new(),
+        volume_count: 0,
+        stored_bytes: 0,
+        pieces: Vec::new(),
+        tail: checkpoint::Tail::default(),
+        previous: previous.map(|r| Previous { archive: r.archive, manifest_sha256: r.manifest_sha256 }),
+        manifest: None,
+    };
+    let first = checkpoint::encode(&head, &body, key.as_ref())?;
+    let id = OperationId::generate(now);
+    let new = NewOperation {
+        id: id.clone(),
+        kind: OperationKind::Backup,
+        name,
+        source: identity,
+        destination: place,
+        archive,
+        spec,
+    };
+    // The first checkpoint is there as soon as the operation is: whoever claims it can put the same header.
+    engine.store.create(new, Some(&first)).await?;
+    let (session, _) = Session::claim(engine, &id, super::TakeOver::WhenFree).await?;
+    Ok(spawn(engine, session, adapters, head, body, key))
+}
+
+pub(super) async fn resume(engine: &Engine, request: ResumeBackup) -> Result<OperationHandle> {
+    let ResumeBackup { operation: id, source, destination, keys, limits, take_over } = request;
+    check_memory(engine)?;
+    let operation = engine.store.get(&id).await?.ok_or_else(|| no_such(&id))?;
+    if operation.new.kind != OperationKind::Backup {
+        return Err(Error::invalid("it is not a backup").on(format!("operation {id}")));
+    }
+    let adapters = Adapters::new(engine, source, destination, limits);
+    same_place("source", &operation.new.source, &adapters.source.identity())?;
+    same_place("destination", &operation.new.destination, &adapters.destination.identity())?;
+    let (session, claim) = Session::claim(engine, &id, take_over).await?;
+    let opened = async { open_checkpoint(&claim, keys.as_deref()).await };
+    match opened.await {
+        Ok((head, body, key)) => Ok(spawn(engine, session, adapters, head, body, key)),
+        Err(error) if error.class() == ErrorClass::Unauthorized && claim.operation.state == State::Running => {
+            let archive = operation.new.archive.clone();
+            let work = async move { session.key_needed(error).await };
+            Ok(handle(id, archive, Arc::new(Meter::new(claim.operation.progress)), Default::default(), work))
+        }
+        Err(error) => {
+            session.broke_off(error).await?;
+            Err(Error::conflict("the operation cannot be resumed now").on(format!("operation {id}")))
+        }
+    }
+}
+
+fn check_memory(engine: &Engine) -> Result<()> {
+    if engine.options.memory < MIN_MEMORY {
+        return Err(Error::invalid("a backup needs a memory budget of at least 64 MiB"));
+    }
+    Ok(())
+}
+
+pub(super) fn same_place(what: &str, before: &Identity, now: &Identity) -> Result<()> {
+    if before == now {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("the operation was started with the {what} {before}, not with {now}")))
+}
+
+/// The last checkpoint, with the archive key. `Unauthorized` when no given key opens it.
+async fn open_checkpoint(claim: &Claim, keys: Option<&dyn KeyProvider>) -> Result<(Head, Body, Option<ArchiveKey>)> {
+    let saved = claim.checkpoint.as_ref().ok_or_else(|| Error::corrupt("the operation has no checkpoint"))?;
+    let (head, sealed) = checkpoint::decode_head(saved)?;
+    let key = match (&head.keys, keys) {
+        (None, _) => None,
+        (Some(wraps), Some(provider)) => Some(KeyWraps::parse(&wraps.0)?.open(provider, &head.header.0).await?),
+        (Some(_), None) => {
+            return Err(Error::unauthorized("the archive is sealed; give its key or passphrase to go on"));
+        }
+    };
+    let body = checkpoint::decode_body(&head, &sealed, key.as_ref())?;
+    Ok((head, body, key))
+}
+
+/// Source and destination of a running backup, with retries.
+#[derive(Clone, Debug)]
+struct Adapters {
+    source: Arc<dyn Source>,
+    destination: Arc<dyn Destination>,
+    limits: super::Limits,
+}
+
+impl Adapters {
+    fn new(engine: &Engine, source: Arc<dyn Source>, destination: Arc<dyn Destination>, limits: super::Limits) -> Self {
+        let retry = &engine.options.retry;
+        Self { source: Retrying::new(source, *retry), destination: Retrying::new(destination, *retry), limits }
+    }
+
+    async fn check(&self) -> Result<()> {
+        let (source, destination) = (self.source.identity(), self.destination.identity());
+        if destination.contains(&source) {
+            let text =
+                format!("the source {source} lies inside the destination {destination}; choose another destination");
+            return Err(Error::invalid(text));
+        }
+        self.source.check().await.map_err(|e| e.context(format!("the source {source} cannot be used")))?;
+        self.destination
+            .check()
+            .await
+            .map_err(|e| e.context(format!("the destination {destination} cannot be used")))?;
+        Ok(())
+    }
+}
+
+fn handle(
+    id: OperationId,
+    archive: ArchiveId,
+    meter: Arc<Meter>,
+    pause: tokio_util::sync::CancellationToken,
+    work: impl Future<Output = Result<Outcome>> + Send + 'static,
+) -> OperationHandle {
+    OperationHandle { id, archive, progress: meter.subscribe(), pause, task: AbortOnDrop(tokio::spawn(work)) }
+}
+
+fn spawn(
+    engine: &Engine,
+    session: Arc<Session>,
+    adapters: Adapters,
+    head: Head,
+    body: Body,
+    key: Option<ArchiveKey>,
+) -> OperationHandle {
+    let (id, archive) = (session.fence().operation.clone(), head.archive.clone());
+    let (progress, pause) = (session.meter.subscribe(), session.pause.clone());
+    let attempt = Attempt { engine: engine.clone(), session, adapters, head: Arc::new(head), key: key.map(Arc::new) };
+    let task = AbortOnDrop(tokio::spawn(attempt.run(body)));
+    OperationHandle { id, archive, progress, pause, task }
+}
+
+/// One attempt at a backup.
+#[derive(Debug)]
+struct Attempt {
+    engine: Engine,
+    session: Arc<Session>,
+    adapters: Adapters,
+    head: Arc<Head>,
+    key: Option<Arc<ArchiveKey>>,
+}
+
+impl Attempt {
+    async fn run(self, body: Body) -> Result<Outcome> {
+        let session = self.session.clone();
+        match session.hold(Box::pin(self.work(body))).await {
+            Ok(outcome) => Ok(outcome),
+            Err(error) => match self.cancelled().await {
+                Some(outcome) => Ok(outcome),
+                None => session.broke_off(error).await,
+            },
+        }
+    }
+
+    /// Whether somebody cancelled the operation; then what this worker still had in flight is removed as well.
+    async fn cancelled(&self) -> Option<Outcome> {
+        if !self.session.is_lost() {
+            return None;
+        }
+        let operation: Operation = self.engine.store.get(&self.session.fence().operation).await.ok()??;
+        if operation.state != State::Cancelled {
+            return None;
+        }
+        if let Err(error) = super::remove::remove_objects(&*self.adapters.destination, &self.head.archive).await {
+            tracing::warn!(error = %error.chain(), "objects of the cancelled archive remain; a sweep removes them");
+        }
+        Some(Outcome::Cancelled)
+    }
+
+    async fn work(&self, body: Body) -> Result<Outcome> {
+        let session = &self.session;
+        let header = Header::parse(&self.head.header.0)?;
+        let names = ObjectNames::new(header.id.clone(), header.codec, header.sealed);
+        let outlet = Outlet {
+            session: session.clone(),
+            destination: self.adapters.destination.clone(),
+            names: names.clone(),
+            key: self.key.clone(),
+            limit: self.adapters.limits.write.clone(),
+        };
+        if body.manifest.is_some() {
+            session.log(LogRecord::info("commit", "completing the archive"));
+            return commit::complete(&outlet, &body, header.source).await;
+        }
+        self.connect(&outlet).await?;
+        session.meter.phase(Phase::Transferring);
+        let estimate = self.estimate();
+        let packers = Arc::new(Packers::new(body.options.compression));
+        let mut tracker = Tracker { outlet: outlet.clone(), packers, head: self.head.clone(), body };
+        let ended = {
+            let transfer = Box::pin(self.transfer(&mut tracker));
+            let mut estimate = std::pin::pin!(estimate);
+            let mut transfer = transfer;
+            tokio::select! {
+                ended = &mut transfer => ended?,
+                () = &mut estimate => transfer.await?,
+            }
+        };
+        match ended {
+            Ended::Complete => {
+                commit::prepare(&mut tracker, &header).await?;
+                commit::complete(&outlet, &tracker.body, header.source).await
+            }
+            Ended::Paused => session.paused().await,
+            Ended::Broken(error) => Err(error),
+        }
+    }
+
+    /// Makes sure that source and destination can be used, and that the archive's first objects are there.
+    async fn connect(&self, outlet: &Outlet) -> Result<()> {
+        self.adapters.check().await?;
+        let (source, destination) = (self.adapters.source.identity(), self.adapters.destination.identity());
+        self.session.log(LogRecord::info("connect", format!("backing up {source} to {destination}")));
+        commit::not_swept(&*outlet.destination, &outlet.names).await?;
+        outlet.destination.remove_staged(&outlet.names.root()).await?;
+        outlet.put_as_is(&outlet.names.header(), Payload::from(self.head.header.0.clone())).await?;
+        if let Some(keys) = &self.head.keys {
+            outlet.put_as_is(&outlet.names.keys(), Payload::from(keys.0.clone())).await?;
+        }
+        Ok(())
+    }
+
+    /// Totals for the progress.
+    async fn estimate(&self) {
+        match self.adapters.source.estimate().await {
+            Ok(estimate) => {
+                self.session.meter.update(|p| (p.entries_total, p.bytes_total) = (estimate.entries, estimate.bytes))
+            }
+            Err(error) => tracing::debug!(error = %error.chain(), "the source could not be counted"),
+        }
+    }
+
+    /// Runs the stages until the source ends, a pause is asked for, or something breaks; then everything that was read is in
+    /// the tracker's body and in its last checkpoint.
+    async fn transfer(&self, tracker: &mut Tracker) -> Result<Ended> {
+        let position = tracker.body.position.clone();
+        if position.ended {
+            return Ok(Ended::Complete);
+        }
+        let options = &tracker.body.options;
+        let properties = self.adapters.destination.properties();
+        let memory = self.engine.options.memory;
+        let shares = Shares::of(memory, options, properties.preferred_volume_size, properties.max_object_size);
+        let threads = self.engine.options.threads.max(1);
+
+        let (steps_out, steps) = mpsc::channel(16);
+        let (frames_out, frames) = mpsc::channel(1);
+        let (volumes_out, volumes) = mpsc::channel(properties.parallelism.max(1));
+
+        let ctx = ReadContext {
+            budget: ByteBudget::new(shares.inline),
+            limit: self.adapters.limits.read.clone(),
+            stop: self.session.pause.clone(),
+            excluded: Arc::new([self.adapters.destination.identity()]),
+        };
+        let abandoned = read::Abandoned::default();
+        let go_on = position.open.as_ref().map(|open| GoOn {
+            name: open.name.clone(),
+            version: open.version.clone(),
+            range: open.offset..open.size,
+        });
+        let after = match &position.open {
+            Some(open) => Some(open.cursor()),
+            None => position.cursor.as_ref().map(|cursor| Cursor(cursor.0.clone())),
+        };
+        let read_ahead = ReadAhead {
+            source: self.adapters.source.clone(),
+            ctx: ctx.clone(),
+            budget: ByteBudget::new(shares.stored),
+            abandoned: abandoned.clone(),
+            out: steps_out,
+        };
+        let mut reading = AbortOnDrop(tokio::spawn(read_ahead.run(go_on, after)));
+
+        let raw_start = position.raw;
+        let stream =
+            StreamWriter::new(position, self.session.clone(), shares.frame_size, options.volume_age, frames_out);
+        let assembler = Assembler {
+            stream,
+            session: self.session.clone(),
+            source: self.adapters.source.clone(),
+            ctx,
+            budget: assemble::reread_budget(),
+            abandoned,
+            steps,
+            queue: VecDeque::new(),
+        };
+        let writer = VolumeWriter {
+            outlet: tracker.outlet.clone(),
+            packers: tracker.packers.clone(),
+            threads,
+            volume_size: shares.volume_size,
+            budget: ByteBudget::new(shares.volumes),
+            out: volumes_out,
+            next_number: tracker.body.volume_count,
+            draft: Draft::at(raw_start),
+        };
+        let assembling = AbortOnDrop(tokio::spawn(assembler.run(async move { reading.join().await })));
+        let writing = AbortOnDrop(tokio::spawn(writer.run(frames)));
+        join(assembling, writing, tracker.run(volumes)).await
+    }
+}
+
+/// Waits for the three stages. When one fails the others end too, as their channels close; the error that came first in the
+/// direction against the stream is the cause.
+async fn join(
+    mut assembling: AbortOnDrop<Result<Ended>>,
+    mut writing: AbortOnDrop<Result<()>>,
+    tracking: impl Future<Output = Result<()>>,
+) -> Result<Ended> {
+    // The tracker ends when the writer has ended, and the writer when the assembler has.
+    tracking.await?;
+    writing.join().await?;
+    assembling.join().await
+}

@@ -1,0 +1,306 @@
+//! Writes the archive's raw stream: entries in, frames out, and the position behind each frame.
+
+use super::checkpoint::{Blob, OpenEntry, Position};
+use super::frame::{HashIn, Part, RawFrame, Staged, has_content};
+use crate::Result;
+use crate::adapter::{SourceEntry, Version};
+use crate::archive::{END_OF_ARCHIVE, TarEntry, TarKind, WARNINGS_FILE, header_length, padding, write_header};
+use crate::budget::Permit;
+use crate::engine::session::Session;
+use crate::model::{Entry, EntryKind, Metadata, Timestamp};
+use bytes::Bytes;
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+/// What the assembler sends to be packed.
+#[derive(Debug)]
+pub(super) enum ToPack {
+    /// The next frame.
+    Frame(Box<RawFrame>),
+    /// The volume ends here.
+    Cut,
+}
+
+/// The receiving stage is gone; whoever stopped it knows why.
+#[derive(Debug)]
+pub(super) struct Stopped;
+
+/// Cuts the stream into frames.
+#[derive(Debug)]
+pub(super) struct StreamWriter {
+    pub(super) position: Position,
+    session: Arc<Session>,
+    frame: RawFrame,
+    frame_size: u64,
+    volume_age: Duration,
+    /// When the volume ends for its age.
+    pub(super) cut_at: Instant,
+    /// Something was sent since the last timed cut.
+    uncut: bool,
+    out: mpsc::Sender<ToPack>,
+}
+
+fn empty_frame(hash_in: HashIn) -> RawFrame {
+    RawFrame {
+        parts: Vec::new(),
+        length: 0,
+        hash_in,
+        hash_out: None,
+        position: Position::default(),
+        permits: Vec::new(),
+        cut: false,
+    }
+}
+
+impl StreamWriter {
+    pub(super) fn new(
+        position: Position,
+        session: Arc<Session>,
+        frame_size: u32,
+        volume_age: Duration,
+        out: mpsc::Sender<ToPack>,
+    ) -> Self {
+        let hash = position.open.as_ref().map(|open| open.hash.clone()).unwrap_or_default();
+        Self {
+            position,
+            session,
+            frame: empty_frame(HashIn::Known(hash)),
+            frame_size: u64::from(frame_size),
+            volume_age,
+            cut_at: Instant::now() + volume_age,
+            uncut: false,
+            out,
+        }
+    }
+
+    /// Turns an entry of the source into one of the archive, and chooses its tar path.
+    fn stage(&mut self, entry: &SourceEntry, kind: &EntryKind, size: u64) -> Staged {
+        let path = match self.position.paths.next(&entry.name, kind) {
+            Cow::Borrowed(_) => None,
+            Cow::Owned(path) => Some(path),
+        };
+        let link_path = match kind {
+            EntryKind::HardLink { target } => Some(self.position.paths.path(target).into_owned()),
+            _ => None,
+        };
+        let mut staged = Staged {
+            entry: Entry {
+                name: entry.name.clone(),
+                kind: kind.clone(),
+                size,
+                mtime: entry.mtime,
+                metadata: entry.metadata.clone(),
+                sha256: None,
+                offset: 0,
+                ordinal: self.position.ordinal,
+                group: entry.group.clone(),
+                inconsistent: entry.inconsistent,
+                superseded: false,
+            },
+            path,
+            link_path,
+        };
+        let header = staged.header_length();
+        staged.entry.offset = self.position.raw + header;
+        self.advance(header);
+        staged
+    }
+
+    fn advance(&mut self, raw: u64) {
+        self.position.raw += raw;
+        self.frame.length += raw;
+    }
+
+    /// Adds an entry whose content, if it has any, is all there.
+    pub(super) async fn whole(
+        &mut self,
+        entry: &SourceEntry,
+        kind: &EntryKind,
+        content: Bytes,
+        permit: Option<Arc<Permit>>,
+    ) -> Result<(), Stopped> {
+        let size = content.len() as u64;
+        let staged = self.stage(entry, kind, size);
+        self.advance(size + padding(size) as u64);
+        self.frame.parts.push(Part::Whole { staged: Box::new(staged), content });
+        if let Some(permit) = permit
+            && !self.frame.permits.last().is_some_and(|last| Arc::ptr_eq(last, &permit))
+        {
+            self.frame.permits.push(permit);
+        }
+        self.position.inconsistent += u64::from(entry.inconsistent);
+        self.position.content += size;
+        self.entry_done(entry);
+        self.flush_full().await
+    }
+
+    fn entry_done(&mut self, entry: &SourceEntry) {
+        self.position.ordinal += 1;
+        self.position.open = None;
+        self.passed(entry);
+    }
+
+    /// The source's position is behind this entry now, whatever became of it.
+    pub(super) fn passed(&mut self, entry: &SourceEntry) {
+        self.position.cursor = Some(Blob(entry.cursor.0.clone()));
+    }
+
+    /// Begins an entry whose content comes in pieces.
+    pub(super) fn open(&mut self, entry: &SourceEntry, size: u64, version: Option<Version>, tries: u32) {
+        debug_assert!(has_content(&entry.kind), "only kinds with content are opened");
+        let staged = self.stage(entry, &entry.kind, size);
+        let content_at = staged.entry.offset;
+        self.frame.parts.push(Part::Open { staged: Box::new(staged) });
+        self.position.open = Some(OpenEntry::new(entry, size, version, content_at, tries));
+    }
+
+    /// Adds content of the open entry.
+    pub(super) async fn content(&mut self, mut bytes: Bytes, permit: &Arc<Permit>) -> Result<(), Stopped> {
+        while !bytes.is_empty() {
+            // A frame that only just began takes at least a little, so that each one makes progress.
+            let room = self.frame_size.saturating_sub(self.frame.length).max(1);
+            let piece = bytes.split_to(bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
+            self.took(piece.len() as u64);
+            self.frame.parts.push(Part::Content(piece));
+            self.frame.permits.push(permit.clone());
+            self.flush_full().await?;
+        }
+        Ok(())
+    }
+
+    fn took(&mut self, length: u64) {
+        self.advance(length);
+        self.position.content += length;
+        if let Some(open) = &mut self.position.open {
+            open.offset += length;
+        }
+    }
+
+    /// Fills the open entry with zeros up to its size.
+    pub(super) async fn fill(&mut self) -> Result<(), Stopped> {
+        while let Some(left) = self.position.open.as_ref().map(|open| open.size - open.offset).filter(|left| *left > 0)
+        {
+            let step = left.min(self.frame_size.saturating_sub(self.frame.length).max(1));
+            self.took(step);
+            self.frame.parts.push(Part::Filler(step));
+            self.flush_full().await?;
+        }
+        Ok(())
+    }
+
+    /// Ends the open entry, all of whose content is in. A superseded one leaves the source's position where it was.
+    pub(super) async fn close(&mut self, superseded: bool) -> Result<(), Stopped> {
+        let Some(open) = self.position.open.take() else { return Ok(()) };
+        self.advance(padding(open.size) as u64);
+        self.position.inconsistent += u64::from(open.inconsistent);
+        self.position.superseded += u64::from(superseded);
+        if !superseded {
+            self.position.cursor = Some(open.cursor.clone());
+        }
+        let entry = Entry {
+            name: open.name,
+            kind: open.kind,
+            size: open.size,
+            mtime: open.mtime,
+            metadata: open.metadata,
+            sha256: None,
+            offset: open.content_at,
+            ordinal: self.position.ordinal,
+            group: open.group,
+            inconsistent: open.inconsistent,
+            superseded,
+        };
+        self.position.ordinal += 1;
+        self.frame.parts.push(Part::Close { entry: Box::new(entry) });
+        self.flush_full().await
+    }
+
+    /// Writes the list of warnings, if there are any, and the end of the tar stream.
+    pub(super) async fn end(&mut self) -> Result<(), Stopped> {
+        if self.position.ended {
+            return Ok(());
+        }
+        let warnings = self.position.warnings.clone();
+        if warnings.count > 0 {
+            let mut text = format!(
+                "{} warnings were recorded while this archive was written:\n{}",
+                warnings.count, warnings.lines
+            );
+            if warnings.left_out > 0 {
+                text.push_str(&format!("… and {} more, which are in the job log of the backup\n", warnings.left_out));
+            }
+            let now = jiff::Timestamp::now();
+            let entry = TarEntry {
+                path: WARNINGS_FILE,
+                true_name: None,
+                kind: TarKind::File,
+                size: text.len() as u64,
+                mtime: Some(Timestamp { seconds: now.as_second(), nanos: 0 }),
+                metadata: &Metadata { mode: Some(0o644), ..Metadata::default() },
+            };
+            let mut raw = Vec::new();
+            write_header(&entry, &mut raw);
+            debug_assert_eq!(raw.len() as u64, header_length(&entry));
+            raw.extend_from_slice(text.as_bytes());
+            raw.resize(raw.len() + padding(text.len() as u64), 0);
+            self.advance(raw.len() as u64);
+            self.frame.parts.push(Part::Raw(raw.into()));
+        }
+        self.advance(END_OF_ARCHIVE as u64);
+        self.frame.parts.push(Part::End);
+        self.position.ended = true;
+        Ok(())
+    }
+
+    async fn flush_full(&mut self) -> Result<(), Stopped> {
+        if self.frame.length >= self.frame_size { self.flush(false).await } else { Ok(()) }
+    }
+
+    /// Sends what there is of the frame; with `cut`, the volume ends behind it.
+    pub(super) async fn flush(&mut self, cut: bool) -> Result<(), Stopped> {
+        if self.frame.parts.is_empty() {
+            if cut && self.uncut {
+                self.cut_is_sent();
+                return self.out.send(ToPack::Cut).await.map_err(|_| Stopped);
+            }
+            return Ok(());
+        }
+        let mut hash_in = HashIn::Known(crate::Sha256::new());
+        let mut hash_out = None;
+        if self.position.open.is_some() {
+            let (sender, receiver) = oneshot::channel();
+            hash_in = HashIn::FromBefore(receiver);
+            hash_out = Some(sender);
+        }
+        let mut frame = std::mem::replace(&mut self.frame, empty_frame(hash_in));
+        frame.hash_out = hash_out;
+        frame.position = self.position.clone();
+        frame.cut = cut;
+        if cut {
+            self.cut_is_sent()
+        } else {
+            self.uncut = true
+        }
+        let (entries, bytes) = (self.position.ordinal, self.position.content);
+        self.session.meter.update(|p| (p.entries, p.bytes) = (entries, bytes));
+        self.out.send(ToPack::Frame(Box::new(frame))).await.map_err(|_| Stopped)
+    }
+
+    fn cut_is_sent(&mut self) {
+        self.uncut = false;
+        self.cut_at = Instant::now() + self.volume_age;
+    }
+
+    /// Ends the volume when it has become old.
+    pub(super) async fn cut_if_old(&mut self) -> Result<(), Stopped> {
+        if Instant::now() < self.cut_at {
+            return Ok(());
+        }
+        self.flush(true).await?;
+        self.cut_at = Instant::now() + self.volume_age;
+        Ok(())
+    }
+}

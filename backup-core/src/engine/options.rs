@@ -1,0 +1,221 @@
+//! What a caller can choose, and how one memory figure is divided.
+
+use crate::adapter::{Destination, RestoreTarget, Source};
+use crate::archive::{Compression, KeyProvider};
+use crate::limit::RateLimit;
+use crate::model::{ArchiveId, Holder, OperationId};
+use crate::retry::RetryPolicy;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How an [`Engine`](super::Engine) works; the defaults fit a server with some hundred MiB to spare.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Bytes that data in flight may occupy: read-ahead, frames and volumes together. The process needs about 64 MiB besides.
+    pub memory: u64,
+    /// How long a claim holds without being renewed; it is renewed three times as often.
+    pub lease: Duration,
+    /// Who works; by default this process.
+    pub holder: Holder,
+    /// How failed calls of adapters are repeated.
+    pub retry: RetryPolicy,
+    /// CPU-bound jobs at once; by default as many as there are cores.
+    pub threads: usize,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            memory: 192 << 20,
+            lease: Duration::from_secs(60),
+            holder: super::process::this_process(),
+            retry: RetryPolicy::default(),
+            threads: std::thread::available_parallelism().map_or(2, usize::from),
+        }
+    }
+}
+
+/// How a backup writes its archive. Kept in the checkpoint, so that a resume goes on in the same way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupOptions {
+    /// Codec and level.
+    pub compression: Compression,
+    /// Stored bytes at which a volume ends; `None` asks the destination. Never more than a quarter of the memory.
+    pub volume_size: Option<u64>,
+    /// Raw bytes of a frame, 64 KiB to 8 MiB.
+    pub frame_size: u32,
+    /// Age at which a volume ends even when it is small, so that a slow source loses little in a crash.
+    pub volume_age: Duration,
+}
+
+impl Default for BackupOptions {
+    fn default() -> Self {
+        Self {
+            compression: Compression::default(),
+            volume_size: None,
+            frame_size: 4 << 20,
+            volume_age: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Bandwidth limits of one operation; may be changed at any time through any clone.
+#[derive(Clone, Debug, Default)]
+pub struct Limits {
+    /// Bytes a second that are read from the source, or from the destination when restoring.
+    pub read: RateLimit,
+    /// Bytes a second that are written to the destination, or to the target when restoring.
+    pub write: RateLimit,
+}
+
+/// A backup to be made.
+#[derive(Clone, Debug)]
+pub struct BackupRequest {
+    /// What is read.
+    pub source: Arc<dyn Source>,
+    /// Where the archive goes.
+    pub destination: Arc<dyn Destination>,
+    /// A name for people; may be empty.
+    pub name: String,
+    /// How the archive is written.
+    pub options: BackupOptions,
+    /// Seals the archive when given.
+    pub keys: Option<Arc<dyn KeyProvider>>,
+    /// Bandwidth.
+    pub limits: Limits,
+    /// Kept in the store with the operation: what the frontend needs to build the adapters again. No secrets.
+    pub spec: serde_json::Value,
+}
+
+impl BackupRequest {
+    /// A backup with default options.
+    pub fn new(source: Arc<dyn Source>, destination: Arc<dyn Destination>) -> Self {
+        Self {
+            source,
+            destination,
+            name: String::new(),
+            options: BackupOptions::default(),
+            keys: None,
+            limits: Limits::default(),
+            spec: serde_json::Value::Null,
+        }
+    }
+}
+
+/// Over whom a resume may go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TakeOver {
+    /// Wait until no lease runs; at once when the holder is a process of this host and boot that is dead.
+    #[default]
+    WhenFree,
+    /// At once, whoever holds it: the caller knows better.
+    Now,
+}
+
+/// A backup to be continued.
+#[derive(Clone, Debug)]
+pub struct ResumeBackup {
+    /// The operation.
+    pub operation: OperationId,
+    /// The same source as at the start.
+    pub source: Arc<dyn Source>,
+    /// The same destination as at the start.
+    pub destination: Arc<dyn Destination>,
+    /// Needed when the archive is sealed.
+    pub keys: Option<Arc<dyn KeyProvider>>,
+    /// Bandwidth.
+    pub limits: Limits,
+    /// Over whom.
+    pub take_over: TakeOver,
+}
+
+/// Which entries of an archive are meant.
+///
+/// Globs match the whole name: `*` and `?` do not cross `/`, `**` does. A pattern that matches a directory
+/// includes or excludes everything below it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Selection {
+    /// Only entries that match one of these; empty means all.
+    pub include: Vec<String>,
+    /// But none that matches one of these.
+    pub exclude: Vec<String>,
+    /// Only these exact names (and what `include` adds).
+    pub names: Vec<crate::model::EntryName>,
+}
+
+/// How a restore writes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RestoreOptions {
+    /// Which entries.
+    pub selection: Selection,
+    /// Existing items are replaced.
+    pub overwrite: bool,
+    /// Leave out reading the target back at the end.
+    pub skip_verify: bool,
+}
+
+/// With which keys an archive is opened.
+#[derive(Clone, Debug, Default)]
+pub struct OpenOptions {
+    /// Opens sealed archives; with keys given, an archive that is not sealed is refused.
+    pub keys: Option<Arc<dyn KeyProvider>>,
+    /// Accept an archive that is not sealed although keys were given.
+    pub allow_unsealed: bool,
+}
+
+/// A restore to be made.
+#[derive(Clone, Debug)]
+pub struct RestoreRequest {
+    /// Where the archive is.
+    pub destination: Arc<dyn Destination>,
+    /// The archive.
+    pub archive: ArchiveId,
+    /// Where the data is put back.
+    pub target: Arc<dyn RestoreTarget>,
+    /// Keys.
+    pub open: OpenOptions,
+    /// What and how.
+    pub options: RestoreOptions,
+    /// Bandwidth.
+    pub limits: Limits,
+    /// A name for people; may be empty.
+    pub name: String,
+    /// Kept in the store with the operation: what the frontend needs to build the adapters again. No secrets.
+    pub spec: serde_json::Value,
+}
+
+impl RestoreRequest {
+    /// A restore of a whole archive that is not sealed, with default options.
+    pub fn new(destination: Arc<dyn Destination>, archive: ArchiveId, target: Arc<dyn RestoreTarget>) -> Self {
+        Self {
+            destination,
+            archive,
+            target,
+            open: OpenOptions::default(),
+            options: RestoreOptions::default(),
+            limits: Limits::default(),
+            name: String::new(),
+            spec: serde_json::Value::Null,
+        }
+    }
+}
+
+/// A restore to be continued.
+#[derive(Clone, Debug)]
+pub struct ResumeRestore {
+    /// The operation.
+    pub operation: OperationId,
+    /// The same destination as at the start.
+    pub destination: Arc<dyn Destination>,
+    /// The same target as at the start.
+    pub target: Arc<dyn RestoreTarget>,
+    /// Keys.
+    pub open: OpenOptions,
+    /// Bandwidth.
+    pub limits: Limits,
+    /// Over whom.
+    pub take_over: TakeOver,
+}

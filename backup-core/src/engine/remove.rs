@@ -1,0 +1,279 @@
+//! Removing archives: on cancel, on delete, and sweeping up what was never completed.
+
+use super::archive::read_header;
+use super::catalog::archive_ids;
+use super::process::boot_time;
+use super::session::no_such;
+use crate::adapter::{Destination, Payload, Store};
+use crate::archive::{Codec, Manifest, ObjectNames};
+use crate::model::{ArchiveId, Guard, Identity, LogRecord, Operation, OperationId, OperationKind, Transition};
+use crate::state::Event;
+use crate::{Error, ErrorClass, Result};
+use futures::TryStreamExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// First a compare-and-set to `Cancelled`, which voids the worker's claim; then the archive's objects are removed.
+pub(super) async fn cancel(
+    store: &Arc<dyn Store>,
+    id: &OperationId,
+    destination: &dyn Destination,
+) -> Result<Operation> {
+    let cancelled = loop {
+        let operation = store.get(id).await?.ok_or_else(|| no_such(id))?;
+        operation.state.after(&Event::Cancel).map_err(|e| e.on(format!("operation {id}")))?;
+        if operation.new.kind == OperationKind::Backup && operation.new.destination != destination.identity() {
+            let text = format!("the backup goes to {}, not to {}", operation.new.destination, destination.identity());
+            return Err(Error::invalid(text).on(format!("operation {id}")));
+        }
+        let log = LogRecord::info("cancel", "cancelled on request");
+        let change = Transition::new(id.clone(), Guard::Version(operation.version), Event::Cancel, log);
+        match store.transition(change).await {
+            Ok(operation) => break operation,
+            // It changed meanwhile; look again.
+            Err(e) if e.class() == ErrorClass::Conflict => {}
+            Err(e) => return Err(e),
+        }
+    };
+    if cancelled.new.kind == OperationKind::Backup {
+        let removed = remove_objects(destination, &cancelled.new.archive).await;
+        let log = match &removed {
+            Ok(count) => LogRecord::info("cancel", format!("removed {count} objects of the unfinished archive")),
+            Err(e) => LogRecord::warning("cancel", format!("objects remain, a sweep removes them: {}", e.chain())),
+        };
+        store.append_log(id, &[log]).await?;
+        removed?;
+    }
+    Ok(cancelled)
+}
+
+/// Removes all objects of an archive, the manifest first, so that what is half removed is never taken for complete.
+pub(super) async fn remove_objects(destination: &dyn Destination, archive: &ArchiveId) -> Result<u64> {
+    let names = ObjectNames::new(archive.clone(), Codec::None, false);
+    let sealed = ObjectNames::new(archive.clone(), Codec::None, true);
+    for manifest in [names.manifest(), sealed.manifest()] {
+        destination.delete(&manifest).await?;
+    }
+    let mut count = 0;
+    // The marks that tell what this was come last.
+    let last = [names.swept(), names.header()];
+    // A listing may not show what was put a moment ago.
+    for _ in 0..2 {
+        let mut listed = destination.list(Some(&names.root()));
+        while let Some(object) = listed.try_next().await? {
+            if !last.contains(&object.name) {
+                destination.delete(&object.name).await.map_err(|e| e.on(&object.name))?;
+                count += 1;
+            }
+        }
+    }
+    destination.remove_staged(&names.root()).await?;
+    for name in last {
+        if destination.stat(&name).await?.is_some() {
+            destination.delete(&name).await?;
+            count += 1;
+        }
+    }
+    Ok(count)
+}
+
+/// Deletes an archive, complete or not. Returns how many objects were removed; what is gone already is no failure.
+///
+/// # Errors
+/// `NotFound` when nothing of it is there; `Conflict` when another archive refers to it or an operation is at work on it;
+/// otherwise what the destination or the store met, and deleting again goes on.
+pub async fn delete_archive(destination: &dyn Destination, store: Option<&dyn Store>, id: &ArchiveId) -> Result<u64> {
+    let known = archive_ids(destination).await?.contains(id);
+    if !known {
+        if let Some(store) = store {
+            store.forget_archive(&destination.identity(), id).await?;
+        }
+        return Err(Error::not_found("there is no such archive at this destination").on(id));
+    }
+    if let Some(other) = referred_to_by(destination, id).await? {
+        return Err(Error::conflict(format!("the archive {other} uses its volumes; delete that one first")).on(id));
+    }
+    if let Some(store) = store {
+        let query = crate::model::OperationQuery {
+            states: vec!["pending", "running", "committing", "paused", "failed"],
+            limit: Some(10_000),
+            ..Default::default()
+        };
+        let operations = store.query(&query).await?;
+        let at_work = operations.iter().find(|o| {
+            o.new.archive == *id
+                && (o.new.kind == OperationKind::Backup || o.state.is_held())
+                && *place_of_archive(o) == destination.identity()
+        });
+        if let Some(operation) = at_work {
+            let text = format!("operation {} ({}) still uses it; cancel that first", operation.new.id, operation.state);
+            return Err(Error::conflict(text).on(id));
+        }
+    }
+    let count = remove_objects(destination, id).await?;
+    if let Some(store) = store {
+        store.forget_archive(&destination.identity(), id).await?;
+    }
+    Ok(count)
+}
+
+fn place_of_archive(operation: &Operation) -> &Identity {
+    match operation.new.kind {
+        OperationKind::Backup => &operation.new.destination,
+        OperationKind::Restore | OperationKind::Verify => &operation.new.source,
+    }
+}
+
+/// An archive whose manifest says that it uses volumes of this one. Manifests of sealed archives cannot be asked without their
+/// key; they never refer to others in this format version.
+async fn referred_to_by(destination: &dyn Destination, id: &ArchiveId) -> Result<Option<ArchiveId>> {
+    for other in archive_ids(destination).await? {
+        if other == *id {
+            continue;
+        }
+        let manifest = ObjectNames::new(other.clone(), Codec::None, false).manifest();
+        let bytes = match super::archive::read_small(destination, &manifest, 64 << 20).await {
+            Ok(bytes) => bytes,
+            Err(e) if matches!(e.class(), ErrorClass::NotFound | ErrorClass::Corrupt) => continue,
+            Err(e) => return Err(e),
+        };
+        if Manifest::parse(&bytes).is_ok_and(|manifest| manifest.references.contains(id)) {
+            return Ok(Some(other));
+        }
+    }
+    Ok(None)
+}
+
+/// How long another sweep may take before its mark counts as left behind.
+const OTHER_SWEEP: Duration = Duration::from_secs(3600);
+
+/// What a sweep removes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SweepOptions {
+    /// Only archives whose newest object is older, on the destination's clock.
+    pub min_age: Duration,
+    /// Only say what would be removed.
+    pub dry_run: bool,
+}
+
+impl Default for SweepOptions {
+    fn default() -> Self {
+        Self { min_age: Duration::from_secs(30 * 24 * 3600), dry_run: false }
+    }
+}
+
+/// What a sweep did, or would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SweepReport {
+    /// Archives that were never completed and are removed now.
+    pub swept: Vec<ArchiveId>,
+    /// Unfinished archives that stay, and why.
+    pub kept: Vec<(ArchiveId, String)>,
+    /// Objects removed.
+    pub objects: u64,
+    /// Bytes removed.
+    pub bytes: u64,
+}
+
+/// Removes archives that were never completed and have not grown for a long time. `swept.json` is put first: a backup that was
+/// only asleep finds it and fails, instead of completing an archive with holes.
+///
+/// # Errors
+/// What the destination met; sweeping again goes on.
+pub async fn sweep(destination: &dyn Destination, options: &SweepOptions) -> Result<SweepReport> {
+    let mut report = SweepReport::default();
+    let ids = archive_ids(destination).await?;
+    if ids.is_empty() {
+        return Ok(report);
+    }
+    let now = destination.now().await?;
+    for id in ids {
+        let (codec, sealed) = match read_header(destination, &id).await {
+            Ok((header, _)) => (header.codec, header.sealed),
+            Err(e) if e.class() == ErrorClass::NotFound => (Codec::None, false),
+            Err(e) if matches!(e.class(), ErrorClass::Corrupt | ErrorClass::Unsupported) => {
+                report.kept.push((id, e.chain()));
+                continue;
+            }
+            Err(e) => return Err(e),
+        };
+        let names = ObjectNames::new(id.clone(), codec, sealed);
+        let manifest = destination.stat(&names.manifest()).await?;
+        let mark = destination.stat(&names.swept()).await?;
+        if let (Some(_), None) = (&manifest, &mark) {
+            continue;
+        }
+        let (mut objects, mut bytes, mut newest) = (0, 0, None);
+        let mut listed = destination.list(Some(&names.root()));
+        while let Some(object) = listed.try_next().await? {
+            objects += 1;
+            bytes += object.size;
+            newest = newest.max(Some(object.modified));
+        }
+        let age = |then: jiff::Timestamp| now.duration_since(then).unsigned_abs();
+        let why_kept = match &mark {
+            Some(_) if manifest.is_some() => {
+                Some("it has a manifest and was swept, by whom cannot be told: verify it, or delete it".to_owned())
+            }
+            Some(mark) if age(mark.modified) < OTHER_SWEEP => {
+                Some(format!("another sweep began {} ago", human(age(mark.modified))))
+            }
+            Some(_) => None,
+            None => {
+                let age = newest.map(age).unwrap_or_default();
+                (age < options.min_age).then(|| format!("its newest object is only {} old", human(age)))
+            }
+        };
+        if let Some(why) = why_kept {
+            report.kept.push((id, why));
+            continue;
+        }
+        if !options.dry_run {
+            if mark.is_none()
+                && let Some(why) = mark_swept(destination, &names).await?
+            {
+                report.kept.push((id, why));
+                continue;
+            }
+            remove_objects(destination, &id).await?;
+        }
+        report.swept.push(id);
+        report.objects += objects;
+        report.bytes += bytes;
+    }
+    Ok(report)
+}
+
+/// Puts `swept.json` under a token of its own, so that of two sweeps only one goes on, and looks once more for a manifest.
+/// Answers why the archive is kept, if it is.
+///
+/// From here on a backup that wakes up finds the mark after it has put its manifest, and fails. One that had put its manifest
+/// before the mark has completed, and the mark is taken away again; that is safe only while no other sweep can have taken
+/// the mark for that of a dead one.
+async fn mark_swept(destination: &dyn Destination, names: &ObjectNames) -> Result<Option<String>> {
+    let start = boot_time();
+    let token = format!("{{\"swept\":true,\"token\":\"{:032x}\"}}\n", rand::random::<u128>());
+    match destination.put(&names.swept(), Payload::from(token.into_bytes())).await {
+        Ok(()) => {}
+        Err(e) if e.class() == ErrorClass::Conflict => return Ok(Some("another sweep has just begun".to_owned())),
+        Err(e) => return Err(e),
+    }
+    if destination.stat(&names.manifest()).await?.is_none() {
+        return Ok(None);
+    }
+    if boot_time() - start < OTHER_SWEEP / 4 {
+        destination.delete(&names.swept()).await?;
+        return Ok(Some("it was completed just now".to_owned()));
+    }
+    Ok(Some("it was completed while it was being swept: verify it, or delete it".to_owned()))
+}
+
+fn human(age: Duration) -> String {
+    let seconds = age.as_secs();
+    match seconds {
+        0..120 => format!("{seconds} seconds"),
+        120..7200 => format!("{} minutes", seconds / 60),
+        7200..172_800 => format!("{} hours", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}

@@ -1,0 +1,148 @@
+//! Large entries, and groups that a target takes as a whole: each reads its own frames and can be started over.
+
+use super::ledger::{Ledger, Work};
+use super::plan::Plan;
+use crate::adapter::{ByteStream, ContentReader, EntryProgress, RestorePlan, RestoreTarget};
+use crate::engine::archive::Archive;
+use crate::engine::fetch::{Fetcher, chunks_of};
+use crate::limit::RateLimit;
+use crate::model::{Entry, GroupName};
+use crate::{ErrorClass, Result, Sha256};
+use futures::StreamExt;
+use std::sync::Arc;
+
+/// How often a target may ask to start an entry over.
+const TRIES: u32 = 3;
+
+/// Writes one large entry or whole group.
+#[derive(Clone, Debug)]
+pub(super) struct LargeWriter {
+    pub(super) target: Arc<dyn RestoreTarget>,
+    pub(super) plan: RestorePlan,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) fetcher: Fetcher,
+    pub(super) limit: RateLimit,
+}
+
+/// The content of an entry from an offset on.
+pub(in crate::engine) fn content(fetcher: Fetcher, entry: &Entry, from: u64) -> ByteStream {
+    let raw = entry.offset + from.min(entry.size)..entry.offset + entry.size;
+    let archive: Archive = fetcher.archive.clone();
+    let name = entry.name.clone();
+    let chunks = async_stream::try_stream! {
+        if !raw.is_empty() {
+            for volume in archive.volumes_in(&raw).await? {
+                for chunk in chunks_of(&Arc::new(volume), std::slice::from_ref(&raw)) {
+                    yield chunk;
+                }
+            }
+        }
+    };
+    let raw = entry.offset + from.min(entry.size)..entry.offset + entry.size;
+    let mut decoded = fetcher.run(chunks);
+    Box::pin(async_stream::try_stream! {
+        while let Some(decoded) = decoded.next().await {
+            let decoded = decoded.map_err(|e: crate::Error| e.context(format!("the content of {name} cannot be read")))?;
+            for frame in &decoded.frames {
+                let start = raw.start.max(frame.start);
+                let end = raw.end.min(frame.start + frame.bytes.len() as u64);
+                if start < end {
+                    // Both are offsets into a frame, which lies in memory.
+                    yield frame.bytes.slice((start - frame.start) as usize..(end - frame.start) as usize);
+                }
+            }
+        }
+    })
+}
+
+impl LargeWriter {
+    fn reader(&self, entry: &Entry, progress: &EntryProgress) -> ContentReader {
+        let hash = progress.saved().map(|saved| saved.hash).unwrap_or_default();
+        let stream = self.limited(content(self.fetcher.clone(), entry, hash.length()));
+        ContentReader::new(stream, hash, Some(entry.size), entry.sha256)
+    }
+
+    fn limited(&self, stream: ByteStream) -> ByteStream {
+        let limit = self.limit.clone();
+        stream
+            .then(move |piece| {
+                let limit = limit.clone();
+                async move {
+                    if let Ok(bytes) = &piece {
+                        limit.take(bytes.len() as u64).await;
+                    }
+                    piece
+                }
+            })
+            .boxed()
+    }
+
+    /// Writes an entry, from where an earlier attempt left off if the target still can.
+    pub(super) async fn entry(self, entry: Entry, work: Work) -> Result<()> {
+        let mut progress = self.ledger.progress(entry.ordinal);
+        let mut tries = 0;
+        let result = loop {
+            tries += 1;
+            let content = self.reader(&entry, &progress);
+            match self.target.write_large(&self.plan, &entry, content, &progress).await {
+                Err(e) if tries < TRIES && (e.class() == ErrorClass::Changed || e.is_retryable()) => {
+                    if e.class() == ErrorClass::Changed {
+                        progress = self.ledger.forget_progress(entry.ordinal);
+                    }
+                    tracing::warn!(entry = %entry.name, error = %e.chain(), "writing a large entry is started over");
+                }
+                result => break result,
+            }
+        };
+        self.ledger.written(&entry, result)?;
+        work.done(Some(entry.ordinal));
+        Ok(())
+    }
+
+    /// Writes all slices of a group as one content. Never from the middle: a resumed restore starts it over.
+    pub(super) async fn group(self, plan: Plan, first: Entry, group: GroupName, work: Work) -> Result<()> {
+        let progress = EntryProgress::default();
+        let mut tries = 0;
+        let result = loop {
+            tries += 1;
+            let stream = self.limited(slices(plan.clone(), self.fetcher.clone(), first.ordinal, group.clone()));
+            let content = ContentReader::new(stream, Sha256::new(), None, None);
+            match self.target.write_large(&self.plan, &first, content, &progress).await {
+                Err(e) if tries < TRIES && (e.class() == ErrorClass::Changed || e.is_retryable()) => {
+                    tracing::warn!(%group, error = %e.chain(), "writing a group is started over");
+                }
+                result => break result,
+            }
+        };
+        self.ledger.written(&first, result)?;
+        work.done(None);
+        Ok(())
+    }
+}
+
+/// The contents of a group's slices one after the other, each checked before any of it is given out.
+fn slices(plan: Plan, fetcher: Fetcher, from: u64, group: GroupName) -> ByteStream {
+    Box::pin(async_stream::try_stream! {
+        let mut entries = plan.from(from);
+        while let Some(entry) = entries.next().await {
+            let entry = entry?;
+            if entry.group.as_ref() != Some(&group) {
+                continue;
+            }
+            let mut hash = Sha256::new();
+            let mut pieces = Vec::new();
+            let mut stream = content(fetcher.clone(), &entry, 0);
+            while let Some(piece) = stream.next().await {
+                let piece = piece?;
+                hash.update(&piece);
+                pieces.push(piece);
+            }
+            if Some(hash.finish()) != entry.sha256 {
+                Err(Ledger::damaged(&entry))?;
+            }
+            for piece in pieces {
+                yield piece;
+            }
+        }
+    })
+}

@@ -1,0 +1,203 @@
+//! Small entries: cut out of the frames, checked, and written in batches, several at once.
+
+use super::ledger::{Ledger, Work};
+use crate::adapter::{Granularity, RestorePlan, RestoreTarget, SmallEntry};
+use crate::budget::Permit;
+use crate::engine::archive::panicked;
+use crate::engine::backup::has_content;
+use crate::engine::fetch::{Decoded, RawFrame};
+use crate::engine::handle::AbortOnDrop;
+use crate::limit::RateLimit;
+use crate::model::{Entry, GroupName};
+use crate::{Digest, Error, Result};
+use bytes::{Bytes, BytesMut};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// A batch is written when it holds so many entries …
+const BATCH_ENTRIES: usize = 256;
+/// … or so many bytes.
+const BATCH_BYTES: usize = 2 << 20;
+
+/// Cuts entries out of frames and writes them.
+#[derive(Debug)]
+pub(super) struct SmallWriter {
+    pub(super) target: Arc<dyn RestoreTarget>,
+    pub(super) plan: RestorePlan,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) limit: RateLimit,
+    /// Batches at once.
+    pub(super) parallel: usize,
+    front: Front,
+    batch: Vec<SmallEntry>,
+    batch_bytes: usize,
+    batch_work: Option<Work>,
+    permits: Vec<Arc<Permit>>,
+    running: VecDeque<AbortOnDrop<Result<()>>>,
+    /// Where slices have to be written one after the other: the end of the batch before, by group.
+    before: HashMap<GroupName, oneshot::Receiver<()>>,
+}
+
+/// The entry whose content is being collected.
+#[derive(Debug, Default)]
+struct Front {
+    taken: u64,
+    /// Content that came in earlier frames.
+    start: BytesMut,
+}
+
+impl SmallWriter {
+    pub(super) fn new(
+        target: Arc<dyn RestoreTarget>,
+        plan: RestorePlan,
+        ledger: Arc<Ledger>,
+        limit: RateLimit,
+        parallel: usize,
+    ) -> Self {
+        Self {
+            target,
+            plan,
+            ledger,
+            limit,
+            parallel: parallel.max(1),
+            front: Front::default(),
+            batch: Vec::new(),
+            batch_bytes: 0,
+            batch_work: None,
+            permits: Vec::new(),
+            running: VecDeque::new(),
+            before: HashMap::new(),
+        }
+    }
+
+    /// Takes the content of the entry at the front of the queue from a frame; `true` when all of it is there.
+    pub(super) fn take(&mut self, entry: &Entry, frame: &RawFrame) -> Result<Option<Bytes>> {
+        let at = entry.offset + self.front.taken;
+        let end = frame.start + frame.bytes.len() as u64;
+        if at >= end {
+            // A frame that was needed by earlier entries only.
+            return Ok(None);
+        }
+        let Some(skip) = at.checked_sub(frame.start) else {
+            return Err(Error::corrupt("the index places entries out of order").on(&entry.name));
+        };
+        let left = entry.size - self.front.taken;
+        let length = left.min(end - at);
+        let (skip, length) = (to_usize(skip)?, to_usize(length)?);
+        let piece = frame.bytes.slice(skip..skip + length);
+        if piece.len() as u64 == entry.size {
+            return Ok(Some(piece));
+        }
+        // Copied, so that an entry over many frames does not keep their memory.
+        self.front.start.extend_from_slice(&piece);
+        self.front.taken += piece.len() as u64;
+        if self.front.taken < entry.size {
+            return Ok(None);
+        }
+        self.front.taken = 0;
+        Ok(Some(std::mem::take(&mut self.front.start).freeze()))
+    }
+
+    /// Adds a complete entry.
+    pub(super) async fn add(&mut self, entry: Entry, content: Bytes, of: Option<&Decoded>) -> Result<()> {
+        let ordered = self.target.granularity(&entry.kind) == Granularity::OrderedSlices && entry.group.is_some();
+        if ordered && self.batch.last().is_some_and(|last| last.entry.group != entry.group) {
+            self.flush().await?;
+        }
+        if self.batch_work.is_none() {
+            self.batch_work = Some(self.ledger.begin(entry.ordinal));
+        }
+        self.ledger.handed_out(entry.ordinal + 1);
+        if let Some(decoded) = of
+            && !self.permits.last().is_some_and(|last| Arc::ptr_eq(last, &decoded.permit))
+        {
+            self.permits.push(decoded.permit.clone());
+        }
+        self.batch_bytes += content.len();
+        self.batch.push(SmallEntry { entry, content });
+        if self.batch.len() >= BATCH_ENTRIES || self.batch_bytes >= BATCH_BYTES { self.flush().await } else { Ok(()) }
+    }
+
+    /// Sends the batch off.
+    pub(super) async fn flush(&mut self) -> Result<()> {
+        let Some(work) = self.batch_work.take() else { return Ok(()) };
+        let batch = std::mem::take(&mut self.batch);
+        let permits = std::mem::take(&mut self.permits);
+        let bytes = std::mem::take(&mut self.batch_bytes);
+        while self.running.len() >= self.parallel {
+            self.first_done().await?;
+        }
+        self.limit.take(bytes as u64).await;
+        let group = batch.first().and_then(|small| {
+            let ordered = self.target.granularity(&small.entry.kind) == Granularity::OrderedSlices;
+            small.entry.group.clone().filter(|_| ordered)
+        });
+        let mut turn = None;
+        let mut next = None;
+        if let Some(group) = group {
+            let (sender, receiver) = oneshot::channel();
+            turn = self.before.insert(group, receiver);
+            next = Some(sender);
+        }
+        let (target, plan, ledger) = (self.target.clone(), self.plan.clone(), self.ledger.clone());
+        let task = tokio::spawn(async move {
+            let batch = tokio::task::spawn_blocking(move || check(batch)).await.map_err(panicked)??;
+            if let Some(turn) = turn {
+                // Without an answer the batch before has failed, and so does the restore.
+                turn.await.map_err(|e| Error::cancelled("the batch before failed").because(e))?;
+            }
+            let entries: Vec<Entry> = batch.iter().map(|small| small.entry.clone()).collect();
+            let results = target.write_small(&plan, batch).await?;
+            if results.len() != entries.len() {
+                return Err(Error::permanent("the target did not answer for each entry of a batch"));
+            }
+            for (entry, result) in entries.iter().zip(results) {
+                ledger.written(entry, result)?;
+            }
+            drop(permits);
+            work.done(None);
+            if let Some(next) = next {
+                let _ = next.send(());
+            }
+            Ok(())
+        });
+        self.running.push_back(AbortOnDrop(task));
+        Ok(())
+    }
+
+    async fn first_done(&mut self) -> Result<()> {
+        match self.running.pop_front() {
+            Some(mut task) => task.join().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Writes what there is and waits for all of it.
+    pub(super) async fn drain(&mut self) -> Result<()> {
+        self.flush().await?;
+        while !self.running.is_empty() {
+            self.first_done().await?;
+        }
+        Ok(())
+    }
+}
+
+/// Compares each content with its digest. CPU work.
+fn check(batch: Vec<SmallEntry>) -> Result<Vec<SmallEntry>> {
+    for small in &batch {
+        let entry = &small.entry;
+        let right = match entry.sha256 {
+            Some(sha256) => Digest::of(&small.content) == sha256,
+            None => !has_content(&entry.kind),
+        };
+        if !right {
+            return Err(Ledger::damaged(entry));
+        }
+    }
+    Ok(batch)
+}
+
+fn to_usize(n: u64) -> Result<usize> {
+    usize::try_from(n).map_err(|e| Error::corrupt("an impossible length").because(e))
+}

@@ -1,0 +1,296 @@
+//! A worker's hold on an operation: claim, lease, requests, job log, and the end.
+
+use super::process::{boot_time, holder_is_dead};
+use super::progress::Meter;
+use super::{Engine, Outcome, TakeOver};
+use crate::adapter::{LogSink, Store};
+use crate::model::{
+    Checkpoint, Claim, ClaimOver, ClaimRequest, Fence, Guard, LogRecord, Operation, OperationId, Request, Transition,
+};
+use crate::state::{Event, PauseReason, State};
+use crate::{Error, ErrorClass, Result};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// How often a worker renews at the longest, so that a request of another process is soon seen.
+const RENEW_AT_MOST: Duration = Duration::from_secs(1);
+/// Log records that wait for the next flush at most; one more flushes at once.
+const LOG_QUEUE: usize = 1000;
+
+/// The hold of this worker on one operation.
+#[derive(Debug)]
+pub(super) struct Session {
+    store: Arc<dyn Store>,
+    sinks: Arc<[Arc<dyn LogSink>]>,
+    fence: Fence,
+    lease: Duration,
+    /// [`boot_time`] in milliseconds until which the lease surely runs.
+    deadline: AtomicU64,
+    /// Cancelled when somebody asks for a pause.
+    pub(super) pause: CancellationToken,
+    /// Cancelled when the claim is void.
+    lost: CancellationToken,
+    log: Mutex<Vec<LogRecord>>,
+    /// Log records are appended by one caller at a time, so that they keep their order.
+    appending: tokio::sync::Mutex<()>,
+    pub(super) meter: Meter,
+}
+
+impl Session {
+    /// Claims an operation; waits while another living worker has it, unless told to take over.
+    pub(super) async fn claim(engine: &Engine, id: &OperationId, take_over: TakeOver) -> Result<(Arc<Self>, Claim)> {
+        loop {
+            let operation = engine.store.get(id).await?.ok_or_else(|| no_such(id))?;
+            // Tells at once when it can never be claimed.
+            operation.state.after(&Event::Claim).map_err(|e| e.on(format!("operation {id}")))?;
+            let held = operation.state.is_held() && operation.lease_running;
+            let dead = operation.holder.as_ref().is_some_and(holder_is_dead);
+            let over = if held && (dead || take_over == TakeOver::Now) {
+                ClaimOver::Holder { version: operation.version }
+            } else {
+                ClaimOver::Nobody
+            };
+            let before = boot_time();
+            let request = ClaimRequest { holder: engine.options.holder.clone(), lease: engine.options.lease, over };
+            match engine.store.claim(id, request).await {
+                Ok(claim) => {
+                    let session = Self {
+                        store: engine.store.clone(),
+                        sinks: engine.sinks.clone(),
+                        fence: claim.fence.clone(),
+                        lease: engine.options.lease,
+                        deadline: AtomicU64::new(0),
+                        pause: CancellationToken::new(),
+                        lost: CancellationToken::new(),
+                        log: Mutex::default(),
+                        appending: tokio::sync::Mutex::default(),
+                        meter: Meter::new(claim.operation.progress.clone()),
+                    };
+                    session.lease_runs_from(before);
+                    return Ok((Arc::new(session), claim));
+                }
+                // Somebody holds it or was faster; look again.
+                Err(e) if e.class() == ErrorClass::Conflict => tokio::time::sleep(Duration::from_millis(500)).await,
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    pub(super) fn fence(&self) -> &Fence {
+        &self.fence
+    }
+
+    fn lease_runs_from(&self, start: Duration) {
+        let end = u64::try_from((start + self.lease).as_millis()).unwrap_or(u64::MAX);
+        self.deadline.store(end, Ordering::Relaxed);
+    }
+
+    /// To be called before each external effect: fails when another worker may have taken over.
+    pub(super) fn ensure_held(&self) -> Result<()> {
+        let now = u64::try_from(boot_time().as_millis()).unwrap_or(u64::MAX);
+        if self.lost.is_cancelled() || now >= self.deadline.load(Ordering::Relaxed) {
+            self.lost.cancel();
+            return Err(self.lost_error());
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.is_cancelled()
+    }
+
+    fn lost_error(&self) -> Error {
+        Error::conflict("this worker no longer holds the operation: it was cancelled, taken over, or the lease ran out")
+            .on(format!("operation {}", self.fence.operation))
+    }
+
+    /// Runs `work` while renewing the lease; stops it when the hold is lost.
+    pub(super) async fn hold<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let keep = async {
+            tokio::select! {
+                () = self.keep() => {}
+                () = self.lost.cancelled() => {}
+            }
+        };
+        tokio::select! {
+            result = work => result,
+            () = keep => Err(self.lost_error()),
+        }
+    }
+
+    /// Renews until the hold is lost; publishes progress and flushes the log meanwhile.
+    async fn keep(&self) {
+        let pace = (self.lease / 3).min(RENEW_AT_MOST);
+        let mut tick = tokio::time::interval(pace.min(Duration::from_millis(250)));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut renewed = boot_time();
+        loop {
+            tick.tick().await;
+            let progress = self.meter.publish();
+            let start = boot_time();
+            if start < renewed + pace {
+                continue;
+            }
+            match self.store.renew(&self.fence, self.lease, Some(&progress)).await {
+                Ok(renewal) => {
+                    self.lease_runs_from(start);
+                    renewed = start;
+                    match renewal.request {
+                        Some(Request::Pause) => self.pause.cancel(),
+                        None => {}
+                    }
+                    if let Err(e) = self.flush_log().await {
+                        tracing::warn!(error = %e.chain(), "the job log could not be written yet");
+                    }
+                }
+                Err(e) if e.class() == ErrorClass::Conflict => return self.lost.cancel(),
+                // The store may come back before the lease has run out.
+                Err(e) => {
+                    tracing::warn!(error = %e.chain(), "the lease could not be renewed yet");
+                    if self.ensure_held().is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds a job log record; it reaches the store within about a second, and before the next change of state.
+    pub(super) fn log(&self, record: LogRecord) {
+        // Whoever wants to see records as they arise gives a sink; at this level they would be told twice.
+        tracing::debug!(operation = %self.fence.operation, step = record.step, level = ?record.level, "{}", record.message);
+        for sink in self.sinks.iter() {
+            sink.record(&self.fence.operation, &record);
+        }
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).push(record);
+    }
+
+    /// Flushes the log when many records wait, so that their memory stays bounded.
+    pub(super) async fn log_pressure(&self) -> Result<()> {
+        if self.log.lock().unwrap_or_else(PoisonError::into_inner).len() > LOG_QUEUE {
+            self.flush_log().await
+        } else {
+            Ok(())
+        }
+    }
+
+    pub(super) async fn flush_log(&self) -> Result<()> {
+        let _one_at_a_time = self.appending.lock().await;
+        let records = std::mem::take(&mut *self.log.lock().unwrap_or_else(PoisonError::into_inner));
+        if records.is_empty() {
+            return Ok(());
+        }
+        let result = self.store.append_log(&self.fence.operation, &records).await;
+        if result.is_err() {
+            let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+            let newer = std::mem::replace(&mut *log, records);
+            log.extend(newer);
+        }
+        result
+    }
+
+    /// Saves a checkpoint under this claim.
+    pub(super) async fn save(&self, checkpoint: &Checkpoint) -> Result<()> {
+        self.ensure_held()?;
+        self.store.save_checkpoint(&self.fence, checkpoint).await
+    }
+
+    /// Changes the state under this claim, after the log records so far.
+    pub(super) async fn transition(
+        &self,
+        event: Event,
+        log: LogRecord,
+        with: impl FnOnce(&mut Transition),
+    ) -> Result<Operation> {
+        self.flush_log().await?;
+        for sink in self.sinks.iter() {
+            sink.record(&self.fence.operation, &log);
+        }
+        let guard = Guard::Fence(self.fence.clone());
+        let mut transition = Transition::new(self.fence.operation.clone(), guard, event, log);
+        transition.progress = Some(self.meter.publish());
+        with(&mut transition);
+        self.store.transition(transition).await
+    }
+
+    /// Pauses on request.
+    pub(super) async fn paused(&self) -> Result<Outcome> {
+        let log = LogRecord::info("pause", "paused on request; everything that was read is stored");
+        self.pause_for(PauseReason::Requested, None, None, log).await
+    }
+
+    async fn pause_for(
+        &self,
+        reason: PauseReason,
+        resume_at: Option<jiff::Timestamp>,
+        message: Option<String>,
+        log: LogRecord,
+    ) -> Result<Outcome> {
+        self.transition(Event::Pause { reason: reason.clone(), resume_at }, log, |_| {}).await?;
+        Ok(Outcome::Paused { reason, resume_at, message })
+    }
+
+    /// Ends an attempt that met an error: pauses when a human can mend it, else fails. The operation can be resumed either way.
+    pub(super) async fn broke_off(&self, error: Error) -> Result<Outcome> {
+        if self.is_lost() {
+            return Err(error);
+        }
+        let chain = error.chain();
+        let (reason, resume_at) = match error.class() {
+            ErrorClass::Unauthorized => (Some(PauseReason::Unauthorized), None),
+            ErrorClass::NoSpace => (Some(PauseReason::NoSpace), None),
+            ErrorClass::Throttled { after } => {
+                let wait = after.unwrap_or(Duration::from_secs(3600));
+                let at =
+                    jiff::SignedDuration::try_from(wait).ok().and_then(|d| jiff::Timestamp::now().checked_add(d).ok());
+                (Some(PauseReason::Quota), at)
+            }
+            _ => (None, None),
+        };
+        let ended = match reason {
+            Some(reason) => {
+                let log = LogRecord::error("pause", format!("paused until somebody sees to it: {chain}"));
+                self.pause_for(reason, resume_at, Some(chain), log).await.map(Some)
+            }
+            None => {
+                let log = LogRecord::error("failed", chain.clone());
+                self.transition(Event::Fail { error: chain }, log, |_| {}).await.map(|_| None)
+            }
+        };
+        match ended {
+            Ok(Some(outcome)) => Ok(outcome),
+            Ok(None) => Err(error),
+            Err(second) => {
+                // The state stays as it was and the lease runs out: the operation can still be resumed.
+                tracing::error!(error = %second.chain(), "the end of the attempt could not be stored");
+                Err(error)
+            }
+        }
+    }
+
+    /// Pauses because the worker has no key.
+    pub(super) async fn key_needed(&self, error: Error) -> Result<Outcome> {
+        let chain = error.chain();
+        let log = LogRecord::error("pause", format!("paused: {chain}"));
+        self.pause_for(PauseReason::KeyNeeded, None, Some(chain), log).await
+    }
+}
+
+pub(super) fn no_such(id: &OperationId) -> Error {
+    Error::not_found("there is no such operation in this store").on(format!("operation {id}"))
+}
+
+/// Stores a pause request; an operation whose worker is dead is paused on the spot.
+pub(super) async fn request_pause(store: &Arc<dyn Store>, id: &OperationId) -> Result<Operation> {
+    let operation = store.get(id).await?.ok_or_else(|| no_such(id))?;
+    let dead = operation.holder.as_ref().is_some_and(holder_is_dead) || !operation.lease_running;
+    if operation.state == State::Running && dead {
+        let log = LogRecord::info("pause", "paused on request; its worker had died");
+        let event = Event::Pause { reason: PauseReason::Requested, resume_at: None };
+        return store.transition(Transition::new(id.clone(), Guard::Version(operation.version), event, log)).await;
+    }
+    operation.state.after(&Event::Pause { reason: PauseReason::Requested, resume_at: None })?;
+    store.request(id, Request::Pause).await
+}

@@ -1,0 +1,261 @@
+//! Large entries: content goes to a blocking thread piece by piece, and a staged file is found again after a restart.
+
+use super::Shared;
+use super::small::{Content, Looked, NEW_FILE, STAGE_MODE};
+use super::stage::{Existing, StageNames, Staged};
+use crate::adapter::{ContentReader, EntryProgress, RestorePlan, SavedProgress, SmallEntry, Written};
+use crate::local::beneath::{Place, Root, TRIES};
+use crate::local::blocking::blocking;
+use crate::local::publish::{io_error, remove_file};
+use crate::local::rw::{write_at, write_sparse};
+use crate::model::{Entry, EntryKind, EntryName};
+use crate::{Error, Result};
+use bytes::Bytes;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{FileType, Mode, OFlags, fstat, ftruncate, openat};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::oneshot;
+
+/// After so many bytes, progress is recorded.
+const RECORD: u64 = 8 << 20;
+/// So many pieces wait for the writer at most. They are what the archive's reader delivers, each a part of a frame.
+const WAITING: usize = 4;
+
+/// What a resumed restore needs to know of a large entry.
+#[derive(Serialize, Deserialize)]
+struct State {
+    /// Name of the staged file, in the directory of the entry.
+    staged: String,
+}
+
+/// What the writer is told.
+enum Step {
+    Piece(Bytes),
+    /// Everything before this has to be in the file; then answer.
+    Confirm(oneshot::Sender<()>),
+    /// The content is complete and right: publish it.
+    Publish,
+    /// The content is wrong or will not come, and nothing of it is worth keeping.
+    Discard,
+}
+
+/// An entry whose staged file is open.
+struct Open {
+    root: Arc<Root>,
+    plan: RestorePlan,
+    entry: Entry,
+    path: EntryName,
+    stage: String,
+    file: OwnedFd,
+    /// Content bytes that are in the file.
+    position: u64,
+    overwrite: Option<Existing>,
+}
+
+pub(super) async fn write(
+    shared: &Arc<Shared>,
+    plan: &RestorePlan,
+    entry: &Entry,
+    mut content: ContentReader,
+    progress: &EntryProgress,
+) -> Result<Written> {
+    if !matches!(entry.kind, EntryKind::File | EntryKind::Slice) {
+        let (shared, plan, entry) = (shared.clone(), plan.clone(), entry.clone());
+        let item = SmallEntry { entry, content: Bytes::new() };
+        let answers = blocking(move || shared.write_batch(&plan, vec![item])).await?;
+        return answers.into_iter().next().unwrap_or_else(|| Err(Error::permanent("no answer for the entry")));
+    }
+    let saved = progress.saved();
+    if content.position() != saved.as_ref().map_or(0, |saved| saved.offset) {
+        return Err(Error::invalid("the content does not start where the saved progress ends"));
+    }
+    let had_progress = saved.is_some();
+    let opened = {
+        let (shared, plan, entry) = (shared.clone(), plan.clone(), entry.clone());
+        blocking(move || shared.open_large(plan, entry, saved)).await?
+    };
+    let Some(open) = opened else { return Ok(Written::AlreadyThere) };
+    let state = serde_json::json!({ "staged": open.stage });
+    let (steps, to_do) = channel(WAITING);
+    let writer = {
+        let shared = shared.clone();
+        tokio::task::spawn_blocking(move || shared.write_steps(open, to_do))
+    };
+    let read = feed(&mut content, &steps, progress, state).await;
+    let keep = had_progress || progress.saved().is_some();
+    let (last, failed) = match read {
+        Ok(()) => match content.finish() {
+            Ok(_) => (Step::Publish, None),
+            // The same bytes would be wrong again.
+            Err(e) => (Step::Discard, Some(e)),
+        },
+        Err(Stopped::Writer) => (Step::Discard, None),
+        Err(Stopped::Reader(e)) if keep => {
+            drop(steps);
+            // Until it has stopped, the writer and a next attempt would be in each other's way.
+            let _ = writer.await;
+            return Err(e);
+        }
+        Err(Stopped::Reader(e)) => (Step::Discard, Some(e)),
+    };
+    // If the writer has failed it takes no more steps; its own answer says why.
+    let _ = steps.send(last).await;
+    drop(steps);
+    let written = writer.await.map_err(|e| Error::permanent("writing stopped without an answer").because(e));
+    match failed {
+        Some(e) => Err(e),
+        None => written??.ok_or_else(|| Error::permanent("writing stopped before its end")),
+    }
+}
+
+/// Why the content did not get through.
+enum Stopped {
+    Reader(Error),
+    Writer,
+}
+
+/// Hands the content to the writer, and records progress when the writer has confirmed it.
+async fn feed(
+    content: &mut ContentReader,
+    steps: &Sender<Step>,
+    progress: &EntryProgress,
+    state: serde_json::Value,
+) -> Result<(), Stopped> {
+    let mut recorded = content.position();
+    while let Some(bytes) = content.next().await.map_err(Stopped::Reader)? {
+        steps.send(Step::Piece(bytes)).await.map_err(|_| Stopped::Writer)?;
+        if content.position() - recorded >= RECORD {
+            let (confirm, confirmed) = oneshot::channel();
+            steps.send(Step::Confirm(confirm)).await.map_err(|_| Stopped::Writer)?;
+            confirmed.await.map_err(|_| Stopped::Writer)?;
+            progress.record(content, state.clone());
+            recorded = content.position();
+        }
+    }
+    Ok(())
+}
+
+impl Shared {
+    /// Opens the staged file of an entry, the one of an earlier attempt if there is saved progress. `None` when the entry is there already.
+    fn open_large(&self, plan: RestorePlan, entry: Entry, saved: Option<SavedProgress>) -> Result<Option<Open>> {
+        let root = self.root()?;
+        let path = self.names.path(&entry.name);
+        let place = self.place(&root, &plan, &path)?;
+        let overwrite = match self.look_first(&plan, &place, &entry, &Content::Digest(entry.sha256))? {
+            Looked::Same => {
+                // An attempt before this one may have got as far as publishing, and another have left this behind.
+                remove_file(&place.dir, StageNames::of(&plan.tag, &path).as_bytes())
+                    .map_err(|e| io_error(e, "cannot remove the staged file"))?;
+                return Ok(None);
+            }
+            Looked::Go(overwrite) => overwrite,
+        };
+        let stage = StageNames::of(&plan.tag, &path);
+        let (file, position) = match saved {
+            Some(saved) => (resume(&place, &stage, &saved)?, saved.offset),
+            None => (self.start(&root, &plan, &path, place, &stage)?, 0),
+        };
+        Ok(Some(Open { root, plan, entry, path, stage, file, position, overwrite }))
+    }
+
+    /// A new staged file. One of an earlier attempt is removed rather than used: whoever may still write to it does no harm.
+    fn start(
+        &self,
+        root: &Root,
+        plan: &RestorePlan,
+        path: &EntryName,
+        place: Place<'_>,
+        stage: &str,
+    ) -> Result<OwnedFd> {
+        for _ in 0..TRIES {
+            remove_file(&place.dir, stage.as_bytes())
+                .map_err(|e| io_error(e, "cannot remove the staged file of an earlier attempt"))?;
+            match openat(&place.dir, stage, NEW_FILE, STAGE_MODE) {
+                Ok(file) => return Ok(file),
+                Err(Errno::EXIST) => {}
+                // The directory was removed since it was opened.
+                Err(Errno::NOENT) => {
+                    let again = self.place(root, plan, path)?;
+                    return Ok(self.create(root, plan, path, again, stage)?.1);
+                }
+                Err(e) => return Err(io_error(e, "cannot make a file in its directory")),
+            }
+        }
+        Err(Error::transient("somebody else makes the staged file again and again"))
+    }
+
+    /// Does what it is told, on a blocking thread. `None` when it was told to discard, or nothing any more.
+    fn write_steps(&self, mut open: Open, mut to_do: Receiver<Step>) -> Result<Option<Written>> {
+        let place = self.place(&open.root, &open.plan, &open.path)?;
+        let staged = Staged::new(self, &place, open.stage.as_bytes());
+        let mut confirmed = open.position > 0;
+        while let Some(step) = to_do.blocking_recv() {
+            match step {
+                Step::Piece(bytes) => {
+                    let write = if open.entry.metadata.sparse { write_sparse } else { write_at };
+                    if let Err(e) = write(open.file.as_fd(), &bytes, open.position) {
+                        if confirmed || to_do.is_closed() {
+                            staged.keep();
+                        }
+                        return Err(io_error(e, "cannot write"));
+                    }
+                    open.position += bytes.len() as u64;
+                }
+                Step::Confirm(answer) => {
+                    self.set_length(&open)?;
+                    confirmed = true;
+                    let _ = answer.send(());
+                }
+                Step::Discard => return Ok(None),
+                Step::Publish => {
+                    self.set_length(&open)?;
+                    let owner = self.new_owner(&place.dir, || fstat(&open.file))?;
+                    self.notes.add(&open.entry.name, self.rules.put_on(open.file.as_fd(), &open.entry, owner));
+                    return match staged.publish(&open.root, open.overwrite)? {
+                        Some(written) => Ok(Some(written)),
+                        None => self.meet(&place, &open.entry, &Content::Digest(open.entry.sha256)).map(Some),
+                    };
+                }
+            }
+        }
+        // Not removed: it may be the file of a next attempt that has begun meanwhile.
+        staged.keep();
+        Ok(None)
+    }
+
+    /// A hole at the end of a file is there only when its length says so.
+    fn set_length(&self, open: &Open) -> Result<()> {
+        if !open.entry.metadata.sparse {
+            return Ok(());
+        }
+        ftruncate(&open.file, open.position).map_err(|e| io_error(e, "cannot set the length"))
+    }
+}
+
+/// Opens the staged file of an earlier attempt and cuts off what was not recorded.
+fn resume(place: &Place<'_>, stage: &str, saved: &SavedProgress) -> Result<OwnedFd> {
+    let state: State = serde_json::from_value(saved.state.clone())
+        .map_err(|e| Error::changed("the saved progress is not of this target").because(e))?;
+    if state.staged != stage {
+        return Err(Error::changed("the saved progress names another staged file"));
+    }
+    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = match openat(&place.dir, stage, flags, Mode::empty()) {
+        Ok(file) => file,
+        Err(Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::ISDIR) => {
+            return Err(Error::changed("the staged file is gone"));
+        }
+        Err(e) => return Err(io_error(e, "cannot open the staged file")),
+    };
+    let failed = |e| io_error(e, "cannot go on with the staged file");
+    let stat = fstat(&file).map_err(failed)?;
+    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    if !is_file || u64::try_from(stat.st_size).unwrap_or(0) < saved.offset {
+        return Err(Error::changed("the staged file is shorter than what was recorded of it"));
+    }
+    ftruncate(&file, saved.offset).map_err(failed)?;
+    Ok(file)
+}

@@ -1,0 +1,203 @@
+//! Reading a restored tree back.
+
+use super::Shared;
+use super::finish::BATCH;
+use super::small::{READ, digest_of};
+use crate::adapter::{RestorePlan, VerifyReport};
+use crate::local::apply::{SET_ID, look_error, path_through};
+use crate::local::beneath::{DIRECTORY, Missing, Place, Root};
+use crate::local::blocking::blocking;
+use crate::local::publish::io_error;
+use crate::model::{Entry, EntryKind, EntryName, Timestamp};
+use crate::{Error, Result};
+use futures::{StreamExt, TryStreamExt};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{AtFlags, FileType, Mode, Stat, fgetxattr, lgetxattr, openat, readlinkat, statat};
+use rustix::io::Errno;
+use std::sync::Arc;
+
+/// How many batches are compared at once.
+const PARALLEL: usize = 2;
+/// The longest value of an extended attribute, in bytes (`XATTR_SIZE_MAX` of Linux).
+const MAX_XATTR: usize = 64 << 10;
+
+pub(super) async fn verify(shared: &Arc<Shared>, plan: &RestorePlan) -> Result<VerifyReport> {
+    let mut reports = plan
+        .entries
+        .entries()
+        .try_chunks(BATCH)
+        .map(|batch| {
+            let shared = shared.clone();
+            async move {
+                let batch = batch.map_err(|e| e.1)?;
+                blocking(move || shared.verify_batch(&batch)).await
+            }
+        })
+        .buffered(PARALLEL);
+    let mut whole = VerifyReport::default();
+    while let Some(VerifyReport { entries, bytes, mismatches, mismatch_count }) = reports.try_next().await? {
+        whole.entries += entries;
+        whole.bytes += bytes;
+        let kept = mismatches.len() as u64;
+        mismatches.into_iter().for_each(|found| whole.mismatch(&found.name, found.message));
+        whole.mismatch_count += mismatch_count - kept;
+    }
+    Ok(whole)
+}
+
+impl Shared {
+    fn verify_batch(&self, batch: &[Entry]) -> Result<VerifyReport> {
+        let root = self.root()?;
+        let mut report = VerifyReport::default();
+        for entry in batch {
+            report.entries += 1;
+            let differences = match self.verify_entry(&root, entry, &mut report.bytes) {
+                Ok(differences) => differences,
+                Err(e) if super::is_fatal(&e) => return Err(e.on(&entry.name)),
+                Err(e) => vec![e.chain()],
+            };
+            if !differences.is_empty() {
+                report.mismatch(&entry.name, differences.join("; "));
+            }
+        }
+        Ok(report)
+    }
+
+    /// What differs; an error says why the entry could not be compared.
+    fn verify_entry(&self, root: &Root, entry: &Entry, bytes: &mut u64) -> Result<Vec<String>> {
+        let path = self.names.path(&entry.name);
+        let place = root.place(path.as_bytes(), Missing::Fail).map_err(missing)?;
+        let stat = look(&place)?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let mut differences = Vec::new();
+        match &entry.kind {
+            EntryKind::File | EntryKind::Slice if kind == FileType::RegularFile => {
+                let file = openat(&place.dir, place.last, READ, Mode::empty())
+                    .map_err(|e| io_error(e, "cannot open the file"))?;
+                let size = u64::try_from(stat.st_size).unwrap_or(0);
+                if size != entry.size {
+                    differences.push(format!("it has {size} bytes instead of {}", entry.size));
+                } else {
+                    let digest = digest_of(&file).map_err(|e| io_error(e, "cannot read the file"))?;
+                    *bytes += size;
+                    if entry.sha256 != Some(digest) {
+                        differences.push("its content is different".to_owned());
+                    }
+                }
+                self.compare_metadata(&place, Some(file), entry, &stat, &mut differences);
+            }
+            EntryKind::Directory if kind == FileType::Directory => {
+                let dir = openat(&place.dir, place.last, DIRECTORY, Mode::empty()).ok();
+                self.compare_metadata(&place, dir, entry, &stat, &mut differences);
+            }
+            EntryKind::Symlink { target } if kind == FileType::Symlink => {
+                let found = readlinkat(&place.dir, place.last, Vec::with_capacity(target.len() + 1));
+                if found.map_err(look_error)?.as_bytes() != &target[..] {
+                    differences.push("the symbolic link leads elsewhere".to_owned());
+                }
+                self.compare_metadata(&place, None, entry, &stat, &mut differences);
+            }
+            EntryKind::HardLink { target } => self.compare_link(root, &stat, target, &mut differences)?,
+            _ => differences.push(format!("it is a {}", name_of(kind))),
+        }
+        Ok(differences)
+    }
+
+    fn compare_link(&self, root: &Root, stat: &Stat, target: &EntryName, differences: &mut Vec<String>) -> Result<()> {
+        let path = self.names.path(target);
+        let first = root.place(path.as_bytes(), Missing::Fail).and_then(|place| look(&place));
+        match first {
+            Ok(first) if (first.st_dev, first.st_ino) == (stat.st_dev, stat.st_ino) => {}
+            _ => differences.push(format!("it is not the same file as `{target}`")),
+        }
+        Ok(())
+    }
+
+    /// Compares what a restore puts back by the target's rules.
+    fn compare_metadata(
+        &self,
+        place: &Place<'_>,
+        file: Option<OwnedFd>,
+        entry: &Entry,
+        stat: &Stat,
+        differences: &mut Vec<String>,
+    ) {
+        let is_link = matches!(entry.kind, EntryKind::Symlink { .. });
+        let (uid, gid) = self.rules.owner(&entry.metadata);
+        if self.rules.keep_owner {
+            if let Some(uid) = uid.filter(|uid| *uid != stat.st_uid) {
+                differences.push(format!("its owner is {} instead of {uid}", stat.st_uid));
+            }
+            if let Some(gid) = gid.filter(|gid| *gid != stat.st_gid) {
+                differences.push(format!("its group is {} instead of {gid}", stat.st_gid));
+            }
+        }
+        if let Some(mode) = entry.metadata.mode.filter(|_| !is_link) {
+            // Rights are not lent for an owner that was not put back.
+            let is_owned = uid.is_none_or(|uid| uid == stat.st_uid) && gid.is_none_or(|gid| gid == stat.st_gid);
+            let lent = if is_owned || entry.kind == EntryKind::Directory { 0 } else { SET_ID };
+            let (wanted, found) = (mode & 0o7777 & !lent, u32::from(stat.st_mode) & 0o7777);
+            if wanted != found {
+                differences.push(format!("its permissions are {found:04o} instead of {wanted:04o}"));
+            }
+        }
+        if let Some(wanted) = entry.mtime {
+            let nanos = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
+            let found = Timestamp { seconds: stat.st_mtime, nanos };
+            if found != wanted && !is_rounded(found, wanted) {
+                differences.push(format!("its modification time is {found} instead of {wanted}"));
+            }
+        }
+        if self.rules.xattrs {
+            let link = is_link.then(|| path_through(place.dir.as_fd(), place.last));
+            for xattr in &entry.metadata.xattrs {
+                let mut value = vec![0; MAX_XATTR];
+                let found = match (&file, &link) {
+                    (Some(file), _) => fgetxattr(file, &xattr.name[..], &mut value[..]),
+                    (None, Some(path)) => lgetxattr(&path[..], &xattr.name[..], &mut value[..]),
+                    (None, None) => Err(Errno::ACCESS),
+                };
+                let name = xattr.name.escape_ascii();
+                match found {
+                    Ok(length) if value[..length] == xattr.value => {}
+                    Ok(_) => differences.push(format!("extended attribute {name} has another value")),
+                    Err(e) => differences.push(format!("extended attribute {name} cannot be read: {e}")),
+                }
+            }
+        }
+    }
+}
+
+fn look(place: &Place<'_>) -> Result<Stat> {
+    statat(&place.dir, place.last, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| missing(look_error(e)))
+}
+
+fn missing(error: Error) -> Error {
+    match error.class() {
+        crate::ErrorClass::NotFound => Error::not_found("it is not there"),
+        _ => error,
+    }
+}
+
+/// Whether a time is another one as a file system keeps it that counts in full or even seconds, or in micro- or tenths of microseconds.
+fn is_rounded(found: Timestamp, wanted: Timestamp) -> bool {
+    let in_second = |unit: u32| found.nanos == wanted.nanos - wanted.nanos % unit && found.seconds == wanted.seconds;
+    in_second(100)
+        || in_second(1000)
+        || in_second(1_000_000_000)
+        || (found.nanos == 0
+            && found.seconds % 2 == 0
+            && found.seconds == wanted.seconds - wanted.seconds.rem_euclid(2))
+}
+
+fn name_of(kind: FileType) -> &'static str {
+    match kind {
+        FileType::RegularFile => "file",
+        FileType::Directory => "directory",
+        FileType::Symlink => "symbolic link",
+        FileType::Fifo => "FIFO",
+        FileType::Socket => "socket",
+        FileType::CharacterDevice | FileType::BlockDevice => "device",
+        _ => "thing of an unknown kind",
+    }
+}

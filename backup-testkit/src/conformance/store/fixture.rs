@@ -1,0 +1,175 @@
+//! Operations to test with, and ways to bring them into each state.
+
+use super::Outcome;
+use backup_core::adapter::Store;
+use backup_core::model::{
+    ArchiveId, ArchiveRecord, Claim, ClaimOver, ClaimRequest, Fence, Guard, Holder, Identity, LogLevel, LogQuery,
+    LogRecord, NewOperation, Operation, OperationId, OperationKind, StoredLogRecord, Transition,
+};
+use backup_core::state::{Event, PauseReason, State};
+use backup_core::{Digest, Error, ErrorClass, Result};
+use std::time::Duration;
+
+/// Longer than any test runs.
+pub(super) const LONG: Duration = Duration::from_secs(600);
+/// Short enough to be waited for.
+pub(super) const SHORT: Duration = Duration::from_millis(50);
+
+/// Fails the case unless the condition holds.
+macro_rules! ensure {
+    ($condition:expr, $($why:tt)+) => {
+        if !$condition {
+            return Err(format!($($why)+).into());
+        }
+    };
+}
+pub(super) use ensure;
+
+/// Fails the case unless both are equal.
+macro_rules! ensure_eq {
+    ($left:expr, $right:expr, $($why:tt)+) => {
+        match (&$left, &$right) {
+            (left, right) => if left != right {
+                return Err(format!("{}: {left:?} is not {right:?}", format!($($why)+)).into());
+            }
+        }
+    };
+}
+pub(super) use ensure_eq;
+
+/// Fails the case unless the result is an error of this class.
+pub(super) fn refused<T>(result: Result<T>, class: ErrorClass, what: &str) -> Outcome {
+    match result {
+        Err(e) if e.class() == class => Ok(()),
+        Err(e) => Err(format!("{what} must be {class:?}, not {e:?}").into()),
+        Ok(_) => Err(format!("{what} must be {class:?}, and was granted").into()),
+    }
+}
+
+/// Fails the case unless the result is `Conflict`.
+pub(super) fn conflict<T>(result: Result<T>, what: &str) -> Outcome {
+    refused(result, ErrorClass::Conflict, what)
+}
+
+pub(super) fn now() -> jiff::Timestamp {
+    jiff::Timestamp::now()
+}
+
+pub(super) fn unknown() -> OperationId {
+    OperationId::generate(now())
+}
+
+pub(super) fn new_operation() -> NewOperation {
+    NewOperation {
+        id: OperationId::generate(now()),
+        kind: OperationKind::Backup,
+        name: "nightly".into(),
+        source: Identity::new("local", "/home"),
+        destination: Identity::new("s3", "endpoint/bucket/prefix"),
+        archive: ArchiveId::generate(now()),
+        spec: serde_json::json!({ "codec": "zstd", "exclude": ["*.tmp"] }),
+    }
+}
+
+pub(super) fn holder(pid: u32) -> Holder {
+    Holder { boot: "6f1c".into(), host: "host".into(), pid, started: 12_345 }
+}
+
+pub(super) fn claim_for(lease: Duration) -> ClaimRequest {
+    ClaimRequest { holder: holder(1), lease, over: ClaimOver::Nobody }
+}
+
+pub(super) async fn pending(store: &dyn Store) -> Result<OperationId> {
+    Ok(store.create(new_operation(), None).await?.new.id)
+}
+
+/// A new operation, claimed for a long time.
+pub(super) async fn running(store: &dyn Store) -> Result<Claim> {
+    let id = pending(store).await?;
+    store.claim(&id, claim_for(LONG)).await
+}
+
+pub(super) async fn operation(store: &dyn Store, id: &OperationId) -> Result<Operation> {
+    store.get(id).await?.ok_or_else(|| Error::not_found("the operation is gone").on(id))
+}
+
+pub(super) fn by_fence(fence: &Fence, event: Event) -> Transition {
+    Transition::new(fence.operation.clone(), Guard::Fence(fence.clone()), event, LogRecord::info("test", "by fence"))
+}
+
+pub(super) fn by_version(of: &Operation, event: Event) -> Transition {
+    Transition::new(of.new.id.clone(), Guard::Version(of.version), event, LogRecord::info("test", "by version"))
+}
+
+pub(super) fn pause() -> Event {
+    Event::Pause { reason: PauseReason::Requested, resume_at: None }
+}
+
+/// One event of each kind that a transition can bring.
+pub(super) fn events() -> Vec<Event> {
+    vec![
+        Event::Commit,
+        Event::Complete { warnings: 2 },
+        Event::Pause { reason: PauseReason::NoSpace, resume_at: Some(jiff::Timestamp::UNIX_EPOCH) },
+        Event::HandOver,
+        Event::Fail { error: "the source broke off: \"timeout\"".into() },
+        Event::Cancel,
+    ]
+}
+
+/// The names of all states.
+pub(super) const STATES: [&str; 7] = ["pending", "running", "committing", "paused", "completed", "failed", "cancelled"];
+
+/// A new operation in the state of this name, and the fence of its claim, if it had one.
+pub(super) async fn in_state(store: &dyn Store, state: &str) -> Result<(Operation, Option<Fence>)> {
+    if state == "pending" {
+        let id = pending(store).await?;
+        return Ok((operation(store, &id).await?, None));
+    }
+    let claim = running(store).await?;
+    let events: &[Event] = match state {
+        "committing" => &[Event::Commit],
+        "paused" => &[pause()],
+        "completed" => &[Event::Commit, Event::Complete { warnings: 0 }],
+        "failed" => &[Event::Fail { error: "broken".into() }],
+        "cancelled" => &[Event::Cancel],
+        _ => &[],
+    };
+    let mut operation = claim.operation;
+    for event in events {
+        operation = store.transition(by_fence(&claim.fence, event.clone())).await?;
+    }
+    if operation.state.name() == state {
+        Ok((operation, Some(claim.fence)))
+    } else {
+        let text = format!("the operation must be {state} now, not {}", operation.state);
+        Err(Error::new(ErrorClass::Permanent, text))
+    }
+}
+
+/// The whole log, in one page.
+pub(super) async fn log_of(store: &dyn Store, id: &OperationId) -> Result<Vec<StoredLogRecord>> {
+    let query = LogQuery { after: 0, min_level: LogLevel::Info, limit: 10_000 };
+    Ok(store.page_log(id, &query).await?.records)
+}
+
+/// What must stay the same when a call is refused.
+pub(super) async fn snapshot(
+    store: &dyn Store,
+    id: &OperationId,
+) -> Result<(Operation, usize, Option<backup_core::model::Checkpoint>)> {
+    Ok((operation(store, id).await?, log_of(store, id).await?.len(), store.checkpoint(id).await?))
+}
+
+pub(super) fn archive_record(destination: &Identity, seed: u8) -> ArchiveRecord {
+    ArchiveRecord {
+        archive: ArchiveId::generate(now()),
+        destination: destination.clone(),
+        source: Identity::new("local", "/home"),
+        manifest_sha256: Digest::of(&[seed]),
+    }
+}
+
+pub(super) fn is_claimable(state: &State) -> bool {
+    state.after(&Event::Claim).is_ok()
+}

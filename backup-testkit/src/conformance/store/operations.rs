@@ -1,0 +1,124 @@
+//! Creating, reading and listing operations.
+
+use super::Outcome;
+use super::fixture::*;
+use backup_core::adapter::Store;
+use backup_core::model::{NewOperation, OperationId, OperationKind, OperationQuery, Progress};
+use backup_core::state::State;
+use std::sync::Arc;
+
+pub(super) async fn a_new_operation_is_as_it_was_given(store: Arc<dyn Store>) -> Outcome {
+    let new = NewOperation {
+        name: "Näme with 'quotes', \"more\", \n lines and 日本".into(),
+        kind: OperationKind::Restore,
+        spec: serde_json::json!({ "nested": { "list": [1, -2, 3.5, true, null, ""] }, "größe": u64::MAX }),
+        ..new_operation()
+    };
+    let created = store.create(new.clone(), None).await?;
+    ensure_eq!(created.new, new, "what was created");
+    ensure_eq!(created.state, State::Pending, "the state");
+    ensure_eq!((created.version, created.attempt, created.nonce), (1, 0, 0), "version, attempt and nonce");
+    ensure_eq!(created.holder, None, "the holder");
+    ensure!(!created.lease_running, "nobody has a lease");
+    ensure_eq!(created.request, None, "the request");
+    ensure_eq!(created.progress, Progress::default(), "the progress");
+    ensure_eq!(created.finished_at, None, "the end");
+    ensure_eq!(store.get(&new.id).await?, Some(created), "what is read back");
+    let log = log_of(&*store, &new.id).await?;
+    let steps: Vec<_> = log.iter().map(|stored| (stored.sequence, stored.record.step.as_str())).collect();
+    ensure_eq!(steps, [(1, "created")], "the log");
+    Ok(())
+}
+
+pub(super) async fn an_id_is_taken_once(store: Arc<dyn Store>) -> Outcome {
+    let first = new_operation();
+    let created = store.create(first.clone(), None).await?;
+    let second = NewOperation { name: "another".into(), ..first.clone() };
+    conflict(store.create(second, None).await, "creating an id again")?;
+    ensure_eq!(store.get(&first.id).await?, Some(created), "the first operation");
+    ensure_eq!(log_of(&*store, &first.id).await?.len(), 1, "records in its log");
+    Ok(())
+}
+
+pub(super) async fn an_unknown_operation_is_none(store: Arc<dyn Store>) -> Outcome {
+    pending(&*store).await?;
+    ensure_eq!(store.get(&unknown()).await?, None, "an operation that was never created");
+    Ok(())
+}
+
+fn id(text: &str) -> Result<OperationId, backup_core::Error> {
+    text.parse()
+}
+
+pub(super) async fn pages_list_the_newest_first_without_gaps_or_doubles(store: Arc<dyn Store>) -> Outcome {
+    // Not created in the order of their ids.
+    let mut ids = Vec::new();
+    for text in [
+        "20260105T000000Z-00000000",
+        "20260101T000000Z-ffffffff",
+        "20260104T000000Z-0000000a",
+        "20260104T000000Z-00000009",
+        "20251231T235959Z-00000000",
+        "20260102T000000Z-abcdef01",
+        "20260103T000000Z-00000000",
+    ] {
+        store.create(NewOperation { id: id(text)?, ..new_operation() }, None).await?;
+        ids.push(id(text)?);
+    }
+    ids.sort_unstable_by(|a, b| b.cmp(a));
+    for limit in [1, 3, 7, 100] {
+        let mut query = OperationQuery { limit: Some(limit), ..OperationQuery::default() };
+        let mut listed = Vec::new();
+        loop {
+            let page = store.query(&query).await?;
+            ensure!(page.len() <= limit as usize, "a page of {limit} has {} operations", page.len());
+            let Some(last) = page.last() else { break };
+            query.before = Some(last.new.id.clone());
+            listed.extend(page.into_iter().map(|operation| operation.new.id));
+        }
+        ensure_eq!(listed, ids, "the listing in pages of {limit}");
+    }
+    Ok(())
+}
+
+pub(super) async fn filters_hold_together(store: Arc<dyn Store>) -> Outcome {
+    let kinds = [OperationKind::Backup, OperationKind::Restore, OperationKind::Verify];
+    let mut all = Vec::new();
+    for (day, kind) in (10..).zip(kinds.into_iter().cycle().take(9)) {
+        let new = NewOperation { id: id(&format!("202601{day}T000000Z-00000000"))?, kind, ..new_operation() };
+        store.create(new.clone(), None).await?;
+        if day % 2 == 0 {
+            store.claim(&new.id, claim_for(LONG)).await?;
+        }
+        all.push(operation(&*store, &new.id).await?);
+    }
+    all.reverse();
+
+    let prefixes = [None, Some(""), Some("2026011"), Some("20260112T000000Z-00000000"), Some("2025"), Some("2026_1%")];
+    let state_lists: [&[&'static str]; 4] = [&[], &["pending"], &["running", "failed"], &["completed"]];
+    for kind in [None, Some(OperationKind::Backup), Some(OperationKind::Verify)] {
+        for states in state_lists {
+            for prefix in prefixes {
+                for before in [None, Some(all[3].new.id.clone())] {
+                    let query = OperationQuery {
+                        kind,
+                        states: states.to_vec(),
+                        id_prefix: prefix.map(str::to_string),
+                        before: before.clone(),
+                        limit: None,
+                    };
+                    let expected: Vec<_> = all
+                        .iter()
+                        .filter(|op| kind.is_none_or(|kind| op.new.kind == kind))
+                        .filter(|op| states.is_empty() || states.contains(&op.state.name()))
+                        .filter(|op| prefix.is_none_or(|prefix| op.new.id.as_str().starts_with(prefix)))
+                        .filter(|op| before.as_ref().is_none_or(|before| op.new.id < *before))
+                        .cloned()
+                        .collect();
+                    ensure_eq!(store.query(&query).await?, expected, "the answer to {query:?}");
+                }
+            }
+        }
+    }
+    Ok(())
+}

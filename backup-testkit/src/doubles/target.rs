@@ -1,0 +1,467 @@
+//! A restore target in memory.
+
+use super::lock;
+use async_trait::async_trait;
+use backup_core::adapter::{
+    ContentReader, EntryProgress, Granularity, RestorePlan, RestoreTarget, SmallEntry, VerifyReport, Warning, Written,
+};
+use backup_core::model::{Entry, EntryKind, EntryName, GroupName, Identity, Metadata, Timestamp};
+use backup_core::{Digest, Error, Result};
+use bytes::Bytes;
+use futures::StreamExt;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex};
+
+/// A restore target in memory. Cloning gives a second handle on the same place.
+///
+/// Stricter than most targets. It refuses, as a breach (`Invalid`, and kept in [`breaches`](Self::breaches)):
+/// - small entries whose content is not what their digest and size say,
+/// - writes before [`prepare`](RestoreTarget::prepare) or after [`finish`](RestoreTarget::finish),
+/// - portions other than its granularity says, and slices of an ordered group out of order or two at a time,
+/// - a resumed content that does not start where the saved progress ends.
+///
+/// What was written after the last [`sync`](RestoreTarget::sync) is lost in a [`crash`](Self::crash).
+#[derive(Clone, Debug)]
+pub struct MemoryTarget {
+    identity: Identity,
+    slices: Granularity,
+    names: Names,
+    record_every: u64,
+    place: Arc<Mutex<Place>>,
+}
+
+/// How a target understands the names of entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// As paths: `..`, empty parts and ways through symbolic links are refused.
+    Paths,
+    /// As plain keys, as an object store does: any name will do.
+    Keys,
+}
+
+/// What was restored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restored {
+    /// What it is; a hard link stays one and has the content of its target.
+    pub kind: EntryKind,
+    /// Last modification.
+    pub mtime: Option<Timestamp>,
+    /// Metadata.
+    pub metadata: Metadata,
+    /// Content; of a group that is taken whole, all slices.
+    pub content: Bytes,
+}
+
+#[derive(Debug, Default)]
+struct Place {
+    items: BTreeMap<EntryName, Restored>,
+    /// What the items were that were written since the last sync.
+    unsynced: BTreeMap<EntryName, Option<Restored>>,
+    staged: BTreeMap<String, Staged>,
+    stages: u64,
+    /// Tags of the plans between prepare and finish.
+    open: BTreeSet<String>,
+    /// Ordinal of the last slice of each ordered group.
+    order: HashMap<GroupName, u64>,
+    busy: BTreeSet<GroupName>,
+    breaches: Vec<String>,
+}
+
+#[derive(Debug, Default)]
+struct Staged {
+    bytes: Vec<u8>,
+    durable: usize,
+}
+
+impl Place {
+    fn breach(&mut self, text: String) -> Error {
+        self.breaches.push(text.clone());
+        Error::invalid(text)
+    }
+
+    /// Makes an item visible, or says why not.
+    fn publish(&mut self, name: &EntryName, new: Restored, overwrite: bool) -> Result<Written> {
+        let written = match self.items.get_mut(name) {
+            None => Written::Created,
+            Some(there) if there.kind == new.kind && there.content == new.content => {
+                // A directory that is there takes over what the entry says of it.
+                if new.kind != EntryKind::Directory || *there == new {
+                    return Ok(Written::AlreadyThere);
+                }
+                Written::AlreadyThere
+            }
+            Some(_) if overwrite => Written::Replaced,
+            Some(_) => return Err(Error::conflict("another item is already there").on(name)),
+        };
+        let before = self.items.insert(name.clone(), new);
+        self.unsynced.entry(name.clone()).or_insert(before);
+        Ok(written)
+    }
+
+    fn sync(&mut self) {
+        self.unsynced.clear();
+        self.staged.values_mut().for_each(|staged| staged.durable = staged.bytes.len());
+    }
+
+    /// Whether a name stays inside the target.
+    fn check_path(&self, name: &EntryName) -> Result<()> {
+        let path = name.as_bytes();
+        let bad = |part: &[u8]| matches!(part, b"" | b"." | b"..") || part.contains(&0);
+        if path.split(|b| *b == b'/').any(bad) {
+            return Err(Error::invalid("the name would leave the restore target").on(name));
+        }
+        for (at, _) in path.iter().enumerate().filter(|(_, b)| **b == b'/') {
+            match self.items.get(&EntryName::new(path[..at].to_vec())).map(|parent| &parent.kind) {
+                None | Some(EntryKind::Directory) => {}
+                Some(EntryKind::Symlink { .. }) => {
+                    return Err(Error::invalid("the name goes through a symbolic link").on(name));
+                }
+                Some(_) => return Err(Error::conflict("a parent is not a directory").on(name)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The slices of an ordered group that one call is writing.
+struct Busy<'a>(&'a Mutex<Place>, Vec<GroupName>);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        let mut place = lock(self.0);
+        self.1.iter().for_each(|group| {
+            place.busy.remove(group);
+        });
+    }
+}
+
+impl Default for MemoryTarget {
+    fn default() -> Self {
+        Self::new("target")
+    }
+}
+
+impl MemoryTarget {
+    /// An empty target that takes each slice by itself and understands names as paths; `name` tells it apart from others in
+    /// [`RestoreTarget::identity`].
+    pub fn new(name: &str) -> Self {
+        Self {
+            identity: Identity::new("memory", name),
+            slices: Granularity::Slice,
+            names: Names::Paths,
+            record_every: 1 << 20,
+            place: Arc::default(),
+        }
+    }
+
+    /// In what portions it takes slices. Other kinds are always taken one by one.
+    #[must_use]
+    pub fn with_granularity(mut self, slices: Granularity) -> Self {
+        self.slices = slices;
+        self
+    }
+
+    /// How it understands names.
+    #[must_use]
+    pub fn with_names(mut self, names: Names) -> Self {
+        self.names = names;
+        self
+    }
+
+    /// Records its progress with a large entry each time that so many bytes have come.
+    #[must_use]
+    pub fn with_record_every(mut self, bytes: u64) -> Self {
+        self.record_every = bytes;
+        self
+    }
+
+    /// Everything that is visible. A group that is taken whole stands under the group's name.
+    pub fn items(&self) -> BTreeMap<EntryName, Restored> {
+        lock(&self.place).items.clone()
+    }
+
+    /// The content of an item.
+    pub fn content(&self, name: &str) -> Option<Bytes> {
+        lock(&self.place).items.get(&name.into()).map(|item| item.content.clone())
+    }
+
+    /// Puts an item there whatever was there before.
+    pub fn insert(&self, name: &str, item: Restored) {
+        lock(&self.place).items.insert(name.into(), item);
+    }
+
+    /// Loses an item; whether it was there.
+    pub fn remove(&self, name: &str) -> bool {
+        lock(&self.place).items.remove(&name.into()).is_some()
+    }
+
+    /// Staged leftovers, by name.
+    pub fn staged(&self) -> Vec<String> {
+        lock(&self.place).staged.keys().cloned().collect()
+    }
+
+    /// What its caller did wrong so far.
+    pub fn breaches(&self) -> Vec<String> {
+        lock(&self.place).breaches.clone()
+    }
+
+    /// Everything is lost that was not synced, as when the power fails.
+    pub fn crash(&self) {
+        let mut place = lock(&self.place);
+        for (name, before) in std::mem::take(&mut place.unsynced) {
+            match before {
+                Some(before) => place.items.insert(name, before),
+                None => place.items.remove(&name),
+            };
+        }
+        place.staged.retain(|_, staged| staged.durable > 0);
+        place.staged.values_mut().for_each(|staged| staged.bytes.truncate(staged.durable));
+        place.open.clear();
+        place.order.clear();
+    }
+
+    fn check_open(&self, plan: &RestorePlan) -> Result<()> {
+        let mut place = lock(&self.place);
+        if place.open.contains(&plan.tag) {
+            return Ok(());
+        }
+        Err(place.breach(format!("a write of plan {:?} that was not prepared, or is finished", plan.tag)))
+    }
+
+    fn check_name(&self, place: &Place, name: &EntryName) -> Result<()> {
+        match self.names {
+            Names::Paths => place.check_path(name),
+            Names::Keys => Ok(()),
+        }
+    }
+
+    fn write_one(&self, plan: &RestorePlan, small: SmallEntry) -> Result<Written> {
+        let SmallEntry { entry, content } = small;
+        let mut place = lock(&self.place);
+        self.check_name(&place, &entry.name)?;
+        if matches!(entry.kind, EntryKind::HardLink { .. }) {
+            return Ok(Written::Deferred);
+        }
+        let group = entry.group.clone().filter(|_| entry.kind == EntryKind::Slice);
+        if let (Some(group), Granularity::OrderedSlices) = (group, self.slices) {
+            let last = place.order.get(&group).copied();
+            // A repeated call brings again what is there already.
+            if last.is_some_and(|last| entry.ordinal <= last) && !place.items.contains_key(&entry.name) {
+                return Err(place.breach(format!("{}: a slice that comes after a later one", entry.name)));
+            }
+            place.order.insert(group, entry.ordinal.max(last.unwrap_or(0)));
+        }
+        let name = entry.name.clone();
+        place.publish(&name, restored(entry, content), plan.overwrite)
+    }
+}
+
+fn restored(entry: Entry, content: Bytes) -> Restored {
+    Restored { kind: entry.kind, mtime: entry.mtime, metadata: entry.metadata, content }
+}
+
+/// What an entry's index record says must be its content.
+fn is_verified(small: &SmallEntry) -> bool {
+    let SmallEntry { entry, content } = small;
+    let has_content = matches!(entry.kind, EntryKind::File | EntryKind::Slice);
+    entry.size == content.len() as u64
+        && match entry.sha256 {
+            Some(digest) => digest == Digest::of(content),
+            None => content.is_empty() && !has_content,
+        }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl RestoreTarget for MemoryTarget {
+    fn identity(&self) -> Identity {
+        self.identity.clone()
+    }
+
+    fn granularity(&self, kind: &EntryKind) -> Granularity {
+        if *kind == EntryKind::Slice { self.slices } else { Granularity::Slice }
+    }
+
+    async fn check(&self) -> Result<()> {
+        tokio::task::yield_now().await;
+        Ok(())
+    }
+
+    async fn is_empty(&self) -> Result<bool> {
+        tokio::task::yield_now().await;
+        Ok(lock(&self.place).items.is_empty())
+    }
+
+    async fn prepare(&self, plan: &RestorePlan) -> Result<()> {
+        tokio::task::yield_now().await;
+        let mut place = lock(&self.place);
+        place.open.insert(plan.tag.clone());
+        place.order.clear();
+        Ok(())
+    }
+
+    async fn write_small(&self, plan: &RestorePlan, batch: Vec<SmallEntry>) -> Result<Vec<Result<Written>>> {
+        self.check_open(plan)?;
+        let mut busy = Busy(&self.place, Vec::new());
+        for small in &batch {
+            let name = &small.entry.name;
+            let mut place = lock(&self.place);
+            if !is_verified(small) {
+                return Err(place.breach(format!("{name}: content that is not what its digest says")));
+            }
+            if small.entry.kind != EntryKind::Slice {
+                continue;
+            }
+            match (self.slices, &small.entry.group) {
+                (Granularity::Whole, _) => {
+                    return Err(place.breach(format!("{name}: a single slice of a group that is taken whole")));
+                }
+                (Granularity::OrderedSlices, Some(group)) if !busy.1.contains(group) => {
+                    if !place.busy.insert(group.clone()) {
+                        return Err(place.breach(format!("{name}: two writes at once in an ordered group")));
+                    }
+                    busy.1.push(group.clone());
+                }
+                _ => {}
+            }
+        }
+        let mut answers = Vec::with_capacity(batch.len());
+        for small in batch {
+            tokio::task::yield_now().await;
+            answers.push(self.write_one(plan, small));
+        }
+        tokio::task::yield_now().await;
+        Ok(answers)
+    }
+
+    async fn write_large(
+        &self,
+        plan: &RestorePlan,
+        entry: &Entry,
+        mut content: ContentReader,
+        progress: &EntryProgress,
+    ) -> Result<Written> {
+        self.check_open(plan)?;
+        let whole = self.granularity(&entry.kind) == Granularity::Whole;
+        let name = match &entry.group {
+            Some(group) if whole => EntryName::from(&*group.0),
+            _ => entry.name.clone(),
+        };
+        let stage = {
+            let mut place = lock(&self.place);
+            self.check_name(&place, &name)?;
+            let saved = progress.saved();
+            let start = saved.as_ref().map_or(0, |saved| saved.offset);
+            if content.position() != start {
+                let at = content.position();
+                return Err(place.breach(format!("{name}: content from {at} on where progress ends at {start}")));
+            }
+            let stage = match saved.as_ref().map(|saved| saved.state["staged"].as_str().unwrap_or_default()) {
+                Some(stage) => stage.to_owned(),
+                None => {
+                    place.stages += 1;
+                    let stage = format!("{}-{}", plan.tag, place.stages);
+                    place.staged.insert(stage.clone(), Staged::default());
+                    stage
+                }
+            };
+            match place.staged.get_mut(&stage) {
+                Some(staged) if staged.bytes.len() as u64 >= start => staged.bytes.truncate(start as usize),
+                _ => return Err(Error::changed("what was staged before is gone").on(&name)),
+            }
+            stage
+        };
+        let lost = || Error::changed("the staged content vanished while it was written").on(&name);
+        let mut recorded = content.position();
+        while let Some(bytes) = content.next().await? {
+            lock(&self.place).staged.get_mut(&stage).ok_or_else(lost)?.bytes.extend_from_slice(&bytes);
+            if content.position() - recorded >= self.record_every {
+                recorded = content.position();
+                progress.record(&content, serde_json::json!({ "staged": stage }));
+            }
+        }
+        content.finish()?;
+        tokio::task::yield_now().await;
+        let written = {
+            let mut place = lock(&self.place);
+            let bytes = place.staged.remove(&stage).ok_or_else(lost)?.bytes;
+            place.publish(&name, restored(entry.clone(), bytes.into()), plan.overwrite)?
+        };
+        tokio::task::yield_now().await;
+        Ok(written)
+    }
+
+    async fn sync(&self) -> Result<()> {
+        tokio::task::yield_now().await;
+        lock(&self.place).sync();
+        Ok(())
+    }
+
+    async fn finish(&self, plan: &RestorePlan) -> Result<Vec<Warning>> {
+        let mut warnings = Vec::new();
+        let mut entries = plan.entries.entries();
+        while let Some(entry) = entries.next().await.transpose()? {
+            let EntryKind::HardLink { target } = &entry.kind else { continue };
+            let mut place = lock(&self.place);
+            let content = place.items.get(target).map(|item| item.content.clone());
+            let made = match content {
+                Some(content) => {
+                    let name = entry.name.clone();
+                    self.check_name(&place, &name)
+                        .and_then(|()| place.publish(&name, restored(entry.clone(), content), plan.overwrite))
+                }
+                None => Err(Error::not_found("the target of the hard link is missing")),
+            };
+            if let Err(error) = made {
+                warnings.push(Warning { name: Some(entry.name), message: error.chain() });
+            }
+        }
+        let mut place = lock(&self.place);
+        let ours = format!("{}-", plan.tag);
+        place.staged.retain(|stage, _| !stage.starts_with(&ours));
+        place.open.remove(&plan.tag);
+        place.sync();
+        Ok(warnings)
+    }
+
+    async fn verify(&self, plan: &RestorePlan) -> Result<VerifyReport> {
+        let mut report = VerifyReport::default();
+        let mut within: HashMap<GroupName, u64> = HashMap::new();
+        let mut entries = plan.entries.entries();
+        while let Some(entry) = entries.next().await.transpose()? {
+            report.entries += 1;
+            let whole = self.granularity(&entry.kind) == Granularity::Whole;
+            let place = lock(&self.place);
+            let (item, content) = match &entry.group {
+                Some(group) if whole => {
+                    let item = place.items.get(&EntryName::from(&*group.0));
+                    let start = within.entry(group.clone()).or_default();
+                    let end = *start + entry.size;
+                    let content = item.and_then(|item| {
+                        (end <= item.content.len() as u64).then(|| item.content.slice(*start as usize..end as usize))
+                    });
+                    *start = end;
+                    (item, content)
+                }
+                _ => {
+                    let item = place.items.get(&entry.name);
+                    (item, item.map(|item| item.content.clone()))
+                }
+            };
+            let Some(item) = item else {
+                report.mismatch(&entry.name, "missing");
+                continue;
+            };
+            let content = content.unwrap_or_default();
+            report.bytes += content.len() as u64;
+            if item.kind != entry.kind {
+                report.mismatch(&entry.name, "another kind");
+            } else if entry.sha256.is_some_and(|digest| digest != Digest::of(&content)) {
+                report.mismatch(&entry.name, "another content");
+            } else if !whole && (item.mtime != entry.mtime || item.metadata != entry.metadata) {
+                report.mismatch(&entry.name, "other metadata");
+            }
+        }
+        Ok(report)
+    }
+}

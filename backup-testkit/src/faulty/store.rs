@@ -1,0 +1,87 @@
+//! A store that fails by a script.
+
+use super::Script;
+use crate::Method;
+use async_trait::async_trait;
+use backup_core::Result;
+use backup_core::adapter::Store;
+use backup_core::model::{
+    ArchiveId, ArchiveRecord, Checkpoint, Claim, ClaimRequest, Fence, Identity, LogPage, LogQuery, LogRecord,
+    NewOperation, Operation, OperationId, OperationQuery, Progress, Renewal, Request, Transition,
+};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Any store, failing by a [`Script`].
+#[derive(Debug)]
+pub struct FaultyStore {
+    inner: Arc<dyn Store>,
+    script: Script,
+}
+
+impl FaultyStore {
+    /// Wraps a store.
+    pub fn new(inner: Arc<dyn Store>, script: Script) -> Arc<Self> {
+        Arc::new(Self { inner, script })
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Store for FaultyStore {
+    async fn create(&self, new: NewOperation, checkpoint: Option<&Checkpoint>) -> Result<Operation> {
+        let id = new.id.clone();
+        self.script.call(Method::Create, id, self.inner.create(new, checkpoint)).await
+    }
+
+    async fn get(&self, id: &OperationId) -> Result<Option<Operation>> {
+        self.script.call(Method::Get, id, self.inner.get(id)).await
+    }
+
+    async fn query(&self, query: &OperationQuery) -> Result<Vec<Operation>> {
+        self.script.call(Method::Query, "", self.inner.query(query)).await
+    }
+
+    async fn claim(&self, id: &OperationId, request: ClaimRequest) -> Result<Claim> {
+        self.script.call(Method::Claim, id, self.inner.claim(id, request)).await
+    }
+
+    async fn renew(&self, fence: &Fence, lease: Duration, progress: Option<&Progress>) -> Result<Renewal> {
+        self.script.call(Method::Renew, &fence.operation, self.inner.renew(fence, lease, progress)).await
+    }
+
+    async fn save_checkpoint(&self, fence: &Fence, checkpoint: &Checkpoint) -> Result<()> {
+        let call = self.inner.save_checkpoint(fence, checkpoint);
+        self.script.call(Method::SaveCheckpoint, &fence.operation, call).await
+    }
+
+    async fn checkpoint(&self, id: &OperationId) -> Result<Option<Checkpoint>> {
+        self.script.call(Method::Checkpoint, id, self.inner.checkpoint(id)).await
+    }
+
+    /// The subject names the event too, as in `20261120T061500Z-1a2b3c4d complete`.
+    async fn transition(&self, transition: Transition) -> Result<Operation> {
+        let subject = format!("{} {}", transition.operation, transition.event.name());
+        self.script.call(Method::Transition, subject, self.inner.transition(transition)).await
+    }
+
+    async fn request(&self, id: &OperationId, request: Request) -> Result<Operation> {
+        self.script.call(Method::Request, id, self.inner.request(id, request)).await
+    }
+
+    async fn append_log(&self, id: &OperationId, records: &[LogRecord]) -> Result<()> {
+        self.script.call(Method::AppendLog, id, self.inner.append_log(id, records)).await
+    }
+
+    async fn page_log(&self, id: &OperationId, query: &LogQuery) -> Result<LogPage> {
+        self.script.call(Method::PageLog, id, self.inner.page_log(id, query)).await
+    }
+
+    async fn archives(&self, destination: &Identity) -> Result<Vec<ArchiveRecord>> {
+        self.script.call(Method::Archives, destination, self.inner.archives(destination)).await
+    }
+
+    async fn forget_archive(&self, destination: &Identity, archive: &ArchiveId) -> Result<()> {
+        self.script.call(Method::ForgetArchive, archive, self.inner.forget_archive(destination, archive)).await
+    }
+}

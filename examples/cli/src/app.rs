@@ -1,0 +1,126 @@
+//! What every command works with.
+
+use crate::args::Global;
+use crate::failure::Failure;
+use crate::keys::{self, KeySource};
+use crate::locator::Locator;
+use crate::output::Output;
+use crate::store;
+use backup_core::adapter::{Destination, Store};
+use backup_core::engine::{Archive, OpenOptions, find_archive};
+use backup_core::model::OperationId;
+use std::sync::Arc;
+
+/// The global options, and what follows from them.
+#[derive(Debug)]
+pub(crate) struct App {
+    /// How this run talks.
+    pub(crate) out: Output,
+    /// Where the key is, if one is given.
+    pub(crate) key: Option<KeySource>,
+    global: Global,
+}
+
+impl App {
+    /// Checks the global options.
+    ///
+    /// # Errors
+    /// `Usage` when they contradict each other.
+    pub(crate) fn new(global: Global) -> Result<Self, Failure> {
+        let out = Output { json: global.json, quiet: global.quiet };
+        Ok(Self { out, key: KeySource::from_args(&global)?, global })
+    }
+
+    /// Whether informative job log records are shown.
+    pub(crate) fn is_verbose(&self) -> bool {
+        self.global.verbose > 0
+    }
+
+    /// Whether an archive that is not sealed is fine although a key is given.
+    pub(crate) fn allow_unsealed(&self) -> bool {
+        self.global.allow_unsealed
+    }
+
+    /// The store, made if it is not there yet.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub(crate) async fn store(&self) -> Result<Arc<dyn Store>, Failure> {
+        store::open(self.global.store.as_deref()).await
+    }
+
+    /// The store if there is one: for commands that only compare with what it remembers.
+    ///
+    /// # Errors
+    /// When it is there and cannot be opened.
+    pub(crate) async fn store_if_there(&self) -> Result<Option<Arc<dyn Store>>, Failure> {
+        store::open_if_there(self.global.store.as_deref()).await
+    }
+
+    /// The keys that the command line names, for opening archives.
+    ///
+    /// # Errors
+    /// When the key cannot be loaded.
+    pub(crate) fn open_options(&self) -> Result<OpenOptions, Failure> {
+        Ok(OpenOptions { keys: keys::load(self.key.as_ref())?, allow_unsealed: self.allow_unsealed() })
+    }
+
+    /// Opens an archive for reading.
+    ///
+    /// # Errors
+    /// When it is not there, damaged, or sealed with another key.
+    pub(crate) async fn open_archive(
+        &self,
+        at: &Locator,
+        selector: &str,
+    ) -> Result<(Arc<dyn Destination>, Archive), Failure> {
+        let options = self.open_options()?;
+        let destination = at.destination().await?;
+        let id = find_archive(&*destination, selector).await?;
+        let archive = Archive::open(destination.clone(), &id, &options).await.map_err(|e| key_hint(e, &options))?;
+        Ok((destination, archive))
+    }
+
+    /// The command that continues an operation.
+    pub(crate) fn resume_command(&self, operation: &OperationId) -> String {
+        self.command(&format!("resume {operation}"))
+    }
+
+    /// A command of this program on the same store.
+    pub(crate) fn command(&self, words: &str) -> String {
+        match &self.global.store {
+            // What came from the environment is there for the next command too.
+            Some(url) if std::env::var("BACKUP_STORE").ok().as_ref() != Some(url) => {
+                format!("backup --store {} {words}", quoted(url))
+            }
+            _ => format!("backup {words}"),
+        }
+    }
+}
+
+fn key_hint(error: backup_core::Error, options: &OpenOptions) -> Failure {
+    let unauthorized = error.class() == backup_core::ErrorClass::Unauthorized;
+    let failure = Failure::from(error);
+    if unauthorized && options.keys.is_none() {
+        failure.hint("give the key with --key-file FILE or --passphrase-env VAR")
+    } else {
+        failure
+    }
+}
+
+/// A word for a shell.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:=+,@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_quoted_for_a_shell() {
+        assert_eq!(quoted("/a/b.db"), "/a/b.db");
+        assert_eq!(quoted("/it's here"), r"'/it'\''s here'");
+    }
+}

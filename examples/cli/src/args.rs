@@ -1,0 +1,383 @@
+//! The command line: what can be said, and what each word means.
+
+use crate::locator::Locator;
+use crate::units;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const AFTER_HELP: &str = "\
+Examples:
+  backup create --from ~/documents --to /mnt/disk/backups      make an archive
+  backup list --at /mnt/disk/backups                           what is there
+  backup restore latest --at /mnt/disk/backups --to ./back     put the newest one back
+  backup resume latest                                         go on after Ctrl-C or a crash
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 completed with warnings, 4 paused.";
+
+const LOCATORS: &str = "\
+A LOCATOR is `local:PATH`, or simply a path.
+An ARCHIVE is its id, the beginning of one, its name, or `latest`.";
+
+/// Backs up into archives that any `tar` can read; pauses, resumes, verifies and restores them.
+#[derive(Debug, Parser)]
+#[command(name = "backup", version, after_help = AFTER_HELP, arg_required_else_help = true, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options that every command takes.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Seal (on create) or open the archive with the key in this file; see `backup keygen`
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// Seal or open the archive with the passphrase in this environment variable
+    #[arg(long, global = true, value_name = "VAR", help_heading = "Global options")]
+    pub(crate) passphrase_env: Option<String>,
+    /// Accept an archive that is not sealed although a key is given
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub(crate) allow_unsealed: bool,
+    /// Write one JSON document to standard output, or JSON lines where there are many events
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub(crate) json: bool,
+    /// Where operations and their checkpoints are kept: a file, or sqlite:FILE [default: backup/store.db in the user's data directory]
+    #[arg(
+        long,
+        global = true,
+        env = "BACKUP_STORE",
+        hide_env_values = true,
+        value_name = "URL",
+        help_heading = "Global options"
+    )]
+    pub(crate) store: Option<String>,
+    /// No progress
+    #[arg(short, long, global = true, help_heading = "Global options")]
+    pub(crate) quiet: bool,
+    /// More about what happens, on standard error; twice for still more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
+    pub(crate) verbose: u8,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Back up a source into a new archive
+    #[command(after_help = LOCATORS)]
+    Create(Create),
+    /// List the archives at a place; works without keys
+    #[command(after_help = LOCATORS)]
+    List(At),
+    /// Show what an archive is and holds
+    #[command(after_help = LOCATORS)]
+    Show(Show),
+    /// Read an archive and compare every digest
+    ///
+    /// Exits 0 when the archive is sound and 1 when anything is wrong with it.
+    #[command(after_help = LOCATORS)]
+    Verify(Verify),
+    /// Put an archive, or a part of it, back
+    ///
+    /// Items that are there already are kept, with a warning, unless --overwrite is given.
+    #[command(after_help = LOCATORS)]
+    Restore(Restore),
+    /// Write an archive as one standard .tar, .tar.gz or .tar.zst stream, also a sealed one
+    #[command(after_help = LOCATORS)]
+    Export(Export),
+    /// Delete an archive for ever
+    #[command(after_help = LOCATORS)]
+    Delete(Delete),
+    /// Remove incomplete archives that nobody has worked on for a long time
+    #[command(after_help = LOCATORS)]
+    Sweep(Sweep),
+    /// List operations: backups and restores, running, paused and done
+    Operations(Operations),
+    /// Pause a running operation, also one of another process
+    Pause(OperationArg),
+    /// Give an operation up and remove what it wrote of its archive
+    Cancel(OperationArg),
+    /// Continue an operation that was paused, failed, or died
+    Resume(Resume),
+    /// Print the job log of an operation
+    Logs(Logs),
+    /// Make a key that seals archives
+    Keygen(Keygen),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `backup create`
+#[derive(Debug, Args)]
+pub(crate) struct Create {
+    /// What is backed up
+    #[arg(long, value_name = "LOCATOR")]
+    pub(crate) from: Locator,
+    /// Where the archive is kept
+    #[arg(long, value_name = "LOCATOR")]
+    pub(crate) to: Locator,
+    /// A name for the archive, by which it can be found again
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// How data is compressed
+    #[arg(long, value_enum, default_value_t = Codec::Zstd)]
+    pub(crate) codec: Codec,
+    /// Compression level: 1 to 22 for zstd [default: 3], 1 to 9 for gzip [default: 6]
+    #[arg(long)]
+    pub(crate) level: Option<i32>,
+    /// Stored size at which a volume ends [default: what suits the destination]
+    #[arg(long, value_name = "SIZE", value_parser = units::size)]
+    pub(crate) volume_size: Option<u64>,
+    /// Leave out what matches, a directory with all below it: `*.tmp` at any depth, `docs/*.tmp` just there, `**/x/*` below any x
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) exclude: Vec<String>,
+    /// Do not enter other file systems that are mounted inside the source
+    #[arg(long)]
+    pub(crate) one_file_system: bool,
+    #[command(flatten)]
+    pub(crate) resources: Resources,
+}
+
+/// What an operation may use.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(crate) struct Resources {
+    /// Memory for data in flight; the process needs about 64 MiB besides [default: 192MiB, on resume as before]
+    #[arg(long, value_name = "SIZE", value_parser = units::size)]
+    pub(crate) memory: Option<u64>,
+    /// Read at most so much a second, e.g. 10MiB
+    #[arg(long, value_name = "RATE", value_parser = units::rate)]
+    pub(crate) limit_read: Option<NonZeroU64>,
+    /// Write at most so much a second
+    #[arg(long, value_name = "RATE", value_parser = units::rate)]
+    pub(crate) limit_write: Option<NonZeroU64>,
+}
+
+/// How data is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Codec {
+    /// Fast and small
+    Zstd,
+    /// Understood everywhere
+    Gzip,
+    /// As it is
+    None,
+}
+
+/// A place with archives.
+#[derive(Debug, Args)]
+pub(crate) struct At {
+    /// Where the archives are
+    #[arg(long, value_name = "LOCATOR")]
+    pub(crate) at: Locator,
+}
+
+/// An archive and its place.
+#[derive(Debug, Args)]
+pub(crate) struct ArchiveAt {
+    /// Id, beginning of one, name, or `latest`
+    pub(crate) archive: String,
+    /// Where the archive is
+    #[arg(long, value_name = "LOCATOR")]
+    pub(crate) at: Locator,
+}
+
+/// `backup show`
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    #[command(flatten)]
+    pub(crate) archive: ArchiveAt,
+    /// List its entries, as `tar tv` does (with --json: one line each)
+    #[arg(long)]
+    pub(crate) entries: bool,
+}
+
+/// `backup verify`
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    pub(crate) archive: ArchiveAt,
+    /// Only look whether every object is there in its size
+    #[arg(long, conflicts_with = "sample")]
+    pub(crate) quick: bool,
+    /// Read only so much of the data, chosen at random, e.g. 5%
+    #[arg(long, value_name = "PERCENT", value_parser = units::percent)]
+    pub(crate) sample: Option<f64>,
+}
+
+/// `backup restore`
+#[derive(Debug, Args)]
+pub(crate) struct Restore {
+    #[command(flatten)]
+    pub(crate) archive: ArchiveAt,
+    /// Where the data is put back
+    #[arg(long, value_name = "LOCATOR")]
+    pub(crate) to: Locator,
+    /// Only what matches: `docs`, `docs/*.txt`, `**/*.txt`; a directory that matches counts with all below it
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) include: Vec<String>,
+    /// But not what matches this
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) exclude: Vec<String>,
+    /// Only the entry of exactly this name, even when it contains `*`
+    #[arg(long = "entry", value_name = "NAME")]
+    pub(crate) entries: Vec<String>,
+    /// Replace what is there already
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// Do not ask when the target is not empty; what is there is kept
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Do not read the target back at the end
+    #[arg(long)]
+    pub(crate) no_verify: bool,
+    #[command(flatten)]
+    pub(crate) resources: Resources,
+}
+
+/// `backup export`
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    #[command(flatten)]
+    pub(crate) archive: ArchiveAt,
+    /// File to write; `-` is standard output
+    #[arg(long, short, value_name = "FILE", default_value = "-")]
+    pub(crate) output: PathBuf,
+    /// How the stream is compressed [default: by the file's extension, else as the archive is]
+    #[arg(long, value_enum)]
+    pub(crate) codec: Option<Codec>,
+    /// Replace FILE if it exists
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// `backup delete`
+#[derive(Debug, Args)]
+pub(crate) struct Delete {
+    #[command(flatten)]
+    pub(crate) archive: ArchiveAt,
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// `backup sweep`
+#[derive(Debug, Args)]
+pub(crate) struct Sweep {
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// How long nothing may have been written to an archive before it counts as given up
+    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = units::duration)]
+    pub(crate) min_age: Duration,
+    /// Only say what would be removed
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// `backup operations`
+#[derive(Debug, Args)]
+pub(crate) struct Operations {
+    /// Only operations in this state; may be given several times
+    #[arg(long, value_enum, value_name = "STATE")]
+    pub(crate) state: Vec<StateFilter>,
+    /// Only the newest so many
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<usize>,
+}
+
+/// States by which operations can be listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StateFilter {
+    Pending,
+    Running,
+    Committing,
+    Paused,
+    Completed,
+    Failed,
+    Cancelled,
+}
+
+impl StateFilter {
+    /// The name that stores use.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Committing => "committing",
+            Self::Paused => "paused",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// One operation.
+#[derive(Debug, Args)]
+pub(crate) struct OperationArg {
+    /// Id of the operation, the beginning of one, or `latest`
+    #[arg(value_name = "OP")]
+    pub(crate) operation: String,
+}
+
+/// `backup resume`
+#[derive(Debug, Args)]
+pub(crate) struct Resume {
+    /// Id of the operation, the beginning of one, or `latest`
+    #[arg(value_name = "OP", required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) operation: Option<String>,
+    /// Every operation that can go on, one after the other, the oldest first
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Do not wait for another worker that still holds the operation: you know that it is gone
+    #[arg(long)]
+    pub(crate) take_over: bool,
+    #[command(flatten)]
+    pub(crate) resources: Resources,
+}
+
+/// `backup logs`
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    #[command(flatten)]
+    pub(crate) operation: OperationArg,
+    /// Wait for more until the operation ends
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+}
+
+/// `backup keygen`
+#[derive(Debug, Args)]
+pub(crate) struct Keygen {
+    /// File to make, readable for you alone; without it the key is printed
+    pub(crate) file: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_are_taken_behind_the_command_too() {
+        let cli = Cli::try_parse_from(["backup", "list", "--at", "/x", "--json", "--key-file", "k", "-vv"]).unwrap();
+        assert!(cli.global.json && cli.global.verbose == 2 && cli.global.key_file.is_some());
+    }
+
+    #[test]
+    fn resume_needs_an_operation_or_all_and_not_both() {
+        for bad in [&["backup", "resume"][..], &["backup", "resume", "x", "--all"]] {
+            assert!(Cli::try_parse_from(bad).is_err(), "{bad:?}");
+        }
+    }
+}

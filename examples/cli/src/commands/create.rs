@@ -1,0 +1,71 @@
+//! `backup create`
+
+use crate::app::App;
+use crate::args::{Codec, Create};
+use crate::failure::{Exit, Failure};
+use crate::keys;
+use crate::locator::SourceOptions;
+use crate::run::{Completed, Ended, Runner, unless_interrupted};
+use crate::signals::Signals;
+use crate::spec::{CreateSpec, ResourcesSpec, Spec};
+use crate::units;
+use backup_core::archive::{self, Compression};
+use backup_core::engine::{BackupOptions, BackupRequest};
+use backup_core::model::{ArchiveId, OperationId, OperationKind};
+
+pub(super) async fn run(app: &App, args: Create) -> Result<Exit, Failure> {
+    let Create { from, to, name, codec, level, volume_size, exclude, one_file_system, resources } = args;
+    let compression = Compression::new(codec.into(), level).map_err(|e| Failure::Usage(format!("--level: {e}")))?;
+    let resources = ResourcesSpec::from(resources);
+    let spec =
+        CreateSpec { from, source: SourceOptions { exclude, one_file_system }, to, key: app.key.clone(), resources };
+    let mut signals = Signals::install()?;
+    let request = BackupRequest {
+        source: spec.from.source(&spec.source).await.map_err(Failure::of_request)?,
+        destination: spec.to.destination().await?,
+        name: name.unwrap_or_default(),
+        options: BackupOptions { compression, volume_size, ..BackupOptions::default() },
+        keys: keys::load(spec.key.as_ref())?,
+        limits: resources.limits(),
+        spec: Spec::Create(spec).to_json()?,
+    };
+    let runner = Runner::new(app, app.store().await?, resources.engine_options());
+    let handle = unless_interrupted(&mut signals, runner.engine.backup(request)).await?.map_err(Failure::of_request)?;
+    let (operation, archive) = (handle.id().clone(), handle.archive().clone());
+    match runner.attend(handle, OperationKind::Backup, &mut signals).await? {
+        Ended::Completed(completed) => Ok(summary(app, &operation, &archive, &completed)),
+        Ended::Otherwise(exit) => Ok(exit),
+    }
+}
+
+/// Says what was made.
+pub(super) fn summary(app: &App, operation: &OperationId, archive: &ArchiveId, completed: &Completed) -> Exit {
+    let Completed { warnings, progress, .. } = completed;
+    app.out.tell(format!(
+        "archive {archive}: {}, {}, stored as {}",
+        units::count(progress.entries, "entry"),
+        units::bytes(progress.bytes),
+        units::bytes(progress.stored_bytes),
+    ));
+    warned(app, operation, *warnings)
+}
+
+/// Says how many warnings there were and where they are.
+pub(super) fn warned(app: &App, operation: &OperationId, warnings: u64) -> Exit {
+    if warnings == 0 {
+        return Exit::Done;
+    }
+    let logs = app.command(&format!("logs {operation}"));
+    app.out.tell(format!("completed with {}; see: {logs}", units::count(warnings, "warning")));
+    Exit::Warnings
+}
+
+impl From<Codec> for archive::Codec {
+    fn from(codec: Codec) -> Self {
+        match codec {
+            Codec::Zstd => Self::Zstd,
+            Codec::Gzip => Self::Gzip,
+            Codec::None => Self::None,
+        }
+    }
+}

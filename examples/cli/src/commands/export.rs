@@ -1,0 +1,236 @@
+//! `backup export`
+
+use crate::app::App;
+use crate::args::{Codec, Export};
+use crate::failure::{Exit, Failure};
+use crate::output::output_error;
+use crate::signals::Signals;
+use crate::units;
+use backup_core::limit::RateLimit;
+use backup_core::model::STAGE_PREFIX;
+use backup_core::{Error, Result};
+use bytes::Bytes;
+use futures::{Stream, TryStreamExt};
+use serde_json::json;
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use tokio::sync::mpsc;
+
+/// Pieces that wait for a slow writer.
+const PIECES_WAITING: usize = 4;
+
+pub(super) async fn run(app: &App, args: Export) -> Result<Exit, Failure> {
+    let Export { archive, output, codec, force } = args;
+    let to_stdout = output == Path::new("-");
+    if to_stdout && io::stdout().is_terminal() {
+        return Err(Failure::Usage(
+            "this would write the archive to the terminal: add --output FILE, or a pipe".into(),
+        ));
+    }
+    if to_stdout && app.out.json {
+        return Err(Failure::Usage("--json needs standard output for itself: add --output FILE".into()));
+    }
+    if !to_stdout && !force && output.is_file() {
+        return Err(Failure::Usage(format!("{}: the file exists; --force replaces it", output.display())));
+    }
+    let (_destination, archive) = app.open_archive(&archive.at, &archive.archive).await?;
+    let codec = codec.or_else(|| codec_of_name(&output)).map_or(archive.header().codec, Into::into);
+    let stream = archive.export(codec, RateLimit::default());
+    if to_stdout {
+        let written = pump(stream, io::stdout()).await;
+        written.map(|_| Exit::Done)
+    } else {
+        let mut signals = Signals::install()?;
+        let file = Output::create(&output, force)?;
+        let handle = file.handle()?;
+        // A signal drops the work here, so that the staged file is removed.
+        let bytes = tokio::select! {
+            written = pump(stream, handle) => written.map_err(|e| name(e, &output))?,
+            () = signals.next() => return Err(Failure::Interrupted),
+        };
+        file.publish()?;
+        app.out
+            .document(&json!({ "archive": archive.header().id, "file": output.to_string_lossy(), "bytes": bytes }))?;
+        app.out.line(format!("{}: {}", output.display(), units::bytes(bytes)))?;
+        Ok(Exit::Done)
+    }
+}
+
+fn name(failure: Failure, path: &Path) -> Failure {
+    match failure {
+        Failure::Error { error, hint } => Failure::Error { error: error.on(path.display()), hint },
+        other => other,
+    }
+}
+
+/// The codec that a file's name promises.
+fn codec_of_name(path: &Path) -> Option<Codec> {
+    let name = path.file_name()?.to_str()?.to_ascii_lowercase();
+    let ends = |endings: &[&str]| endings.iter().any(|e| name.ends_with(e));
+    if ends(&[".zst", ".tzst"]) {
+        Some(Codec::Zstd)
+    } else if ends(&[".gz", ".tgz"]) {
+        Some(Codec::Gzip)
+    } else if ends(&[".tar"]) {
+        Some(Codec::None)
+    } else {
+        None
+    }
+}
+
+/// Writes a stream from a thread of its own, which may block; answers how many bytes there were.
+async fn pump(
+    mut stream: impl Stream<Item = Result<Bytes>> + Unpin,
+    mut writer: impl Write + Send + 'static,
+) -> Result<u64, Failure> {
+    let (sender, mut pieces) = mpsc::channel::<Bytes>(PIECES_WAITING);
+    let writing = tokio::task::spawn_blocking(move || -> io::Result<u64> {
+        let mut bytes = 0;
+        while let Some(piece) = pieces.blocking_recv() {
+            writer.write_all(&piece)?;
+            bytes += piece.len() as u64;
+        }
+        writer.flush()?;
+        Ok(bytes)
+    });
+    let mut broken = None;
+    loop {
+        match stream.try_next().await {
+            Ok(Some(piece)) => {
+                // When the writer is gone, its own error says why.
+                if sender.send(piece).await.is_err() {
+                    break;
+                }
+            }
+            Ok(None) => break,
+            Err(error) => {
+                broken = Some(error);
+                break;
+            }
+        }
+    }
+    drop(sender);
+    let written = writing.await.map_err(|e| Error::permanent("the writing thread ended").because(e))?;
+    match broken {
+        Some(error) => Err(error.context("the export is not complete").into()),
+        None => written.map_err(|error| {
+            if error.kind() == io::ErrorKind::BrokenPipe {
+                output_error(error)
+            } else {
+                Error::io(error, "cannot write the export").into()
+            }
+        }),
+    }
+}
+
+/// A file that gets its name when it is complete. What is no regular file (a device, a pipe) is written as it is.
+struct Output {
+    file: File,
+    name: PathBuf,
+    staged: Option<PathBuf>,
+    replace: bool,
+}
+
+impl Output {
+    fn create(name: &Path, replace: bool) -> Result<Self> {
+        let failed = |e| Error::io(e, "cannot make this file").on(name.display());
+        if name.exists() && !name.is_file() {
+            let file = OpenOptions::new().write(true).open(name).map_err(failed)?;
+            return Ok(Self { file, name: name.into(), staged: None, replace });
+        }
+        let mut staged = std::ffi::OsString::from(format!("{STAGE_PREFIX}{}-", std::process::id()));
+        staged.push(name.file_name().ok_or_else(|| Error::invalid("not the name of a file").on(name.display()))?);
+        let staged = name.with_file_name(staged);
+        let file = OpenOptions::new().write(true).create_new(true).open(&staged).map_err(failed)?;
+        Ok(Self { file, name: name.into(), staged: Some(staged), replace })
+    }
+
+    fn handle(&self) -> Result<File> {
+        self.file.try_clone().map_err(|e| Error::io(e, "cannot write this file").on(self.name.display()))
+    }
+
+    /// Makes the content durable, then the name.
+    fn publish(mut self) -> Result<()> {
+        let failed = |e| Error::io(e, "cannot complete this file").on(self.name.display());
+        let Some(staged) = &self.staged else { return Ok(()) };
+        self.file.sync_all().map_err(failed)?;
+        if self.replace {
+            std::fs::rename(staged, &self.name).map_err(failed)?;
+        } else {
+            // A link fails when somebody else made the file meanwhile. Not every file system has links.
+            match std::fs::hard_link(staged, &self.name) {
+                Ok(()) => std::fs::remove_file(staged).map_err(failed)?,
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists || self.name.exists() => return Err(failed(e)),
+                Err(_) => std::fs::rename(staged, &self.name).map_err(failed)?,
+            }
+        }
+        let directory = self.name.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(directory).and_then(|d| d.sync_all()).map_err(failed)?;
+        self.staged = None;
+        Ok(())
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        if let Some(staged) = &self.staged {
+            let _ = std::fs::remove_file(staged);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::stream;
+
+    #[test]
+    fn the_extension_chooses_the_codec() {
+        for (name, codec) in [
+            ("x.tar.zst", Some(Codec::Zstd)),
+            ("x.tgz", Some(Codec::Gzip)),
+            ("dir.gz/x.TAR", Some(Codec::None)),
+            ("x", None),
+            ("-", None),
+        ] {
+            assert_eq!(codec_of_name(Path::new(name)), codec, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_has_its_name_only_when_it_is_complete() {
+        let directory = tempfile::tempdir().unwrap();
+        let name = directory.path().join("x.tar");
+        let content = || stream::iter([Ok(Bytes::from("ab")), Ok(Bytes::from("c"))]);
+        let names = || std::fs::read_dir(directory.path()).unwrap().count();
+
+        let output = Output::create(&name, false).unwrap();
+        let broken = content().chain(stream::iter([Err(Error::corrupt("bad frame"))]));
+        assert!(pump(broken, output.handle().unwrap()).await.is_err());
+        drop(output);
+        assert_eq!(names(), 0, "nothing of a broken export stays");
+
+        let output = Output::create(&name, false).unwrap();
+        assert_eq!(pump(content(), output.handle().unwrap()).await.unwrap(), 3);
+        assert!(!name.exists());
+        output.publish().unwrap();
+        assert_eq!(std::fs::read(&name).unwrap(), b"abc");
+        assert_eq!(names(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_appeared_meanwhile_is_replaced_only_on_request() {
+        let directory = tempfile::tempdir().unwrap();
+        let name = directory.path().join("x.tar");
+        for (replace, content) in [(false, "other"), (true, "")] {
+            let output = Output::create(&name, replace).unwrap();
+            std::fs::write(&name, "other").unwrap();
+            assert_eq!(output.publish().is_ok(), replace);
+            assert_eq!(std::fs::read_to_string(&name).unwrap(), content);
+        }
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    use futures::StreamExt;
+}

@@ -1,0 +1,83 @@
+//! `backup restore`
+
+use super::create::warned;
+use super::show::description;
+use crate::app::App;
+use crate::args::Restore;
+use crate::confirm::confirm;
+use crate::failure::{Exit, Failure};
+use crate::keys;
+use crate::run::{Completed, Ended, Runner, unless_interrupted};
+use crate::signals::Signals;
+use crate::spec::{ResourcesSpec, RestoreSpec, Spec};
+use crate::units;
+use backup_core::engine::{OpenOptions, RestoreOptions, RestoreRequest, Selection};
+use backup_core::model::{EntryName, Identity, OperationId, OperationKind};
+
+pub(super) async fn run(app: &App, args: Restore) -> Result<Exit, Failure> {
+    let Restore { archive, to, include, exclude, entries, overwrite, force, no_verify, resources } = args;
+    let resources = ResourcesSpec::from(resources);
+    let selected = !include.is_empty() || !entries.is_empty();
+    let spec =
+        RestoreSpec { at: archive.at, to, key: app.key.clone(), allow_unsealed: app.allow_unsealed(), resources };
+    let (destination, archive) = app.open_archive(&spec.at, &archive.archive).await?;
+    let target = spec.to.target().await?;
+    let place = target.identity();
+    if !overwrite && !force && !target.is_empty().await? {
+        if app.out.is_interactive() {
+            app.out.note(description(&archive));
+        }
+        let question = format!("{place} is not empty: restore into it? What is there is kept.");
+        confirm(app.out, &question, "--force (keep what is there) or --overwrite (replace it)")?;
+    } else {
+        app.out.note(description(&archive));
+    }
+    let mut signals = Signals::install()?;
+    let request = RestoreRequest {
+        destination,
+        archive: archive.header().id.clone(),
+        target,
+        open: OpenOptions { keys: keys::load(spec.key.as_ref())?, allow_unsealed: spec.allow_unsealed },
+        options: RestoreOptions {
+            selection: Selection {
+                include,
+                exclude,
+                names: entries.iter().map(|name| EntryName::from(name.as_str())).collect(),
+            },
+            overwrite,
+            skip_verify: no_verify,
+        },
+        limits: resources.limits(),
+        name: archive.header().name.clone(),
+        spec: Spec::Restore(spec).to_json()?,
+    };
+    // What was read to describe the archive is not needed while it is restored.
+    drop(archive);
+    let runner = Runner::new(app, app.store().await?, resources.engine_options());
+    let handle =
+        unless_interrupted(&mut signals, runner.engine.restore(request)).await?.map_err(Failure::of_request)?;
+    let operation = handle.id().clone();
+    match runner.attend(handle, OperationKind::Restore, &mut signals).await? {
+        Ended::Completed(completed) => {
+            let exit = summary(app, &operation, &place, &completed);
+            if selected && completed.progress.entries == 0 {
+                app.out.note("warning: nothing in the archive fits what was asked for");
+                return Ok(exit.worse(Exit::Warnings));
+            }
+            Ok(exit)
+        }
+        Ended::Otherwise(exit) => Ok(exit),
+    }
+}
+
+/// Says what was restored, and what reading it back gave.
+pub(super) fn summary(app: &App, operation: &OperationId, target: &Identity, completed: &Completed) -> Exit {
+    let Completed { warnings, progress, verification } = completed;
+    let entries = units::count(progress.entries, "entry");
+    app.out.tell(format!("restored {entries}, {} to {target}", units::bytes(progress.bytes)));
+    match verification {
+        Some(result) => app.out.tell(format!("verified: {result}")),
+        None => app.out.tell("not read back"),
+    }
+    warned(app, operation, *warnings)
+}

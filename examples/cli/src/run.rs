@@ -1,0 +1,173 @@
+//! Stays with a running operation until it ends: shows its progress, passes signals on, tells how it ended.
+
+use crate::app::App;
+use crate::failure::{Exit, Failure};
+use crate::operations::pause_text;
+use crate::progress::Reporter;
+use crate::signals::Signals;
+use backup_core::adapter::{LogSink, Store};
+use backup_core::engine::{Engine, EngineOptions, OperationHandle, Outcome};
+use backup_core::model::{LogLevel, LogRecord, OperationId, OperationKind, Progress};
+use serde_json::json;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+
+/// How often the progress is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(150);
+/// Records that may wait to be shown; what comes on top is only in the job log.
+const RECORDS_WAITING: usize = 1024;
+
+/// An engine whose job log records are shown here.
+pub(crate) struct Runner<'a> {
+    app: &'a App,
+    /// The engine.
+    pub(crate) engine: Engine,
+    records: mpsc::Receiver<LogRecord>,
+    verification: Arc<Mutex<Option<String>>>,
+}
+
+/// An operation that was done.
+#[derive(Debug)]
+pub(crate) struct Completed {
+    /// Warnings met.
+    pub(crate) warnings: u64,
+    /// Final figures.
+    pub(crate) progress: Progress,
+    /// What reading back gave, if that was done.
+    pub(crate) verification: Option<String>,
+}
+
+/// How an operation ended, as far as it did.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// It is done.
+    Completed(Box<Completed>),
+    /// It is not; this has been said.
+    Otherwise(Exit),
+}
+
+/// Passes job log records on to who shows them.
+#[derive(Debug)]
+struct Sink {
+    records: mpsc::Sender<LogRecord>,
+    /// The last good word on reading back; kept apart, so that it is not lost among many warnings.
+    verification: Arc<Mutex<Option<String>>>,
+}
+
+impl LogSink for Sink {
+    fn record(&self, _operation: &OperationId, record: &LogRecord) {
+        if record.step == "verify" && record.level == LogLevel::Info {
+            *self.verification.lock().unwrap_or_else(PoisonError::into_inner) = Some(record.message.clone());
+        }
+        // When the terminal cannot keep up, the work goes on all the same.
+        let _ = self.records.try_send(record.clone());
+    }
+}
+
+impl<'a> Runner<'a> {
+    /// An engine on this store.
+    pub(crate) fn new(app: &'a App, store: Arc<dyn Store>, options: EngineOptions) -> Self {
+        let (sender, records) = mpsc::channel(RECORDS_WAITING);
+        let verification = Arc::default();
+        let sink = Sink { records: sender, verification: Arc::clone(&verification) };
+        Self { app, engine: Engine::with_options(store, options, vec![Arc::new(sink)]), records, verification }
+    }
+
+    /// Stays with an operation until it ends. The first signal pauses it, the second stops it at once.
+    ///
+    /// # Errors
+    /// What made it fail.
+    pub(crate) async fn attend(
+        mut self,
+        handle: OperationHandle,
+        kind: OperationKind,
+        signals: &mut Signals,
+    ) -> Result<Ended, Failure> {
+        let app = self.app;
+        let id = handle.id().clone();
+        let archive = handle.archive().clone();
+        app.out.event(&json!({ "event": "started", "kind": kind, "operation": id, "archive": archive }));
+        if app.is_verbose() {
+            app.out.note(format!("operation {id}, archive {archive}"));
+        }
+        let mut reporter = Reporter::new(app.out, app.is_verbose());
+        let progress = handle.progress();
+        let pause = handle.pause_token();
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let result = {
+            let wait = handle.wait();
+            tokio::pin!(wait);
+            loop {
+                tokio::select! {
+                    result = &mut wait => break Some(result),
+                    _ = look.tick() => reporter.update(&progress.borrow().clone()),
+                    Some(record) = self.records.recv() => reporter.record(&record),
+                    () = signals.next() => {
+                        if pause.is_cancelled() {
+                            break None;
+                        }
+                        pause.cancel();
+                        app.out.note("pausing: what has been read is being stored; Ctrl-C again stops at once");
+                    }
+                }
+            }
+        };
+        while let Ok(record) = self.records.try_recv() {
+            reporter.record(&record);
+        }
+        reporter.finish();
+        let resume = app.resume_command(&id);
+        match result {
+            None => {
+                app.out.event(&json!({ "event": "stopped", "operation": id, "resume": resume }));
+                app.out.note(format!("stopped; go on with: {resume}"));
+                Ok(Ended::Otherwise(Exit::Paused))
+            }
+            Some(Ok(Outcome::Completed { warnings, progress })) => {
+                let verification = self.verification.lock().unwrap_or_else(PoisonError::into_inner).take();
+                app.out.event(&json!({
+                    "event": "completed", "kind": kind, "operation": id, "archive": archive,
+                    "warnings": warnings, "progress": progress, "verification": verification,
+                }));
+                Ok(Ended::Completed(Box::new(Completed { warnings, progress, verification })))
+            }
+            Some(Ok(Outcome::Paused { reason, resume_at, message })) => {
+                app.out.event(&json!({
+                    "event": "paused", "operation": id, "archive": archive, "reason": reason,
+                    "resume_at": resume_at, "message": message, "resume": resume,
+                }));
+                let mut text = pause_text(&reason).to_string();
+                if let Some(message) = message {
+                    text = format!("{text}\n  {message}");
+                }
+                app.out.tell(format!("{text}\ngo on with: {resume}"));
+                Ok(Ended::Otherwise(Exit::Paused))
+            }
+            Some(Ok(Outcome::Cancelled)) => {
+                app.out.event(&json!({ "event": "cancelled", "operation": id, "archive": archive }));
+                app.out.tell(format!("operation {id} was cancelled"));
+                Ok(Ended::Otherwise(Exit::Failed))
+            }
+            // A new kind of outcome that this program does not know yet.
+            Some(Ok(other)) => {
+                app.out.tell(format!("operation {id} ended: {other:?}"));
+                Ok(Ended::Otherwise(Exit::Failed))
+            }
+            Some(Err(error)) => Err(Failure::from(error).hint(format!("go on with: {resume}"))),
+        }
+    }
+}
+
+/// Runs what comes before an operation's handle is there, unless a signal comes first.
+///
+/// # Errors
+/// `Interrupted` after a signal.
+pub(crate) async fn unless_interrupted<T>(signals: &mut Signals, work: impl Future<Output = T>) -> Result<T, Failure> {
+    tokio::select! {
+        result = work => Ok(result),
+        () = signals.next() => Err(Failure::Interrupted),
+    }
+}
