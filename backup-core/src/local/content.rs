@@ -1,6 +1,6 @@
 //! The content of one large file.
 
-use super::events::{blocking, joined};
+use super::blocking::{blocking, joined};
 use super::holes::next_data;
 use super::metadata::{FileState, FileVersion};
 use super::open::Base;

@@ -1,6 +1,7 @@
 //! A file tree as a source.
 
-use super::events::{Bounds, blocking, events};
+use super::blocking::blocking;
+use super::events::{Bounds, events};
 use super::identity::{identity_of_resolved, resolve};
 use super::open::Base;
 use super::scope::{Scope, compile};
