@@ -163,7 +163,7 @@ impl SourcePlace for Place {
             Disturbance::Change(content) => fs::write(path, content).unwrap(),
             Disturbance::Shorten(to) => fs::File::options().write(true).open(path).unwrap().set_len(to).unwrap(),
             Disturbance::Deny => {
-                fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
                 // The superuser may read everything.
                 return Ok(fs::File::open(&path).is_err());
             }
