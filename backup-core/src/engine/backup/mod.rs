@@ -282,6 +282,8 @@ impl Attempt {
         };
         if body.manifest.is_some() {
             session.log(LogRecord::info("commit", "completing the archive"));
+            // What the put left behind that an earlier attempt was killed in.
+            outlet.destination.remove_staged(&names.root()).await?;
             return commit::complete(&outlet, &body, header.source).await;
         }
         self.connect(&outlet).await?;
