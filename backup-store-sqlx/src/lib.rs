@@ -6,8 +6,9 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Several processes may use one database file at once. Every change is durable when its method
-//! returns, also against power loss (write-ahead log, `synchronous=FULL`).
+//! Several processes of one host may use one database file at once; the file must be on a local file
+//! system, because SQLite's write-ahead log needs memory that they share. Every change is durable when
+//! its method returns, also against power loss (`synchronous=FULL`).
 
 mod archives;
 mod checkpoints;

@@ -5,8 +5,7 @@ use super::progress::Meter;
 use super::{Engine, Outcome, TakeOver};
 use crate::adapter::{LogSink, Store};
 use crate::model::{
-    Checkpoint, Claim, ClaimOver, ClaimRequest, Fence, Guard, LogLevel, LogRecord, Operation, OperationId, Request,
-    Transition,
+    Checkpoint, Claim, ClaimOver, ClaimRequest, Fence, Guard, LogRecord, Operation, OperationId, Request, Transition,
 };
 use crate::state::{Event, PauseReason, State};
 use crate::{Error, ErrorClass, Result};
@@ -160,17 +159,8 @@ impl Session {
 
     /// Adds a job log record; it reaches the store within about a second, and before the next change of state.
     pub(super) fn log(&self, record: LogRecord) {
-        match record.level {
-            LogLevel::Info => {
-                tracing::info!(operation = %self.fence.operation, step = record.step, "{}", record.message)
-            }
-            LogLevel::Warning => {
-                tracing::warn!(operation = %self.fence.operation, step = record.step, "{}", record.message)
-            }
-            LogLevel::Error => {
-                tracing::error!(operation = %self.fence.operation, step = record.step, "{}", record.message)
-            }
-        }
+        // Whoever wants to see records as they arise gives a sink; at this level they would be told twice.
+        tracing::debug!(operation = %self.fence.operation, step = record.step, level = ?record.level, "{}", record.message);
         for sink in self.sinks.iter() {
             sink.record(&self.fence.operation, &record);
         }

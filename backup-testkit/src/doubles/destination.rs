@@ -166,6 +166,11 @@ impl MemoryDestination {
         lock(&self.place).objects.keys().filter(|name| is_staged(name)).cloned().collect()
     }
 
+    /// All names that are there, those of objects as well as staged and foreign ones.
+    pub fn names(&self) -> Vec<String> {
+        lock(&self.place).objects.keys().cloned().collect()
+    }
+
     /// Puts bytes there whatever was there before. `name` may also be a staged or foreign name, which no caller of the trait could give.
     pub fn insert(&self, name: &str, bytes: impl Into<Bytes>) {
         let stored = Stored { bytes: bytes.into(), modified: self.clock.now() };

@@ -5,12 +5,11 @@ use crate::failure::{Exit, Failure};
 use crate::operations::pause_text;
 use crate::progress::Reporter;
 use crate::signals::Signals;
-use backup_core::Result;
 use backup_core::adapter::{LogSink, Store};
 use backup_core::engine::{Engine, EngineOptions, OperationHandle, Outcome};
-use backup_core::model::{LogRecord, OperationId, OperationKind, Progress};
+use backup_core::model::{LogLevel, LogRecord, OperationId, OperationKind, Progress};
 use serde_json::json;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
@@ -26,6 +25,7 @@ pub(crate) struct Runner<'a> {
     /// The engine.
     pub(crate) engine: Engine,
     records: mpsc::Receiver<LogRecord>,
+    verification: Arc<Mutex<Option<String>>>,
 }
 
 /// An operation that was done.
@@ -35,8 +35,8 @@ pub(crate) struct Completed {
     pub(crate) warnings: u64,
     /// Final figures.
     pub(crate) progress: Progress,
-    /// What its job log said of reading back, if it did that.
-    pub(crate) verification: Option<LogRecord>,
+    /// What reading back gave, if that was done.
+    pub(crate) verification: Option<String>,
 }
 
 /// How an operation ended, as far as it did.
@@ -50,12 +50,19 @@ pub(crate) enum Ended {
 
 /// Passes job log records on to who shows them.
 #[derive(Debug)]
-struct Sink(mpsc::Sender<LogRecord>);
+struct Sink {
+    records: mpsc::Sender<LogRecord>,
+    /// The last good word on reading back; kept apart, so that it is not lost among many warnings.
+    verification: Arc<Mutex<Option<String>>>,
+}
 
 impl LogSink for Sink {
     fn record(&self, _operation: &OperationId, record: &LogRecord) {
+        if record.step == "verify" && record.level == LogLevel::Info {
+            *self.verification.lock().unwrap_or_else(PoisonError::into_inner) = Some(record.message.clone());
+        }
         // When the terminal cannot keep up, the work goes on all the same.
-        let _ = self.0.try_send(record.clone());
+        let _ = self.records.try_send(record.clone());
     }
 }
 
@@ -63,7 +70,9 @@ impl<'a> Runner<'a> {
     /// An engine on this store.
     pub(crate) fn new(app: &'a App, store: Arc<dyn Store>, options: EngineOptions) -> Self {
         let (sender, records) = mpsc::channel(RECORDS_WAITING);
-        Self { app, engine: Engine::with_options(store, options, vec![Arc::new(Sink(sender))]), records }
+        let verification = Arc::default();
+        let sink = Sink { records: sender, verification: Arc::clone(&verification) };
+        Self { app, engine: Engine::with_options(store, options, vec![Arc::new(sink)]), records, verification }
     }
 
     /// Stays with an operation until it ends. The first signal pauses it, the second stops it at once.
@@ -84,13 +93,6 @@ impl<'a> Runner<'a> {
             app.out.note(format!("operation {id}, archive {archive}"));
         }
         let mut reporter = Reporter::new(app.out, app.is_verbose());
-        let mut verification = None;
-        let mut show = |reporter: &mut Reporter, record: LogRecord| {
-            reporter.record(&record);
-            if record.step == "verify" {
-                verification = Some(record);
-            }
-        };
         let progress = handle.progress();
         let pause = handle.pause_token();
         let mut look = tokio::time::interval(LOOK_EVERY);
@@ -102,7 +104,7 @@ impl<'a> Runner<'a> {
                 tokio::select! {
                     result = &mut wait => break Some(result),
                     _ = look.tick() => reporter.update(&progress.borrow().clone()),
-                    Some(record) = self.records.recv() => show(&mut reporter, record),
+                    Some(record) = self.records.recv() => reporter.record(&record),
                     () = signals.next() => {
                         if pause.is_cancelled() {
                             break None;
@@ -114,7 +116,7 @@ impl<'a> Runner<'a> {
             }
         };
         while let Ok(record) = self.records.try_recv() {
-            show(&mut reporter, record);
+            reporter.record(&record);
         }
         reporter.finish();
         let resume = app.resume_command(&id);
@@ -125,9 +127,10 @@ impl<'a> Runner<'a> {
                 Ok(Ended::Otherwise(Exit::Paused))
             }
             Some(Ok(Outcome::Completed { warnings, progress })) => {
+                let verification = self.verification.lock().unwrap_or_else(PoisonError::into_inner).take();
                 app.out.event(&json!({
                     "event": "completed", "kind": kind, "operation": id, "archive": archive,
-                    "warnings": warnings, "progress": progress,
+                    "warnings": warnings, "progress": progress, "verification": verification,
                 }));
                 Ok(Ended::Completed(Box::new(Completed { warnings, progress, verification })))
             }
@@ -161,13 +164,10 @@ impl<'a> Runner<'a> {
 /// Runs what comes before an operation's handle is there, unless a signal comes first.
 ///
 /// # Errors
-/// What the work met; `Interrupted` after a signal.
-pub(crate) async fn unless_interrupted<T>(
-    signals: &mut Signals,
-    work: impl Future<Output = Result<T>>,
-) -> Result<T, Failure> {
+/// `Interrupted` after a signal.
+pub(crate) async fn unless_interrupted<T>(signals: &mut Signals, work: impl Future<Output = T>) -> Result<T, Failure> {
     tokio::select! {
-        result = work => Ok(result?),
+        result = work => Ok(result),
         () = signals.next() => Err(Failure::Interrupted),
     }
 }

@@ -32,7 +32,7 @@ use std::sync::Arc;
 use stream::StreamWriter;
 use tokio::sync::mpsc;
 use track::Tracker;
-use volume::{Outlet, VolumeWriter};
+use volume::{Draft, Outlet, VolumeWriter};
 
 /// The least memory with which the stages cannot stand in each other's way.
 const MIN_MEMORY: u64 = 64 << 20;
@@ -387,16 +387,16 @@ impl Attempt {
             steps,
             queue: VecDeque::new(),
         };
-        let writer = VolumeWriter::new(
-            tracker.outlet.clone(),
-            tracker.packers.clone(),
+        let writer = VolumeWriter {
+            outlet: tracker.outlet.clone(),
+            packers: tracker.packers.clone(),
             threads,
-            shares.volume_size,
-            ByteBudget::new(shares.volumes),
-            volumes_out,
-            tracker.body.volume_count,
-            raw_start,
-        );
+            volume_size: shares.volume_size,
+            budget: ByteBudget::new(shares.volumes),
+            out: volumes_out,
+            next_number: tracker.body.volume_count,
+            draft: Draft::at(raw_start),
+        };
         let assembling = AbortOnDrop(tokio::spawn(assembler.run(async move { reading.join().await })));
         let writing = AbortOnDrop(tokio::spawn(writer.run(frames)));
         join(assembling, writing, tracker.run(volumes)).await

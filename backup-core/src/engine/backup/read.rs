@@ -6,7 +6,7 @@ use crate::engine::handle::AbortOnDrop;
 use crate::model::{EntryKind, EntryName, Metadata};
 use crate::{Error, Result};
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -106,36 +106,45 @@ impl ReadAhead {
                 return Ok(());
             }
         }
-        let mut events = self.source.clone().events(after, self.ctx.clone()).ready_chunks(BATCH);
+        let mut events = self.source.clone().events(after, self.ctx.clone());
         let mut steps = Vec::new();
-        while let Some(chunk) = events.next().await {
-            for event in chunk {
-                match event? {
-                    SourceEvent::Entry(entry) if is_read_here(&entry) => {
-                        serial += 1;
-                        let Content::Stored { size, ref version } = entry.content else { continue };
-                        // On a pause a large entry is not begun: it would have to be read to its end, or again.
-                        if self.ctx.stop.is_cancelled() && size > RANGE {
-                            let _ = self.send(&mut steps).await;
-                            return Ok(());
-                        }
-                        let (name, version) = (entry.name.clone(), version.clone());
-                        steps.push(Step::Start { entry, serial });
-                        if self.send(&mut steps).await.is_err() {
-                            return Ok(());
-                        }
-                        if !matches!(self.ranges(serial, name, version, 0..size, &parallel).await, Ok(true)) {
-                            return Ok(());
-                        }
+        loop {
+            // Events that are there already are passed on together; none is taken from the source that is not passed on.
+            let ready = if steps.len() < BATCH { events.next().now_or_never() } else { None };
+            let event = match ready {
+                Some(event) => event,
+                None => {
+                    if self.send(&mut steps).await.is_err() {
+                        return Ok(());
                     }
-                    event => steps.push(Step::Event(event)),
+                    events.next().await
+                }
+            };
+            match event.transpose() {
+                Ok(Some(SourceEvent::Entry(entry))) if is_read_here(&entry) => {
+                    // On a pause no content is begun any more; this entry comes again.
+                    if self.ctx.stop.is_cancelled() {
+                        let _ = self.send(&mut steps).await;
+                        return Ok(());
+                    }
+                    serial += 1;
+                    let Content::Stored { size, ref version } = entry.content else { continue };
+                    let (name, version) = (entry.name.clone(), version.clone());
+                    steps.push(Step::Start { entry, serial });
+                    if self.send(&mut steps).await.is_err() {
+                        return Ok(());
+                    }
+                    if !matches!(self.ranges(serial, name, version, 0..size, &parallel).await, Ok(true)) {
+                        return Ok(());
+                    }
+                }
+                Ok(Some(event)) => steps.push(Step::Event(event)),
+                ended => {
+                    let _ = self.send(&mut steps).await;
+                    return ended.map(|_| ());
                 }
             }
-            if self.send(&mut steps).await.is_err() {
-                return Ok(());
-            }
         }
-        Ok(())
     }
 
     /// Starts reading the ranges of an entry, one after the other as memory allows. `Ok(false)` when a pause cut it short.

@@ -119,11 +119,10 @@ impl Place {
                 Err(e) => return Err(list_error(e, name.as_str())),
             };
             match FileType::from_raw_mode(stat.st_mode) {
-                FileType::RegularFile => {
-                    if out.push(info(name, &stat)).is_err() {
-                        return Ok(());
-                    }
-                }
+                FileType::RegularFile => match out.push(info(name, &stat)) {
+                    Ok(()) => {}
+                    Err(Gone) => return Ok(()),
+                },
                 FileType::Directory => {
                     if let Some(below) = open_dir(level.dir()?, &item)? {
                         levels.push(Level::new(below, format!("{name}/"))?);

@@ -6,8 +6,7 @@ use crate::failure::{Exit, Failure};
 use crate::output::output_error;
 use crate::signals::Signals;
 use crate::units;
-use backup_core::archive;
-use backup_core::engine::ExportCodec;
+use backup_core::limit::RateLimit;
 use backup_core::model::STAGE_PREFIX;
 use backup_core::{Error, Result};
 use bytes::Bytes;
@@ -36,11 +35,8 @@ pub(super) async fn run(app: &App, args: Export) -> Result<Exit, Failure> {
         return Err(Failure::Usage(format!("{}: the file exists; --force replaces it", output.display())));
     }
     let (_destination, archive) = app.open_archive(&archive.at, &archive.archive).await?;
-    let codec = match codec.or_else(|| codec_of_name(&output)) {
-        Some(codec) => codec.into(),
-        None => export_codec(archive.header().codec)?,
-    };
-    let stream = archive.export(codec);
+    let codec = codec.or_else(|| codec_of_name(&output)).map_or(archive.header().codec, Into::into);
+    let stream = archive.export(codec, RateLimit::default());
     if to_stdout {
         let written = pump(stream, io::stdout()).await;
         written.map(|_| Exit::Done)
@@ -80,25 +76,6 @@ fn codec_of_name(path: &Path) -> Option<Codec> {
         Some(Codec::None)
     } else {
         None
-    }
-}
-
-fn export_codec(codec: archive::Codec) -> Result<ExportCodec> {
-    match codec {
-        archive::Codec::Zstd => Ok(ExportCodec::Zstd),
-        archive::Codec::Gzip => Ok(ExportCodec::Gzip),
-        archive::Codec::None => Ok(ExportCodec::None),
-        _ => Err(Error::unsupported("choose a codec for the export with --codec")),
-    }
-}
-
-impl From<Codec> for ExportCodec {
-    fn from(codec: Codec) -> Self {
-        match codec {
-            Codec::Zstd => Self::Zstd,
-            Codec::Gzip => Self::Gzip,
-            Codec::None => Self::None,
-        }
     }
 }
 

@@ -25,7 +25,8 @@ pub(super) async fn run(app: &App, args: Verify) -> Result<Exit, Failure> {
         (false, None) => VerifyMode::Full,
     };
     let (destination, archive) = app.open_archive(&archive.at, &archive.archive).await?;
-    let mut outcome = with_progress(app, |progress| archive.verify(mode, progress)).await?;
+    let (sender, progress) = watch::channel(Progress::default());
+    let mut outcome = with_progress(app, progress, archive.verify(mode, &sender)).await?;
     if let Some(finding) = compare_with_store(app, &*destination, &archive).await? {
         outcome.finding_count += 1;
         outcome.findings.insert(0, finding);
@@ -34,14 +35,13 @@ pub(super) async fn run(app: &App, args: Verify) -> Result<Exit, Failure> {
 }
 
 /// Shows the progress of some work until it is done.
-async fn with_progress<F: Future<Output = Result<VerifyOutcome>>>(
+async fn with_progress(
     app: &App,
-    work: impl FnOnce(watch::Sender<Progress>) -> F,
+    progress: watch::Receiver<Progress>,
+    work: impl Future<Output = Result<VerifyOutcome>>,
 ) -> Result<VerifyOutcome> {
-    let (sender, progress) = watch::channel(Progress::default());
     let mut reporter = Reporter::new(app.out, app.is_verbose());
     let mut look = tokio::time::interval(LOOK_EVERY);
-    let work = work(sender);
     tokio::pin!(work);
     loop {
         tokio::select! {
@@ -74,16 +74,16 @@ async fn compare_with_store(
 }
 
 fn tell(app: &App, archive: &Archive, mode: VerifyMode, outcome: &VerifyOutcome) -> Result<Exit, Failure> {
-    let VerifyOutcome { objects, bytes, entries, findings, finding_count, .. } = outcome;
+    let VerifyOutcome { objects, bytes, entries, findings, finding_count } = outcome;
     let id = &archive.header().id;
     app.out.document(&json!({
-        "archive": id, "mode": mode_name(mode), "sound": *finding_count == 0,
+        "archive": id, "mode": mode_name(mode), "sound": outcome.is_sound(),
         "objects": objects, "bytes": bytes, "entries": entries, "finding_count": finding_count,
         "findings": findings.iter().map(|f| json!({
             "object": f.object, "entry": f.entry, "message": f.message,
         })).collect::<Vec<_>>(),
     }))?;
-    for Finding { object, entry, message, .. } in findings {
+    for Finding { object, entry, message } in findings {
         let object = object.as_ref().map(|o| format!("{}: ", printable(o))).unwrap_or_default();
         let entry = entry.as_ref().map(|e| format!("{e}: ")).unwrap_or_default();
         app.out.line(format!("{object}{entry}{message}"))?;
@@ -98,7 +98,7 @@ fn tell(app: &App, archive: &Archive, mode: VerifyMode, outcome: &VerifyOutcome)
         units::count(*entries, "entry"),
         units::bytes(*bytes),
     );
-    if *finding_count == 0 {
+    if outcome.is_sound() {
         let scope = match mode {
             VerifyMode::Full => "",
             VerifyMode::Quick => " as far as names and sizes tell",
@@ -116,6 +116,6 @@ fn mode_name(mode: VerifyMode) -> &'static str {
     match mode {
         VerifyMode::Quick => "quick",
         VerifyMode::Full => "full",
-        VerifyMode::Sample { .. } => "sample",
+        _ => "sample",
     }
 }
