@@ -7,9 +7,11 @@ use crate::model::{EntryKind, EntryName, Metadata};
 use crate::{Error, Result};
 use bytes::Bytes;
 use futures::StreamExt;
+use futures::stream::{BoxStream, Fuse};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use tokio::sync::{Semaphore, mpsc};
 
 /// Content bytes that one read asks for: one frame. Entries up to this size are read whole before their header is written.
@@ -106,11 +108,19 @@ impl ReadAhead {
                 return Ok(());
             }
         }
-        let mut events = self.source.clone().events(after, self.ctx.clone()).ready_chunks(BATCH);
+        let mut events = self.source.clone().events(after, self.ctx.clone()).fuse();
         let mut steps = Vec::new();
-        while let Some(chunk) = events.next().await {
+        while let Some(chunk) = ready_events(&mut events).await {
             for event in chunk {
-                match event? {
+                let event = match event {
+                    Ok(event) => event,
+                    Err(error) => {
+                        // What came before the error has been read, and is stored.
+                        let _ = self.send(&mut steps).await;
+                        return Err(error);
+                    }
+                };
+                match event {
                     SourceEvent::Entry(entry) if is_read_here(&entry) => {
                         serial += 1;
                         let Content::Stored { size, ref version } = entry.content else { continue };
@@ -179,6 +189,33 @@ impl ReadAhead {
         }
         self.out.send(std::mem::take(steps)).await.map_err(|_| Gone)
     }
+}
+
+/// The events that are there already, at least one; `None` at the end. Never goes beyond an entry whose content may be left to a
+/// resumed backup on a pause: what comes behind it would have to be read again.
+async fn ready_events(events: &mut Fuse<BoxStream<'static, Result<SourceEvent>>>) -> Option<Vec<Result<SourceEvent>>> {
+    let mut chunk = Vec::new();
+    std::future::poll_fn(|cx| {
+        while chunk.len() < BATCH {
+            match events.poll_next_unpin(cx) {
+                Poll::Ready(Some(event)) => {
+                    let ends = matches!(&event, Ok(SourceEvent::Entry(entry)) if is_large(entry));
+                    chunk.push(event);
+                    if ends {
+                        break;
+                    }
+                }
+                Poll::Pending if chunk.is_empty() => return Poll::Pending,
+                Poll::Ready(None) | Poll::Pending => break,
+            }
+        }
+        Poll::Ready((!chunk.is_empty()).then(|| std::mem::take(&mut chunk)))
+    })
+    .await
+}
+
+fn is_large(entry: &SourceEntry) -> bool {
+    matches!(entry.content, Content::Stored { size, .. } if size > RANGE)
 }
 
 /// Hard links carry content only for the case that their target could not be read; the assembler decides.
