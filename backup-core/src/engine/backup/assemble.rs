@@ -163,7 +163,9 @@ impl Assembler {
             }
             // Its content is in the archive under no other name: store it under this one.
             entry.kind = EntryKind::File;
-            return self.again(entry, 0, Error::changed("the other name of this file could not be read")).await;
+            if !matches!(entry.content, Content::Inline { .. }) {
+                return self.again(entry, 0, Error::changed("the other name of this file could not be read")).await;
+            }
         }
         let (content, permit) = match std::mem::replace(&mut entry.content, Content::None) {
             Content::Inline { bytes, permit } => (bytes, permit),
@@ -220,10 +222,18 @@ impl Assembler {
 
     /// Follows the ranges of the open entry to its end.
     async fn ranges(&mut self, entry: &SourceEntry, serial: u64, tries: u32) -> Result<(), Halt> {
+        // What became another version since an earlier attempt is rather read afresh than mixed, while there are tries left.
+        let mut mixes = serial != GO_ON || tries + 1 >= TRIES;
         while self.stream.position.open.as_ref().is_some_and(|open| open.offset < open.size) {
             match self.range(serial).await? {
                 None => return Err(Halt::Paused),
+                Some(Ok(read)) if !mixes && self.is_other_version(&read) => {
+                    self.abandoned.store(serial, Ordering::Release);
+                    let error = Error::changed("changed since the backup was interrupted");
+                    return self.broke_off(entry.clone(), tries, error).await;
+                }
                 Some(Ok(read)) => {
+                    mixes = true;
                     if !self.take(read).await? {
                         self.abandoned.store(serial, Ordering::Release);
                         break;
@@ -238,11 +248,16 @@ impl Assembler {
         self.close(entry).await
     }
 
+    fn is_other_version(&self, read: &RangeRead) -> bool {
+        let before = self.stream.position.open.as_ref().and_then(|open| open.version.as_ref());
+        matches!((before, &read.version), (Some(before), Some(now)) if before != now)
+    }
+
     /// Adds a range to the open entry; `false` when the item ended early and no more is to come.
     async fn take(&mut self, read: RangeRead) -> Result<bool, Halt> {
+        let other = self.is_other_version(&read);
         let Some(open) = &mut self.stream.position.open else { return Ok(false) };
         let expected = RANGE.min(open.size - open.offset);
-        let other = open.version.is_some() && read.version.is_some() && open.version != read.version;
         let short = read.length < expected;
         open.inconsistent |= other || short;
         for piece in read.pieces {
@@ -310,6 +325,10 @@ impl Assembler {
                     if !self.take(read).await? || offset >= now.size {
                         return self.close(&entry).await;
                     }
+                    // What was read ahead behind it has to be read again then; waiting for its end could take hours.
+                    if self.ctx.stop.is_cancelled() {
+                        return Err(Halt::Paused);
+                    }
                 }
                 Err(error) if opened => return Box::pin(self.broke_off(entry, tries, error)).await,
                 Err(error) => return Box::pin(self.again(entry, tries + 1, error)).await,
@@ -334,8 +353,7 @@ impl Assembler {
             Some(name) => format!("{name}: {message}"),
             None => message.to_owned(),
         };
-        Arc::make_mut(&mut self.stream.position.warnings).add(&line);
-        self.session.meter.update(|p| p.warnings += 1);
+        self.stream.warn(line.clone());
         self.session.log(LogRecord::warning("transfer", line));
         self.session.log_pressure().await.map_err(Halt::Source)
     }
