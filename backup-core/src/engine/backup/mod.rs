@@ -347,7 +347,9 @@ impl Attempt {
         let shares = Shares::of(memory, options, properties.preferred_volume_size, properties.max_object_size);
         let threads = self.engine.options.threads.max(1);
 
-        let (steps_out, steps) = mpsc::channel(16);
+        // A stored entry takes two places: its start and its first range.
+        let parallel_reads = self.adapters.source.properties().parallel_reads;
+        let (steps_out, steps) = mpsc::channel(16 + 2 * parallel_reads.min(256));
         let (frames_out, frames) = mpsc::channel(1);
         let (volumes_out, volumes) = mpsc::channel(properties.parallelism.max(1));
 
@@ -358,7 +360,7 @@ impl Attempt {
             excluded: Arc::new([self.adapters.destination.identity()]),
         };
         let abandoned = read::Abandoned::default();
-        let go_on = position.open.as_ref().map(|open| GoOn {
+        let go_on = position.open.as_ref().filter(|open| !open.broken).map(|open| GoOn {
             name: open.name.clone(),
             version: open.version.clone(),
             range: open.offset..open.size,
