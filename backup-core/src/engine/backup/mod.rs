@@ -345,7 +345,9 @@ impl Attempt {
         let properties = self.adapters.destination.properties();
         let memory = self.engine.options.memory;
         let shares = Shares::of(memory, options, properties.preferred_volume_size, properties.max_object_size);
-        let threads = self.engine.options.threads.max(1);
+        // A packed frame waits for its place in a volume outside of the budget.
+        let most = shares.volumes / 4 / u64::from(shares.frame_size).max(1);
+        let threads = self.engine.options.threads.clamp(1, usize::try_from(most).unwrap_or(1).max(1));
 
         // A stored entry takes two places: its start and its first range.
         let parallel_reads = self.adapters.source.properties().parallel_reads;
