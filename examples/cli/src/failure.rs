@@ -61,6 +61,11 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// Why a new operation was not even begun: when what was asked for cannot be right, that is wrong usage.
+    pub(crate) fn of_request(error: Error) -> Self {
+        if error.class() == ErrorClass::Invalid { Self::Usage(error.chain()) } else { error.into() }
+    }
+
     /// Adds what to do next.
     pub(crate) fn hint(self, text: impl Into<String>) -> Self {
         match self {
@@ -71,18 +76,16 @@ impl Failure {
 
     /// Says it: as a JSON document on standard output, or as lines on standard error.
     pub(crate) fn report(&self, json: bool) {
-        if json {
-            if let Some(document) = self.document() {
-                // When even this cannot be written, the exit code is all that is left.
-                let _ = crate::output::write_line(&document.to_string());
-            }
-        } else {
-            let _ = crate::output::write_error(&self.lines());
-        }
+        // When even this cannot be written, the exit code is all that is left.
+        let _ = match self {
+            Self::OutputClosed => Ok(()),
+            _ if json => crate::output::write_line(&self.document().to_string()),
+            _ => crate::output::write_error(&self.lines()),
+        };
     }
 
-    fn document(&self) -> Option<serde_json::Value> {
-        Some(match self {
+    fn document(&self) -> serde_json::Value {
+        match self {
             Self::Usage(message) => json!({ "error": { "class": "usage", "message": message, "causes": [] } }),
             Self::Error { error, hint } => {
                 let mut document = json!({ "error": {
@@ -94,8 +97,8 @@ impl Failure {
                 document
             }
             Self::Interrupted => json!({ "error": { "class": "cancelled", "message": "interrupted", "causes": [] } }),
-            Self::OutputClosed => return None,
-        })
+            Self::OutputClosed => serde_json::Value::Null,
+        }
     }
 
     fn lines(&self) -> String {
@@ -192,7 +195,7 @@ mod tests {
     #[test]
     fn machines_get_class_message_and_causes() {
         assert_eq!(
-            failure().document().unwrap().to_string(),
+            failure().document().to_string(),
             r#"{"error":{"causes":["/x: cannot read","disk on fire"],"class":"permanent","hint":"next: backup resume 1","message":"the backup stopped"}}"#
         );
     }

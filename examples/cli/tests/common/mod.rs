@@ -53,10 +53,11 @@ impl Place {
         std::os::unix::fs::symlink("a.txt", self.path(&format!("{name}/link"))).unwrap();
     }
 
-    /// Files of 16 MiB together that do not compress: at [`SLOW`] they take a minute.
+    /// Small files of 40 MiB together: at [`SLOW`] they take long enough to step in.
     pub(crate) fn large_tree(&self, name: &str) {
-        for i in 0..8 {
-            self.write(&format!("{name}/{i}.bin"), noise(2 << 20, i));
+        let bytes = noise(64 << 10, 7);
+        for i in 0..640 {
+            self.write(&format!("{name}/{}/{i}.bin", i % 7), [&i.to_string().into_bytes()[..], &bytes].concat());
         }
     }
 
@@ -143,8 +144,8 @@ impl Place {
     }
 }
 
-/// A rate at which a large tree takes a minute.
-pub(crate) const SLOW: &str = "256KiB";
+/// A rate at which a large tree takes 40 seconds.
+pub(crate) const SLOW: &str = "1MiB";
 
 impl Run {
     /// The last line of standard output as JSON.
