@@ -110,7 +110,15 @@ impl ReadAhead {
         let mut steps = Vec::new();
         while let Some(chunk) = events.next().await {
             for event in chunk {
-                match event? {
+                let event = match event {
+                    Ok(event) => event,
+                    Err(error) => {
+                        // What came before it has been read: a resume goes on behind it.
+                        let _ = self.send(&mut steps).await;
+                        return Err(error);
+                    }
+                };
+                match event {
                     SourceEvent::Entry(entry) if is_read_here(&entry) => {
                         serial += 1;
                         let Content::Stored { size, ref version } = entry.content else { continue };
