@@ -460,7 +460,10 @@ mod tests {
             assert!(is_corrupt(from.decompress(&frame.repeat(2), 5)));
         }
         let skippable = [0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0];
-        assert!(is_corrupt(Decompressor::new(Codec::Zstd).unwrap().decompress(&skippable, 0)));
+        let mut from = Decompressor::new(Codec::Zstd).unwrap();
+        assert!(is_corrupt(from.decompress(&skippable, 0)));
+        let frame = compressor(Codec::Zstd).compress(&[Bytes::from_static(b"hello")]).unwrap();
+        assert!(is_corrupt(from.decompress(&[&frame[..], &skippable].concat(), 5)));
     }
 
     #[test]

@@ -382,12 +382,13 @@ mod tests {
     fn lines_have_the_form_of_the_specification() {
         let directory = Entry { kind: EntryKind::Directory, sha256: None, mtime: None, ..entry("d", 0, 512, 0) };
         let file = entry("d/a", 5, 1024, 1);
-        let mut late = entry("d/b", 5, 4096, 2);
+        let next = entry("d/aa", 0, 2048, 2);
+        let mut late = entry("d/b", 5, 4096, 3);
         late.metadata.mode = Some(0o644);
         late.metadata.user = Some(Owner { id: 1000, name: Some("ann".into()) });
         late.group = Some(GroupName("g".into()));
         late.inconsistent = true;
-        let records = [directory, file, late].map(|e| IndexRecord::Entry(Box::new(e)));
+        let records = [directory, file, next, late].map(|e| IndexRecord::Entry(Box::new(e)));
         let lines = String::from_utf8(encode(&records)).unwrap();
         let seven = "07".repeat(32);
         assert_eq!(
@@ -395,6 +396,7 @@ mod tests {
             format!(
                 r#"{{"name":"d","kind":"directory","offset":512}}
 {{"name":"d/a","size":5,"mtime":"1700000000.123456789","sha256":"{seven}"}}
+{{"name":"d/aa","mtime":"1700000000.123456789","sha256":"{seven}"}}
 {{"name":"d/b","size":5,"mtime":"1700000000.123456789","sha256":"{seven}","offset":4096,"metadata":{{"mode":420,"user":{{"id":1000,"name":"ann"}}}},"group":"g","inconsistent":true}}
 "#
             )

@@ -14,6 +14,8 @@ mod manifest;
 mod names;
 mod passphrase;
 mod path;
+#[cfg(test)]
+mod sample;
 mod sealed;
 mod tar;
 mod tar_reader;

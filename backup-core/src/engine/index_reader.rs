@@ -71,10 +71,7 @@ impl Archive {
         let mut found = Vec::new();
         let mut covered = raw.start;
         let first = pieces.partition_point(|piece| piece.raw.end <= raw.start);
-        for number in first..pieces.len() {
-            if pieces[number].raw.start >= raw.end {
-                break;
-            }
+        for (number, _) in pieces.iter().enumerate().skip(first).take_while(|(_, piece)| piece.raw.start < raw.end) {
             for volume in self.volumes_of(number).await?.iter() {
                 let range = volume.raw_range();
                 if range.end > raw.start && range.start < raw.end {

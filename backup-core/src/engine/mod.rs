@@ -15,6 +15,7 @@ mod restore;
 mod selection;
 mod session;
 mod verify;
+mod warnings;
 
 pub use archive::Archive;
 pub use catalog::{ArchiveStatus, ArchiveSummary, find_archive, list_archives};

@@ -4,6 +4,7 @@
 //! are read on blocking threads, a few at once; the stream takes them in order, tells hard links apart and adds cursors.
 
 use super::batch::{Batch, BatchBounds, Batches};
+use super::blocking::{blocking, joined, stopped};
 use super::cursor::{CursorWriter, Position};
 use super::links::{Change, Links, Role};
 use super::metadata::OwnerNames;
@@ -11,10 +12,10 @@ use super::open::Base;
 use super::read::{BatchReader, Outcome, Portion, ReadEntry, stored};
 use super::scope::Scope;
 use super::walk::{Walk, WalkBounds};
+use crate::Result;
 use crate::adapter::{Content, Cursor, ReadContext, SourceEntry, SourceEvent, SourceWarning};
 use crate::budget::Permit;
 use crate::model::EntryKind;
-use crate::{Error, Result};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -125,7 +126,7 @@ async fn drive(
                 return;
             }
             Err(failed) => {
-                let _ = send.send(Err(not_run(failed))).await;
+                let _ = send.send(Err(stopped(failed))).await;
                 return;
             }
         };
@@ -160,24 +161,6 @@ fn fitting(mut bounds: BatchBounds, ctx: &ReadContext) -> BatchBounds {
 
 fn read(batch: Batch, names: Arc<OwnerNames>, permit: Option<Arc<Permit>>) -> JoinHandle<Result<Portion>> {
     spawn_blocking(move || BatchReader::new(names).read(batch, permit.as_ref()))
-}
-
-/// Runs work that may block.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    joined(spawn_blocking(work).await)
-}
-
-/// The outcome of blocking work.
-pub(crate) fn joined<T>(outcome: Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
-    outcome.unwrap_or_else(|failed| Err(not_run(failed)))
-}
-
-fn not_run(failed: tokio::task::JoinError) -> Error {
-    if failed.is_cancelled() {
-        Error::cancelled("the runtime is shutting down")
-    } else {
-        Error::permanent("reading the files panicked; this is a bug").because(failed)
-    }
 }
 
 /// What depends on the entries before.

@@ -1,6 +1,7 @@
 //! A file tree as a source.
 
-use super::events::{Bounds, blocking, events};
+use super::blocking::blocking;
+use super::events::{Bounds, events};
 use super::identity::{identity_of_resolved, resolve};
 use super::open::Base;
 use super::scope::{Scope, compile};
@@ -81,7 +82,7 @@ impl Source for LocalSource {
     }
 
     fn properties(&self) -> SourceProperties {
-        SourceProperties { parallel_reads: 4 }
+        SourceProperties { parallel_reads: 4, pins_version: false }
     }
 
     async fn check(&self) -> Result<()> {

@@ -85,6 +85,7 @@ macro_rules! cases {
 
 cases! {
     create: "The operation is durable on return" => operations::a_new_operation_is_as_it_was_given;
+    create: "The checkpoint is there" => operations::an_operation_is_created_with_its_first_checkpoint;
     create: "An id that exists already" => operations::an_id_is_taken_once;
     get: "`None` when there is none" => operations::an_unknown_operation_is_none;
     query: "Ordered by id, descending" => operations::pages_list_the_newest_first_without_gaps_or_doubles;

@@ -61,6 +61,11 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// Why a new operation was not even begun: when what was asked for cannot be right, that is wrong usage.
+    pub(crate) fn of_request(error: Error) -> Self {
+        if error.class() == ErrorClass::Invalid { Self::Usage(error.chain()) } else { error.into() }
+    }
+
     /// Adds what to do next.
     pub(crate) fn hint(self, text: impl Into<String>) -> Self {
         match self {

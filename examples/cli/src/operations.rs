@@ -75,7 +75,6 @@ pub(crate) fn reason_text(operation: &Operation) -> Option<String> {
         (_, Hold::Expired) => Some(format!("no sign of {} any more; `backup resume` goes on", holder_text(operation))),
         (State::Paused { reason, .. }, _) => Some(pause_text(reason).into()),
         (State::Failed { error }, _) => Some(error.clone()),
-        (State::Completed { warnings }, _) if *warnings > 0 => Some(crate::units::count(*warnings, "warning")),
         (State::Running, _) if operation.request.is_some() => Some("asked to pause".into()),
         _ => None,
     }

@@ -19,6 +19,9 @@ const EVENT_EVERY: Duration = Duration::from_secs(1);
 /// Warnings that are printed while it runs; all of them are in the job log.
 const WARNINGS_SHOWN: u64 = 100;
 
+/// Steps of records that end an operation: what they say is said when it has ended.
+const ENDS: [&str; 2] = ["failed", "pause"];
+
 /// Runs something that writes to the terminal while no bar stands in its way.
 pub(crate) fn suspend<T>(write: impl FnOnce() -> T) -> T {
     BARS.suspend(write)
@@ -117,6 +120,9 @@ impl Reporter {
             }
             return;
         }
+        if ENDS.contains(&record.step.as_str()) {
+            return;
+        }
         self.warnings += 1;
         if self.warnings <= WARNINGS_SHOWN {
             let _ = output::write_error(&log_line(record));
@@ -165,12 +171,12 @@ fn phase_name(phase: Phase) -> &'static str {
     }
 }
 
-/// `transferring: 12% of 1.5 GiB, 1,234 entries, 180 MiB, 45.0 MiB/s, 12s left`
+/// `transferring: 1,234 entries, 180 MiB of 1.5 GiB, 45.0 MiB/s, 12s left, 2 warnings`
 fn line(progress: &Progress) -> String {
     format!("{}: {}", phase_name(progress.phase), figures(progress))
 }
 
-/// `1,234 entries, 180 MiB of 1.5 GiB, 45.0 MiB/s, 12s left, 2 warnings`
+/// As much of the progress as is known, without the phase.
 pub(crate) fn figures(progress: &Progress) -> String {
     let mut parts = vec![units::count(progress.entries, "entry")];
     parts.push(match progress.bytes_total.filter(|total| *total >= progress.bytes) {
@@ -179,7 +185,7 @@ pub(crate) fn figures(progress: &Progress) -> String {
         }
         _ => units::bytes(progress.bytes),
     });
-    if progress.bytes_per_second >= 1.0 {
+    if progress.bytes_per_second >= 1.0 && progress.phase != Phase::Done {
         parts.push(format!("{}/s", units::bytes(progress.bytes_per_second as u64)));
     }
     if let Some(eta) = progress.eta_seconds.filter(|eta| *eta >= 1.0 && progress.phase != Phase::Done) {

@@ -5,7 +5,6 @@ use crate::failure::{Exit, Failure};
 use crate::operations::pause_text;
 use crate::progress::Reporter;
 use crate::signals::Signals;
-use backup_core::Result;
 use backup_core::adapter::{LogSink, Store};
 use backup_core::engine::{Engine, EngineOptions, OperationHandle, Outcome};
 use backup_core::model::{LogLevel, LogRecord, OperationId, OperationKind, Progress};
@@ -165,13 +164,10 @@ impl<'a> Runner<'a> {
 /// Runs what comes before an operation's handle is there, unless a signal comes first.
 ///
 /// # Errors
-/// What the work met; `Interrupted` after a signal.
-pub(crate) async fn unless_interrupted<T>(
-    signals: &mut Signals,
-    work: impl Future<Output = Result<T>>,
-) -> Result<T, Failure> {
+/// `Interrupted` after a signal.
+pub(crate) async fn unless_interrupted<T>(signals: &mut Signals, work: impl Future<Output = T>) -> Result<T, Failure> {
     tokio::select! {
-        result = work => Ok(result?),
+        result = work => Ok(result),
         () = signals.next() => Err(Failure::Interrupted),
     }
 }

@@ -83,29 +83,27 @@ pub(crate) fn bytes(bytes: u64) -> String {
     if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", BINARY[unit]) }
 }
 
-/// A count with commas between groups of three digits, and its noun in the right number.
-pub(crate) fn count(n: u64, noun: &str) -> String {
+/// A number with commas between groups of three digits.
+pub(crate) fn number(n: u64) -> String {
     let digits = n.to_string();
-    let mut text = String::with_capacity(digits.len() * 4 / 3 + noun.len() + 2);
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
     for (i, digit) in digits.chars().enumerate() {
         if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
     }
-    text.push(' ');
-    match (n, noun.strip_suffix('y')) {
-        (1, _) => text.push_str(noun),
-        (_, Some(stem)) => {
-            text.push_str(stem);
-            text.push_str("ies");
-        }
-        (_, None) => {
-            text.push_str(noun);
-            text.push('s');
-        }
-    }
     text
+}
+
+/// A number and its noun, which is in the plural when it has to be.
+pub(crate) fn count(n: u64, noun: &str) -> String {
+    let number = number(n);
+    match (n, noun.strip_suffix('y')) {
+        (1, _) => format!("{number} {noun}"),
+        (_, Some(stem)) => format!("{number} {stem}ies"),
+        (_, None) => format!("{number} {noun}s"),
+    }
 }
 
 /// A span of time for people, in its two largest units: `42s`, `3m 10s`, `2d 4h`.

@@ -1,5 +1,7 @@
 //! Backups and restores that are killed with SIGKILL at random moments, again and again, and go on in new processes.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests may panic as tests do")]
+
 mod common;
 mod trees;
 

@@ -27,17 +27,24 @@ fn ctrl_c_pauses_and_says_how_to_go_on() {
 #[test]
 fn a_second_ctrl_c_stops_at_once_and_a_resume_goes_on_at_once() {
     let place = Place::new();
-    let (child, id) = place.slow_backup("tree", "backups", true);
+    // One read of these takes a minute, so that a pause would take its time.
+    for i in 0..4 {
+        place.write(&format!("tree/{i}"), common::noise(4 << 20, i));
+    }
+    let create = ["--json", "create", "--from", "tree", "--to", "backups", "--limit-read", "64KiB"];
+    let child = place.command(&create).spawn().unwrap();
+    let id = place.wait_for_running("backup").unwrap();
     let start = Instant::now();
     signal(&child, "INT");
+    std::thread::sleep(Duration::from_millis(500));
     signal(&child, "INT");
     let run = wait(child);
-    assert_eq!(run.code, Some(4), "{}{}", run.stdout, run.stderr);
-    assert!(start.elapsed() < Duration::from_secs(10));
-    // Whether the pause or the stop was faster: the operation goes on without waiting for any lease.
+    assert!(start.elapsed() < Duration::from_secs(10), "{run:?}");
+    assert_eq!(run.code, Some(4), "{run:?}");
+    assert_eq!(run.last()["resume"], format!("backup resume {id}"));
     let start = Instant::now();
     place.ends(0, &["resume", "latest", "--limit-read", "1GiB"]);
-    assert!(start.elapsed() < Duration::from_secs(30));
+    assert!(start.elapsed() < Duration::from_secs(30), "no lease is waited for");
     assert_eq!(place.state(&id), "completed");
 }
 
@@ -131,6 +138,34 @@ fn resume_all_leaves_what_another_process_works_on() {
     assert_eq!(place.state(&id), "running");
     signal(&child, "INT");
     assert_eq!(wait(child).code, Some(4));
+}
+
+#[test]
+fn a_resume_waits_for_a_worker_that_lives_and_goes_on_when_it_lets_go() {
+    let place = Place::new();
+    let (child, id) = place.slow_backup("tree", "backups", false);
+    let resume = place.command(&["resume", &id, "--limit-read", "1GiB"]).spawn().unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(place.state(&id), "running", "the first worker still has it");
+    signal(&child, "INT");
+    assert_eq!(wait(child).code, Some(4));
+    let run = wait(resume);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(run.stderr.contains("waiting") && run.stderr.contains("--take-over"), "{}", run.stderr);
+    place.ends(0, &["verify", "latest", "--at", "backups"]);
+}
+
+#[test]
+fn a_take_over_goes_on_at_once_and_the_worker_before_gives_up() {
+    let place = Place::new();
+    let (child, id) = place.slow_backup("tree", "backups", false);
+    place.ends(0, &["resume", &id, "--take-over", "--limit-read", "1GiB"]);
+    let run = wait(child);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stderr.contains("error: "), "{}", run.stderr);
+    assert_eq!(place.state(&id), "completed");
+    place.ends(0, &["restore", "latest", "--at", "backups", "--to", "back"]);
+    place.assert_same("tree", "back");
 }
 
 #[test]

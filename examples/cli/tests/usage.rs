@@ -13,6 +13,7 @@ fn wrong_usage_exits_with_2_and_changes_nothing() {
     let create = ["create", "--from", "tree", "--to", "backups"];
     for bad in [
         &["--memory", "0"][..],
+        &["--memory", "4096"],
         &["--memory", "lots"],
         &["--volume-size", "-1"],
         &["--limit-read", "0MiB/s"],

@@ -32,7 +32,7 @@ use std::sync::Arc;
 use stream::StreamWriter;
 use tokio::sync::mpsc;
 use track::Tracker;
-use volume::{Outlet, VolumeWriter};
+use volume::{Draft, Outlet, VolumeWriter};
 
 /// The least memory with which the stages cannot stand in each other's way.
 const MIN_MEMORY: u64 = 64 << 20;
@@ -347,7 +347,9 @@ impl Attempt {
         let shares = Shares::of(memory, options, properties.preferred_volume_size, properties.max_object_size);
         let threads = self.engine.options.threads.max(1);
 
-        let (steps_out, steps) = mpsc::channel(16);
+        // A stored entry takes two places: its start and its first range.
+        let parallel_reads = self.adapters.source.properties().parallel_reads;
+        let (steps_out, steps) = mpsc::channel(16 + 2 * parallel_reads.min(256));
         let (frames_out, frames) = mpsc::channel(1);
         let (volumes_out, volumes) = mpsc::channel(properties.parallelism.max(1));
 
@@ -358,7 +360,7 @@ impl Attempt {
             excluded: Arc::new([self.adapters.destination.identity()]),
         };
         let abandoned = read::Abandoned::default();
-        let go_on = position.open.as_ref().map(|open| GoOn {
+        let go_on = position.open.as_ref().filter(|open| !open.broken).map(|open| GoOn {
             name: open.name.clone(),
             version: open.version.clone(),
             range: open.offset..open.size,
@@ -389,16 +391,16 @@ impl Attempt {
             steps,
             queue: VecDeque::new(),
         };
-        let writer = VolumeWriter::new(
-            tracker.outlet.clone(),
-            tracker.packers.clone(),
+        let writer = VolumeWriter {
+            outlet: tracker.outlet.clone(),
+            packers: tracker.packers.clone(),
             threads,
-            shares.volume_size,
-            ByteBudget::new(shares.volumes),
-            volumes_out,
-            tracker.body.volume_count,
-            raw_start,
-        );
+            volume_size: shares.volume_size,
+            budget: ByteBudget::new(shares.volumes),
+            out: volumes_out,
+            next_number: tracker.body.volume_count,
+            draft: Draft::at(raw_start),
+        };
         let assembling = AbortOnDrop(tokio::spawn(assembler.run(async move { reading.join().await })));
         let writing = AbortOnDrop(tokio::spawn(writer.run(frames)));
         join(assembling, writing, tracker.run(volumes)).await

@@ -1,12 +1,12 @@
 //! Reads ahead: turns the source's events into steps in order, with the contents of stored entries on their way.
 
-use crate::adapter::{Content, ReadContext, Source, SourceEntry, SourceEvent, Version};
+use crate::adapter::{Content, MAX_CURSOR, MAX_INLINE, Opened, ReadContext, Source, SourceEntry, SourceEvent, Version};
 use crate::budget::{ByteBudget, Permit};
 use crate::engine::handle::AbortOnDrop;
-use crate::model::{EntryKind, EntryName, Metadata};
+use crate::model::{EntryKind, EntryName, Metadata, Timestamp};
 use crate::{Error, Result};
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +26,7 @@ pub(super) struct RangeRead {
     /// How many bytes came; fewer than asked when the item has become shorter.
     pub(super) length: u64,
     pub(super) metadata: Option<Metadata>,
+    pub(super) mtime: Option<Timestamp>,
     /// Length of the whole item when it was opened.
     pub(super) size: u64,
     pub(super) version: Option<Version>,
@@ -65,7 +66,7 @@ pub(super) async fn read_range(
 ) -> Result<RangeRead> {
     let expected = range.end - range.start;
     let opened = source.read(name, version, range, ctx).await?;
-    let mut content = opened.content;
+    let Opened { metadata, mtime, size, version, mut content } = opened;
     let mut pieces = Vec::new();
     let mut length = 0;
     while let Some(piece) = content.next().await.transpose()? {
@@ -78,7 +79,7 @@ pub(super) async fn read_range(
         }
         pieces.push(piece);
     }
-    Ok(RangeRead { pieces, length, metadata: opened.metadata, size: opened.size, version: opened.version, permit })
+    Ok(RangeRead { pieces, length, metadata, mtime, size, version, permit })
 }
 
 /// Reads ahead until the source ends or a pause is asked for.
@@ -106,44 +107,49 @@ impl ReadAhead {
                 return Ok(());
             }
         }
-        let mut events = self.source.clone().events(after, self.ctx.clone()).ready_chunks(BATCH);
+        let mut events = self.source.clone().events(after, self.ctx.clone());
         let mut steps = Vec::new();
-        while let Some(chunk) = events.next().await {
-            for event in chunk {
-                let event = match event {
-                    Ok(event) => event,
-                    Err(error) => {
-                        // What came before it has been read: a resume goes on behind it.
+        loop {
+            // Events that are there already are passed on together; none is taken from the source that is not passed on.
+            let ready = if steps.len() < BATCH { events.next().now_or_never() } else { None };
+            let event = match ready {
+                Some(event) => event,
+                None => {
+                    if self.send(&mut steps).await.is_err() {
+                        return Ok(());
+                    }
+                    events.next().await
+                }
+            };
+            match event.transpose() {
+                Ok(Some(SourceEvent::Entry(entry))) if is_read_here(&entry) => {
+                    // On a pause no content is begun any more; this entry comes again.
+                    if self.ctx.stop.is_cancelled() {
                         let _ = self.send(&mut steps).await;
-                        return Err(error);
+                        return Ok(());
                     }
-                };
-                match event {
-                    SourceEvent::Entry(entry) if is_read_here(&entry) => {
-                        serial += 1;
-                        let Content::Stored { size, ref version } = entry.content else { continue };
-                        // On a pause a large entry is not begun: it would have to be read to its end, or again.
-                        if self.ctx.stop.is_cancelled() && size > RANGE {
-                            let _ = self.send(&mut steps).await;
-                            return Ok(());
-                        }
-                        let (name, version) = (entry.name.clone(), version.clone());
-                        steps.push(Step::Start { entry, serial });
-                        if self.send(&mut steps).await.is_err() {
-                            return Ok(());
-                        }
-                        if !matches!(self.ranges(serial, name, version, 0..size, &parallel).await, Ok(true)) {
-                            return Ok(());
-                        }
+                    serial += 1;
+                    cursor_within_limit(&entry)?;
+                    let Content::Stored { size, ref version } = entry.content else { continue };
+                    let (name, version) = (entry.name.clone(), version.clone());
+                    steps.push(Step::Start { entry, serial });
+                    if self.send(&mut steps).await.is_err() {
+                        return Ok(());
                     }
-                    event => steps.push(Step::Event(event)),
+                    if !matches!(self.ranges(serial, name, version, 0..size, &parallel).await, Ok(true)) {
+                        return Ok(());
+                    }
+                }
+                Ok(Some(event)) => {
+                    within_limits(&event)?;
+                    steps.push(Step::Event(event));
+                }
+                ended => {
+                    let _ = self.send(&mut steps).await;
+                    return ended.map(|_| ());
                 }
             }
-            if self.send(&mut steps).await.is_err() {
-                return Ok(());
-            }
         }
-        Ok(())
     }
 
     /// Starts reading the ranges of an entry, one after the other as memory allows. `Ok(false)` when a pause cut it short.
@@ -187,6 +193,26 @@ impl ReadAhead {
         }
         self.out.send(std::mem::take(steps)).await.map_err(|_| Gone)
     }
+}
+
+/// A source that breaks its contract would otherwise break the archive's limits, late and without a name.
+fn within_limits(event: &SourceEvent) -> Result<()> {
+    let SourceEvent::Entry(entry) = event else { return Ok(()) };
+    match &entry.content {
+        Content::Inline { bytes, .. } if bytes.len() > MAX_INLINE => {
+            let text = format!("the source gave {} bytes inline, where {MAX_INLINE} are allowed", bytes.len());
+            Err(Error::permanent(text).on(&entry.name))
+        }
+        _ => cursor_within_limit(entry),
+    }
+}
+
+fn cursor_within_limit(entry: &SourceEntry) -> Result<()> {
+    if entry.cursor.0.len() <= MAX_CURSOR {
+        return Ok(());
+    }
+    let text = format!("the source gave a cursor of {} bytes, where {MAX_CURSOR} are allowed", entry.cursor.0.len());
+    Err(Error::permanent(text).on(&entry.name))
 }
 
 /// Hard links carry content only for the case that their target could not be read; the assembler decides.

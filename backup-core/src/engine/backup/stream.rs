@@ -40,6 +40,8 @@ pub(super) struct StreamWriter {
     pub(super) cut_at: Instant,
     /// Something was sent since the last timed cut.
     uncut: bool,
+    /// Warnings behind the source's position: a resumed backup meets them again.
+    warnings: Vec<String>,
     out: mpsc::Sender<ToPack>,
 }
 
@@ -72,7 +74,22 @@ impl StreamWriter {
             volume_age,
             cut_at: Instant::now() + volume_age,
             uncut: false,
+            warnings: Vec::new(),
             out,
+        }
+    }
+
+    /// Records a warning; it belongs to the archive once the source's position is behind it.
+    pub(super) fn warn(&mut self, line: String) {
+        self.warnings.push(line);
+        let count = self.position.warnings.count + self.warnings.len() as u64;
+        self.session.meter.update(|p| p.warnings = count);
+    }
+
+    fn keep_warnings(&mut self) {
+        if !self.warnings.is_empty() {
+            let tally = Arc::make_mut(&mut self.position.warnings);
+            self.warnings.drain(..).for_each(|line| tally.add(&line));
         }
     }
 
@@ -146,6 +163,7 @@ impl StreamWriter {
     /// The source's position is behind this entry now, whatever became of it.
     pub(super) fn passed(&mut self, entry: &SourceEntry) {
         self.position.cursor = Some(Blob(entry.cursor.0.clone()));
+        self.keep_warnings();
     }
 
     /// Begins an entry whose content comes in pieces.
@@ -155,6 +173,8 @@ impl StreamWriter {
         let content_at = staged.entry.offset;
         self.frame.parts.push(Part::Open { staged: Box::new(staged) });
         self.position.open = Some(OpenEntry::new(entry, size, version, content_at, tries));
+        // A resumed backup goes on with the events behind it.
+        self.keep_warnings();
     }
 
     /// Adds content of the open entry.
@@ -199,6 +219,7 @@ impl StreamWriter {
         self.position.superseded += u64::from(superseded);
         if !superseded {
             self.position.cursor = Some(open.cursor.clone());
+            self.keep_warnings();
         }
         let entry = Entry {
             name: open.name,
@@ -223,6 +244,7 @@ impl StreamWriter {
         if self.position.ended {
             return Ok(());
         }
+        self.keep_warnings();
         let warnings = self.position.warnings.clone();
         if warnings.count > 0 {
             let mut text = format!(
@@ -255,8 +277,10 @@ impl StreamWriter {
         Ok(())
     }
 
+    /// The end of an entry goes into the frame of its last bytes: by itself it may have no length, and no frame may be empty.
     async fn flush_full(&mut self) -> Result<(), Stopped> {
-        if self.frame.length >= self.frame_size { self.flush(false).await } else { Ok(()) }
+        let at_the_end = self.position.open.as_ref().is_some_and(|open| open.offset == open.size);
+        if self.frame.length >= self.frame_size && !at_the_end { self.flush(false).await } else { Ok(()) }
     }
 
     /// Sends what there is of the frame; with `cut`, the volume ends behind it.

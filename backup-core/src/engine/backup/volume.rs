@@ -115,19 +115,20 @@ pub(super) fn panicked(e: tokio::task::JoinError) -> Error {
 /// Packs and sends.
 #[derive(Debug)]
 pub(super) struct VolumeWriter {
-    outlet: Outlet,
-    packers: Arc<Packers>,
-    threads: usize,
-    volume_size: u64,
+    pub(super) outlet: Outlet,
+    pub(super) packers: Arc<Packers>,
+    pub(super) threads: usize,
+    pub(super) volume_size: u64,
     /// Memory for packed frames, in the volume that is being collected and in those on their way.
-    budget: ByteBudget,
-    out: mpsc::Sender<Sent>,
-    next_number: u64,
-    draft: Draft,
+    pub(super) budget: ByteBudget,
+    pub(super) out: mpsc::Sender<Sent>,
+    pub(super) next_number: u64,
+    pub(super) draft: Draft,
 }
 
+/// The volume that is being collected.
 #[derive(Debug, Default)]
-struct Draft {
+pub(super) struct Draft {
     raw_start: u64,
     raw: u64,
     stored: u64,
@@ -139,26 +140,19 @@ struct Draft {
     position: Position,
 }
 
+impl Draft {
+    /// An empty volume that starts there in the raw stream.
+    pub(super) fn at(raw_start: u64) -> Self {
+        Self { raw_start, ..Self::default() }
+    }
+}
+
 enum Packed {
     Frame(Box<PackedFrame>),
     Cut,
 }
 
 impl VolumeWriter {
-    pub(super) fn new(
-        outlet: Outlet,
-        packers: Arc<Packers>,
-        threads: usize,
-        volume_size: u64,
-        budget: ByteBudget,
-        out: mpsc::Sender<Sent>,
-        next_number: u64,
-        raw_start: u64,
-    ) -> Self {
-        let draft = Draft { raw_start, ..Draft::default() };
-        Self { outlet, packers, threads, volume_size, budget, out, next_number, draft }
-    }
-
     /// Works until the frames end.
     pub(super) async fn run(mut self, mut frames: mpsc::Receiver<ToPack>) -> Result<()> {
         let mut jobs = FuturesOrdered::new();
@@ -205,7 +199,7 @@ impl VolumeWriter {
         if self.draft.frames.is_empty() {
             return Ok(());
         }
-        let next = Draft { raw_start: self.draft.raw_start + self.draft.raw, ..Draft::default() };
+        let next = Draft::at(self.draft.raw_start + self.draft.raw);
         let draft = std::mem::replace(&mut self.draft, next);
         let number = self.next_number;
         self.next_number += 1;

@@ -24,6 +24,7 @@ use crate::{Error, ErrorClass, Result};
 use bytes::Bytes;
 use checkpoint::RestoreCheckpoint;
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use large::LargeWriter;
 use ledger::{Account, Ledger};
 use small::SmallWriter;
@@ -314,6 +315,20 @@ impl Attempt {
             groups: HashSet::new(),
             queue: VecDeque::new(),
         };
+        let ended = self.feed(&mut splitter, &mut entries, &mut decoded).await;
+        if !matches!(ended, Ok(Ended::Complete)) {
+            // Whoever goes on must not meet a writer of this attempt that is still at work.
+            splitter.stop().await;
+        }
+        ended
+    }
+
+    async fn feed(
+        &self,
+        splitter: &mut Splitter,
+        entries: &mut mpsc::Receiver<Vec<Entry>>,
+        decoded: &mut BoxStream<'static, Result<Decoded>>,
+    ) -> Result<Ended> {
         let pause = self.session.pause.clone();
         let mut more_frames = true;
         loop {
@@ -419,9 +434,18 @@ impl Splitter {
     }
 
     async fn first_done(&mut self) -> Result<()> {
-        match self.running.pop_front() {
-            Some(mut task) => task.join().await,
-            None => Ok(()),
+        let Some(task) = self.running.front_mut() else { return Ok(()) };
+        // It stays in the queue while it runs, so that whoever stops the queue waits for it too.
+        let done = task.join().await;
+        self.running.pop_front();
+        done
+    }
+
+    /// Stops everything that was begun.
+    async fn stop(&mut self) {
+        self.small.stop().await;
+        for task in self.running.drain(..) {
+            task.stop().await;
         }
     }
 

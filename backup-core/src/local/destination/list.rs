@@ -2,6 +2,7 @@
 
 use super::{Place, info, is_staged, open_dir};
 use crate::adapter::ObjectInfo;
+use crate::local::blocking::joined;
 use crate::local::publish::{io_error, remove_file};
 use crate::model::ObjectName;
 use crate::{Error, Result};
@@ -54,7 +55,7 @@ pub(super) fn in_batches<T: Send + 'static>(
             }
         }
         // Without this, a walk that broke down would look like a short listing.
-        walking.await.map_err(|e| Error::permanent("the listing stopped without an answer").because(e))??;
+        joined(walking.await)?;
     })
 }
 
@@ -119,11 +120,10 @@ impl Place {
                 Err(e) => return Err(list_error(e, name.as_str())),
             };
             match FileType::from_raw_mode(stat.st_mode) {
-                FileType::RegularFile => {
-                    if out.push(info(name, &stat)).is_err() {
-                        return Ok(());
-                    }
-                }
+                FileType::RegularFile => match out.push(info(name, &stat)) {
+                    Ok(()) => {}
+                    Err(Gone) => return Ok(()),
+                },
                 FileType::Directory => {
                     if let Some(below) = open_dir(level.dir()?, &item)? {
                         levels.push(Level::new(below, format!("{name}/"))?);

@@ -2,7 +2,7 @@
 
 use super::{Place, split};
 use crate::adapter::ByteStream;
-use crate::local::blocking::blocking;
+use crate::local::blocking::joined;
 use crate::local::publish::io_error;
 use crate::local::rw::{STEP, read_full};
 use crate::model::ObjectName;
@@ -49,15 +49,13 @@ pub(super) fn stream(name: ObjectName, file: OwnedFd, range: Range<u64>) -> Byte
     let file = Arc::new(file);
     let read = move |at: u64| {
         let (file, name, end) = (file.clone(), name.clone(), range.end);
-        (at < end).then(|| tokio::spawn(blocking(move || step(&file, at, end).map_err(|e| e.on(name)))))
+        (at < end).then(|| tokio::task::spawn_blocking(move || step(&file, at, end).map_err(|e| e.on(name))))
     };
     Box::pin(async_stream::try_stream! {
         let mut at = range.start;
         let mut ahead = read(at);
         while let Some(reading) = ahead {
-            let bytes = reading
-                .await
-                .map_err(|e| Error::permanent("reading stopped without an answer").because(e))??;
+            let bytes = joined(reading.await)?;
             at += bytes.len() as u64;
             ahead = read(at);
             yield bytes;

@@ -5,7 +5,7 @@ use super::small::{Content, Looked, NEW_FILE, STAGE_MODE};
 use super::stage::{Existing, StageNames, Staged};
 use crate::adapter::{ContentReader, EntryProgress, RestorePlan, SavedProgress, SmallEntry, Written};
 use crate::local::beneath::{Place, Root, TRIES};
-use crate::local::blocking::blocking;
+use crate::local::blocking::{blocking, joined};
 use crate::local::publish::{io_error, remove_file};
 use crate::local::rw::{write_at, write_sparse};
 use crate::model::{Entry, EntryKind, EntryName};
@@ -104,10 +104,10 @@ pub(super) async fn write(
     // If the writer has failed it takes no more steps; its own answer says why.
     let _ = steps.send(last).await;
     drop(steps);
-    let written = writer.await.map_err(|e| Error::permanent("writing stopped without an answer").because(e));
+    let written = joined(writer.await);
     match failed {
         Some(e) => Err(e),
-        None => written??.ok_or_else(|| Error::permanent("writing stopped before its end")),
+        None => written?.ok_or_else(|| Error::permanent("writing stopped before its end")),
     }
 }
 

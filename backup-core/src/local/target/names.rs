@@ -23,12 +23,15 @@ pub enum NameRule {
 /// Bytes that paths may take which depend on other entries.
 const MAX_BELOW: usize = 64 << 20;
 
+/// Paths by a digest of the name.
+type Below = HashMap<[u8; 16], Box<str>>;
+
 /// The paths of a plan's entries.
 #[derive(Debug)]
 pub(super) struct Names {
     rule: NameRule,
-    /// By a digest of the name, the paths of entries below an entry that is a file. Set once the plan was read.
-    below: Mutex<Option<Arc<HashMap<[u8; 16], Box<str>>>>>,
+    /// The paths of entries below an entry that is a file. Set once the plan was read.
+    below: Mutex<Option<Arc<Below>>>,
 }
 
 impl Names {
@@ -42,7 +45,7 @@ impl Names {
             return Ok(());
         }
         let (mut in_order, alone) = (TarPaths::new(), TarPaths::new());
-        let mut below = HashMap::new();
+        let mut below = Below::new();
         let mut bytes = 0;
         let mut entries = plan.entries.entries();
         while let Some(entry) = entries.try_next().await? {
@@ -71,7 +74,7 @@ impl Names {
         }
     }
 
-    fn below(&self) -> Option<Arc<HashMap<[u8; 16], Box<str>>>> {
+    fn below(&self) -> Option<Arc<Below>> {
         self.below.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -136,7 +136,7 @@ impl Shared {
             // Rights are not lent for an owner that was not put back.
             let is_owned = uid.is_none_or(|uid| uid == stat.st_uid) && gid.is_none_or(|gid| gid == stat.st_gid);
             let lent = if is_owned || entry.kind == EntryKind::Directory { 0 } else { SET_ID };
-            let (wanted, found) = (mode & 0o7777 & !lent, u32::from(stat.st_mode) & 0o7777);
+            let (wanted, found) = (mode & 0o7777 & !lent, stat.st_mode & 0o7777);
             if wanted != found {
                 differences.push(format!("its permissions are {found:04o} instead of {wanted:04o}"));
             }

@@ -1,6 +1,7 @@
 //! Cases about listing.
 
 use super::fixture::DestinationFixture;
+use super::place::ready;
 use crate::conformance::suite::{bytes, ensure};
 use crate::conformance::{Outcome, Stop};
 use backup_core::Result;
@@ -40,7 +41,7 @@ async fn listed(destination: &dyn Destination, prefix: Option<&str>) -> Outcome<
 }
 
 pub(super) async fn each_object_is_listed_once(fixture: &dyn DestinationFixture) -> Outcome {
-    let place = fixture.place().await?;
+    let place = ready(fixture.place().await?).await?;
     let destination = place.destination();
     let mut all = names((0..fixture.many()).map(|n| format!("many/data/{n:08}")))?;
     all.extend(names(["many/header.json", "many2/x", "many-x", "one/two/three/four/five"])?);
@@ -63,7 +64,7 @@ pub(super) async fn each_object_is_listed_once(fixture: &dyn DestinationFixture)
 }
 
 pub(super) async fn objects_that_stay_are_listed_while_others_go(fixture: &dyn DestinationFixture) -> Outcome {
-    let place = fixture.place().await?;
+    let place = ready(fixture.place().await?).await?;
     let destination = place.destination();
     let all = names((0..fixture.many()).map(|n| format!("going/{n:08}")))?;
     put_all(&*destination, &all).await?;
@@ -85,7 +86,7 @@ pub(super) async fn objects_that_stay_are_listed_while_others_go(fixture: &dyn D
 }
 
 pub(super) async fn staged_and_foreign_names_are_left_out(fixture: &dyn DestinationFixture) -> Outcome {
-    let place = fixture.place().await?;
+    let place = ready(fixture.place().await?).await?;
     let destination = place.destination();
     put_all(&*destination, &names(["mixed/a", "mixed/data/b"])?).await?;
     let staged = [format!("mixed/{STAGE_PREFIX}1"), format!("mixed/data/{STAGE_PREFIX}2"), format!("{STAGE_PREFIX}3")];
@@ -102,7 +103,7 @@ pub(super) async fn staged_and_foreign_names_are_left_out(fixture: &dyn Destinat
 }
 
 pub(super) async fn nothing_below_a_prefix_is_an_empty_listing(fixture: &dyn DestinationFixture) -> Outcome {
-    let place = fixture.place().await?;
+    let place = ready(fixture.place().await?).await?;
     let destination = place.destination();
     ensure!(listed(&*destination, None).await?.is_empty(), "an empty place has objects");
     ensure!(listed(&*destination, Some("nothing")).await?.is_empty(), "an empty place has objects");
@@ -115,7 +116,7 @@ pub(super) async fn nothing_below_a_prefix_is_an_empty_listing(fixture: &dyn Des
 }
 
 pub(super) async fn each_root_is_listed_once(fixture: &dyn DestinationFixture) -> Outcome {
-    let place = fixture.place().await?;
+    let place = ready(fixture.place().await?).await?;
     let destination = place.destination();
     let roots: Vec<String> = destination.list_roots().try_collect().await?;
     ensure!(roots.is_empty(), "an empty place has roots: {roots:?}");

@@ -1,4 +1,4 @@
-//! What every [`Destination`] must do.
+//! What every [`Destination`](backup_core::adapter::Destination) must do.
 
 mod fixture;
 mod listing;

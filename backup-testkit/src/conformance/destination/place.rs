@@ -1,6 +1,6 @@
 //! Cases about a destination as a whole.
 
-use super::fixture::DestinationFixture;
+use super::fixture::{DestinationFixture, DestinationPlace};
 use crate::conformance::suite::{bytes, collect, ensure, given, refused, without_secret};
 use crate::conformance::{Outcome, Stop};
 use backup_core::adapter::Payload;
@@ -8,6 +8,12 @@ use backup_core::model::ObjectName;
 use backup_core::{Error, ErrorClass};
 use futures::TryStreamExt;
 use jiff::SignedDuration;
+
+/// A place as the engine works on it: after a check, which makes the root.
+pub(super) async fn ready(place: Box<dyn DestinationPlace>) -> Outcome<Box<dyn DestinationPlace>> {
+    place.destination().check().await?;
+    Ok(place)
+}
 
 pub(super) async fn the_identity_is_always_the_same(fixture: &dyn DestinationFixture) -> Outcome {
     let place = fixture.place().await?;
@@ -66,7 +72,7 @@ pub(super) async fn wrong_credentials_are_unauthorized(fixture: &dyn Destination
 }
 
 pub(super) async fn the_clock_is_not_behind_the_objects(fixture: &dyn DestinationFixture) -> Outcome {
-    let place = fixture.place().await?;
+    let place = ready(fixture.place().await?).await?;
     let destination = place.destination();
     for n in 0..3 {
         let name = ObjectName::new(format!("clock/{n}"))?;
@@ -80,9 +86,8 @@ pub(super) async fn the_clock_is_not_behind_the_objects(fixture: &dyn Destinatio
 }
 
 pub(super) async fn free_space_is_told_or_unknown(fixture: &dyn DestinationFixture) -> Outcome {
-    let place = fixture.place().await?;
+    let place = ready(fixture.place().await?).await?;
     let destination = place.destination();
-    destination.check().await?;
     let free = destination.free_space().await?;
     // A place where something can be put has room.
     if free == Some(0) {

@@ -1,6 +1,7 @@
 //! Cases about getting and looking.
 
 use super::fixture::{DestinationFixture, DestinationPlace};
+use super::place::ready;
 use crate::conformance::suite::{bytes, collect, ensure, given, refused};
 use crate::conformance::{Outcome, Stop};
 use backup_core::adapter::{Destination, Payload};
@@ -24,7 +25,7 @@ async fn get(destination: &dyn Destination, name: &ObjectName, range: Option<Ran
 }
 
 pub(super) async fn ranges_are_exact(fixture: &dyn DestinationFixture) -> Outcome {
-    let place = fixture.place().await?;
+    let place = ready(fixture.place().await?).await?;
     let (destination, name, body) = object(&*place).await?;
     let size = SIZE as u64;
     ensure!(get(&*destination, &name, None).await? == body, "the whole object is not what was put");
@@ -37,7 +38,7 @@ pub(super) async fn ranges_are_exact(fixture: &dyn DestinationFixture) -> Outcom
 }
 
 pub(super) async fn an_absent_object_is_not_found(fixture: &dyn DestinationFixture) -> Outcome {
-    let place = fixture.place().await?;
+    let place = ready(fixture.place().await?).await?;
     let (destination, name, _) = object(&*place).await?;
     for absent in ["read/b", "read", "other/place", "read/a/b"] {
         let absent = ObjectName::new(absent)?;
@@ -50,7 +51,7 @@ pub(super) async fn an_absent_object_is_not_found(fixture: &dyn DestinationFixtu
 }
 
 pub(super) async fn a_range_beyond_the_end_is_corrupt(fixture: &dyn DestinationFixture) -> Outcome {
-    let place = fixture.place().await?;
+    let place = ready(fixture.place().await?).await?;
     let (destination, name, _) = object(&*place).await?;
     let size = SIZE as u64;
     for range in [0..size + 1, size - 1..size + 1, size..size + 1, size + 10..size + 20, 0..10 * size] {
@@ -61,7 +62,7 @@ pub(super) async fn a_range_beyond_the_end_is_corrupt(fixture: &dyn DestinationF
 }
 
 pub(super) async fn an_empty_range_delivers_nothing(fixture: &dyn DestinationFixture) -> Outcome {
-    let place = fixture.place().await?;
+    let place = ready(fixture.place().await?).await?;
     let (destination, name, _) = object(&*place).await?;
     for at in [0, 1, 65_536, SIZE as u64] {
         let part = get(&*destination, &name, Some(at..at)).await?;
@@ -71,7 +72,7 @@ pub(super) async fn an_empty_range_delivers_nothing(fixture: &dyn DestinationFix
 }
 
 pub(super) async fn a_broken_connection_is_an_error(fixture: &dyn DestinationFixture) -> Outcome {
-    let place = given(fixture.breaking().await?, "the fixture has no connection that breaks off")?;
+    let place = ready(given(fixture.breaking().await?, "the fixture has no connection that breaks off")?).await?;
     let (destination, name, _) = object(&*place).await?;
     for range in [None, Some(0..SIZE as u64)] {
         if let Ok(part) = get(&*destination, &name, range).await {
@@ -83,7 +84,7 @@ pub(super) async fn a_broken_connection_is_an_error(fixture: &dyn DestinationFix
 }
 
 pub(super) async fn stat_tells_what_is_there(fixture: &dyn DestinationFixture) -> Outcome {
-    let place = fixture.place().await?;
+    let place = ready(fixture.place().await?).await?;
     let destination = place.destination();
     let absent = ObjectName::new("read/b")?;
     ensure!(destination.stat(&absent).await?.is_none(), "something is there in an empty place");

@@ -1,6 +1,7 @@
 //! Cases about putting and removing.
 
 use super::fixture::DestinationFixture;
+use super::place::ready;
 use crate::conformance::suite::{bytes, collect, ensure, given, polled, refused};
 use crate::conformance::{Outcome, Stop};
 use backup_core::ErrorClass;
@@ -29,7 +30,7 @@ async fn listed(destination: &dyn Destination) -> Outcome<Vec<(ObjectName, u64)>
 }
 
 pub(super) async fn what_was_put_is_visible_to_everybody(fixture: &dyn DestinationFixture) -> Outcome {
-    let place = fixture.place().await?;
+    let place = ready(fixture.place().await?).await?;
     let (destination, again) = (place.destination(), place.again().await?);
     let pieces = vec![bytes(1, 1 << 20), Bytes::new(), bytes(2, 1), bytes(3, (1 << 20) + 7)];
     let expected = pieces.concat();
@@ -44,7 +45,7 @@ pub(super) async fn what_was_put_is_visible_to_everybody(fixture: &dyn Destinati
 }
 
 pub(super) async fn equal_bytes_again_are_success(fixture: &dyn DestinationFixture) -> Outcome {
-    let place = fixture.place().await?;
+    let place = ready(fixture.place().await?).await?;
     let name = ObjectName::new("equal/a")?;
     place.destination().put(&name, Payload::from(bytes(1, 100_000))).await?;
     // The same bytes in other pieces, from another process.
@@ -55,7 +56,7 @@ pub(super) async fn equal_bytes_again_are_success(fixture: &dyn DestinationFixtu
 }
 
 pub(super) async fn different_bytes_are_a_conflict_and_change_nothing(fixture: &dyn DestinationFixture) -> Outcome {
-    let place = fixture.place().await?;
+    let place = ready(fixture.place().await?).await?;
     let destination = place.destination();
     let name = ObjectName::new("different/a")?;
     let old = bytes(1, 10_000);
@@ -71,7 +72,7 @@ pub(super) async fn different_bytes_are_a_conflict_and_change_nothing(fixture: &
 }
 
 pub(super) async fn a_dropped_put_leaves_the_whole_object_or_none(fixture: &dyn DestinationFixture) -> Outcome {
-    let place = fixture.place().await?;
+    let place = ready(fixture.place().await?).await?;
     let destination = place.destination();
     let body = bytes(1, 300_000);
     for polls in 1..12 {
@@ -93,7 +94,7 @@ pub(super) async fn a_dropped_put_leaves_the_whole_object_or_none(fixture: &dyn 
 }
 
 pub(super) async fn of_puts_at_once_one_wins_whole(fixture: &dyn DestinationFixture) -> Outcome {
-    let place = fixture.place().await?;
+    let place = ready(fixture.place().await?).await?;
     let handles = [place.destination(), place.again().await?];
     for round in 0..5 {
         let name = ObjectName::new(format!("race/{round}"))?;
@@ -120,7 +121,7 @@ pub(super) async fn of_puts_at_once_one_wins_whole(fixture: &dyn DestinationFixt
 }
 
 pub(super) async fn a_full_place_is_no_space_and_leaves_nothing(fixture: &dyn DestinationFixture) -> Outcome {
-    let place = given(fixture.nearly_full().await?, "the fixture has no nearly full place")?;
+    let place = ready(given(fixture.nearly_full().await?, "the fixture has no nearly full place")?).await?;
     let destination = place.destination();
     let name = ObjectName::new("full/a")?;
     let put = destination.put(&name, Payload::from(bytes(1, 8 << 20))).await;
@@ -131,7 +132,7 @@ pub(super) async fn a_full_place_is_no_space_and_leaves_nothing(fixture: &dyn De
 }
 
 pub(super) async fn an_empty_payload_is_an_empty_object(fixture: &dyn DestinationFixture) -> Outcome {
-    let place = fixture.place().await?;
+    let place = ready(fixture.place().await?).await?;
     let destination = place.destination();
     for (n, payload) in [Payload::default(), Payload::from(Vec::new())].into_iter().enumerate() {
         let name = ObjectName::new(format!("empty/{n}"))?;
@@ -143,7 +144,7 @@ pub(super) async fn an_empty_payload_is_an_empty_object(fixture: &dyn Destinatio
 }
 
 pub(super) async fn an_absent_object_can_be_deleted(fixture: &dyn DestinationFixture) -> Outcome {
-    let place = fixture.place().await?;
+    let place = ready(fixture.place().await?).await?;
     let destination = place.destination();
     destination.delete(&ObjectName::new("absent/a")?).await?;
     destination.put(&ObjectName::new("absent/b")?, Payload::from(bytes(1, 1))).await?;
@@ -153,7 +154,7 @@ pub(super) async fn an_absent_object_can_be_deleted(fixture: &dyn DestinationFix
 }
 
 pub(super) async fn what_was_deleted_is_gone_for_everybody(fixture: &dyn DestinationFixture) -> Outcome {
-    let place = fixture.place().await?;
+    let place = ready(fixture.place().await?).await?;
     let (destination, again) = (place.destination(), place.again().await?);
     let (gone, stays) = (ObjectName::new("deleted/a/b")?, ObjectName::new("deleted/a/c")?);
     for name in [&gone, &stays] {
@@ -174,7 +175,7 @@ pub(super) async fn what_was_deleted_is_gone_for_everybody(fixture: &dyn Destina
 
 pub(super) async fn staged_leftovers_are_removed_below_the_prefix_only(fixture: &dyn DestinationFixture) -> Outcome {
     const SKIP: Stop = Stop::Skipped("the fixture cannot plant and see staged leftovers");
-    let place = fixture.place().await?;
+    let place = ready(fixture.place().await?).await?;
     let destination = place.destination();
     let (a, aa) = (ObjectName::new("a/data/x")?, ObjectName::new("aa/x")?);
     for name in [&a, &aa] {

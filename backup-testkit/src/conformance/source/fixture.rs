@@ -11,7 +11,7 @@ use std::sync::Arc;
 #[async_trait]
 pub trait SourceFixture: Send + Sync + 'static {
     /// A new place with at least four items, at each call another; as varied as the adapter knows them: empty, small and large
-    /// content (one item of 100 KiB to 1 MiB that is fetched by `read`, if the adapter has such), items without content, groups.
+    /// content (one item of 100 KiB or more that is fetched by `read`, if the adapter has such), items without content, groups.
     async fn place(&self) -> Result<Box<dyn SourcePlace>>;
 
     /// A place with so many small items (20,000, say) that no adapter reads half of them ahead.

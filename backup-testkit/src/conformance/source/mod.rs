@@ -1,4 +1,4 @@
-//! What every [`Source`] must do.
+//! What every [`Source`](backup_core::adapter::Source) must do.
 
 mod fixture;
 mod listing;

@@ -3,7 +3,7 @@
 use super::Outcome;
 use super::fixture::*;
 use backup_core::adapter::Store;
-use backup_core::model::{NewOperation, OperationId, OperationKind, OperationQuery, Progress};
+use backup_core::model::{Checkpoint, NewOperation, OperationId, OperationKind, OperationQuery, Progress};
 use backup_core::state::State;
 use std::sync::Arc;
 
@@ -27,6 +27,20 @@ pub(super) async fn a_new_operation_is_as_it_was_given(store: Arc<dyn Store>) ->
     let log = log_of(&*store, &new.id).await?;
     let steps: Vec<_> = log.iter().map(|stored| (stored.sequence, stored.record.step.as_str())).collect();
     ensure_eq!(steps, [(1, "created")], "the log");
+    Ok(())
+}
+
+pub(super) async fn an_operation_is_created_with_its_first_checkpoint(store: Arc<dyn Store>) -> Outcome {
+    let checkpoint = Checkpoint(vec![0, 255, 7].into());
+    let with = store.create(new_operation(), Some(&checkpoint)).await?;
+    ensure_eq!(store.checkpoint(&with.new.id).await?, Some(checkpoint.clone()), "the first checkpoint");
+    ensure_eq!(
+        store.claim(&with.new.id, claim_for(LONG)).await?.checkpoint,
+        Some(checkpoint),
+        "the checkpoint that a claim brings"
+    );
+    let without = store.create(new_operation(), None).await?;
+    ensure_eq!(store.checkpoint(&without.new.id).await?, None, "no checkpoint where none was given");
     Ok(())
 }
 

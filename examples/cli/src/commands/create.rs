@@ -12,7 +12,6 @@ use crate::units;
 use backup_core::archive::{self, Compression};
 use backup_core::engine::{BackupOptions, BackupRequest};
 use backup_core::model::{ArchiveId, OperationId, OperationKind};
-use backup_core::{Error, ErrorClass};
 
 pub(super) async fn run(app: &App, args: Create) -> Result<Exit, Failure> {
     let Create { from, to, name, codec, level, volume_size, exclude, one_file_system, resources } = args;
@@ -22,7 +21,7 @@ pub(super) async fn run(app: &App, args: Create) -> Result<Exit, Failure> {
         CreateSpec { from, source: SourceOptions { exclude, one_file_system }, to, key: app.key.clone(), resources };
     let mut signals = Signals::install()?;
     let request = BackupRequest {
-        source: spec.from.source(&spec.source).await.map_err(usage_if_invalid)?,
+        source: spec.from.source(&spec.source).await.map_err(Failure::of_request)?,
         destination: spec.to.destination().await?,
         name: name.unwrap_or_default(),
         options: BackupOptions { compression, volume_size, ..BackupOptions::default() },
@@ -31,17 +30,12 @@ pub(super) async fn run(app: &App, args: Create) -> Result<Exit, Failure> {
         spec: Spec::Create(spec).to_json()?,
     };
     let runner = Runner::new(app, app.store().await?, resources.engine_options());
-    let handle = unless_interrupted(&mut signals, runner.engine.backup(request)).await?;
+    let handle = unless_interrupted(&mut signals, runner.engine.backup(request)).await?.map_err(Failure::of_request)?;
     let (operation, archive) = (handle.id().clone(), handle.archive().clone());
     match runner.attend(handle, OperationKind::Backup, &mut signals).await? {
         Ended::Completed(completed) => Ok(summary(app, &operation, &archive, &completed)),
         Ended::Otherwise(exit) => Ok(exit),
     }
-}
-
-/// A pattern or a path that cannot be understood is wrong usage.
-fn usage_if_invalid(error: Error) -> Failure {
-    if error.class() == ErrorClass::Invalid { Failure::Usage(error.chain()) } else { error.into() }
 }
 
 /// Says what was made.

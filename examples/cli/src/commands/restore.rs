@@ -12,20 +12,22 @@ use crate::signals::Signals;
 use crate::spec::{ResourcesSpec, RestoreSpec, Spec};
 use crate::units;
 use backup_core::engine::{OpenOptions, RestoreOptions, RestoreRequest, Selection};
-use backup_core::model::{EntryName, OperationId, OperationKind};
+use backup_core::model::{EntryName, Identity, OperationId, OperationKind};
 
 pub(super) async fn run(app: &App, args: Restore) -> Result<Exit, Failure> {
     let Restore { archive, to, include, exclude, entries, overwrite, force, no_verify, resources } = args;
     let resources = ResourcesSpec::from(resources);
+    let selected = !include.is_empty() || !entries.is_empty();
     let spec =
         RestoreSpec { at: archive.at, to, key: app.key.clone(), allow_unsealed: app.allow_unsealed(), resources };
     let (destination, archive) = app.open_archive(&spec.at, &archive.archive).await?;
     let target = spec.to.target().await?;
+    let place = target.identity();
     if !overwrite && !force && !target.is_empty().await? {
         if app.out.is_interactive() {
             app.out.note(description(&archive));
         }
-        let question = format!("{} is not empty: restore into it? What is there is kept.", target.identity());
+        let question = format!("{place} is not empty: restore into it? What is there is kept.");
         confirm(app.out, &question, "--force (keep what is there) or --overwrite (replace it)")?;
     } else {
         app.out.note(description(&archive));
@@ -52,18 +54,27 @@ pub(super) async fn run(app: &App, args: Restore) -> Result<Exit, Failure> {
     // What was read to describe the archive is not needed while it is restored.
     drop(archive);
     let runner = Runner::new(app, app.store().await?, resources.engine_options());
-    let handle = unless_interrupted(&mut signals, runner.engine.restore(request)).await?;
+    let handle =
+        unless_interrupted(&mut signals, runner.engine.restore(request)).await?.map_err(Failure::of_request)?;
     let operation = handle.id().clone();
     match runner.attend(handle, OperationKind::Restore, &mut signals).await? {
-        Ended::Completed(completed) => Ok(summary(app, &operation, &completed)),
+        Ended::Completed(completed) => {
+            let exit = summary(app, &operation, &place, &completed);
+            if selected && completed.progress.entries == 0 {
+                app.out.note("warning: nothing in the archive fits what was asked for");
+                return Ok(exit.worse(Exit::Warnings));
+            }
+            Ok(exit)
+        }
         Ended::Otherwise(exit) => Ok(exit),
     }
 }
 
 /// Says what was restored, and what reading it back gave.
-pub(super) fn summary(app: &App, operation: &OperationId, completed: &Completed) -> Exit {
+pub(super) fn summary(app: &App, operation: &OperationId, target: &Identity, completed: &Completed) -> Exit {
     let Completed { warnings, progress, verification } = completed;
-    app.out.tell(format!("restored {}, {}", units::count(progress.entries, "entry"), units::bytes(progress.bytes),));
+    let entries = units::count(progress.entries, "entry");
+    app.out.tell(format!("restored {entries}, {} to {target}", units::bytes(progress.bytes)));
     match verification {
         Some(result) => app.out.tell(format!("verified: {result}")),
         None => app.out.tell("not read back"),

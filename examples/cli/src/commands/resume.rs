@@ -13,6 +13,7 @@ use crate::spec::{CreateSpec, RestoreSpec, Spec};
 use backup_core::adapter::Store;
 use backup_core::engine::{OpenOptions, ResumeBackup, ResumeRestore, TakeOver};
 use backup_core::model::{Operation, OperationKind, OperationQuery};
+use serde_json::json;
 use std::sync::Arc;
 
 pub(super) async fn run(app: &App, args: Resume) -> Result<Exit, Failure> {
@@ -24,6 +25,8 @@ pub(super) async fn run(app: &App, args: Resume) -> Result<Exit, Failure> {
         Some(selector) => {
             let operation = find(&*store, &selector).await?;
             if hold(&operation) == Hold::Live && take_over == TakeOver::WhenFree {
+                app.out
+                    .event(&json!({ "event": "waiting", "operation": operation.new.id, "holder": operation.holder }));
                 app.out.note(format!(
                     "{} holds this operation; waiting until it ends or gives no sign of life any more \
                      (--take-over goes on at once, if you know that it is gone)",
@@ -105,7 +108,7 @@ async fn one(
                 limits: resources.limits(),
                 take_over,
             };
-            let handle = unless_interrupted(signals, runner.engine.resume_backup(request)).await?;
+            let handle = unless_interrupted(signals, runner.engine.resume_backup(request)).await??;
             match runner.attend(handle, OperationKind::Backup, signals).await? {
                 Ended::Completed(completed) => Ok(create::summary(app, &id, &operation.new.archive, &completed)),
                 Ended::Otherwise(exit) => Ok(exit),
@@ -125,9 +128,9 @@ async fn one(
                 limits: resources.limits(),
                 take_over,
             };
-            let handle = unless_interrupted(signals, runner.engine.resume_restore(request)).await?;
+            let handle = unless_interrupted(signals, runner.engine.resume_restore(request)).await??;
             match runner.attend(handle, OperationKind::Restore, signals).await? {
-                Ended::Completed(completed) => Ok(restore::summary(app, &id, &completed)),
+                Ended::Completed(completed) => Ok(restore::summary(app, &id, &operation.new.destination, &completed)),
                 Ended::Otherwise(exit) => Ok(exit),
             }
         }

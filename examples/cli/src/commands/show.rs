@@ -23,9 +23,14 @@ pub(super) async fn run(app: &App, args: Show) -> Result<Exit, Failure> {
             if app.out.json { lines.document(&document(&entry))? } else { lines.line(tar_line(&entry))? }
         }
     } else if app.out.json {
-        lines.document(&json!({ "header": archive.header(), "manifest": archive.manifest() }))?;
+        lines.document(&json!({
+            "header": archive.header(), "manifest": archive.manifest(), "warnings": archive.warnings().await?,
+        }))?;
     } else {
         lines.line(description(&archive))?;
+        for warning in archive.warnings().await?.iter().flat_map(|text| text.lines()) {
+            lines.line(printable(warning))?;
+        }
     }
     lines.flush()?;
     Ok(Exit::Done)
@@ -44,7 +49,7 @@ pub(super) fn description(archive: &Archive) -> String {
     rows.push(("source", printable(&header.source.to_string())));
     rows.push(("started", units::local_time(header.started_at)));
     rows.push(("finished", units::local_time(manifest.finished_at)));
-    rows.push(("entries", units::count(entries.saturating_sub(superseded), "entry")));
+    rows.push(("entries", units::number(entries.saturating_sub(superseded))));
     rows.push(("size", units::bytes(bytes)));
     rows.push(("stored", format!("{} in {}", units::bytes(stored_bytes), units::count(volumes, "volume"))));
     let codec = json!(header.codec).as_str().unwrap_or_default().to_string();
@@ -55,7 +60,7 @@ pub(super) fn description(archive: &Archive) -> String {
     }
     rows.push(("made by", printable(&header.tool)));
     if warnings > 0 {
-        rows.push(("warnings", warnings.to_string()));
+        rows.push(("warnings", units::number(warnings)));
     }
     if inconsistent > 0 {
         rows.push(("changed while read", units::count(inconsistent, "entry")));

@@ -1,5 +1,7 @@
 //! A destination in memory.
 
+mod place;
+
 use super::{Clock, SystemClock, lock};
 use async_trait::async_trait;
 use backup_core::adapter::{ByteStream, Destination, DestinationProperties, ObjectInfo, Payload};
@@ -9,9 +11,12 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
+use place::{Place, Putting, Stored, below, is_staged};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, Range};
 use std::sync::{Arc, Mutex};
+
+pub use place::Damage;
 
 /// How many names a listing looks at before it lets go of the lock.
 const PAGE: usize = 100;
@@ -30,56 +35,6 @@ pub struct MemoryDestination {
     clock: Arc<dyn Clock>,
     piece: usize,
     place: Arc<Mutex<Place>>,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Place {
-    /// By raw name: objects, staged and foreign ones.
-    objects: BTreeMap<String, Stored>,
-    capacity: Option<u64>,
-    puts: BTreeSet<String>,
-    stages: u64,
-}
-
-#[derive(Clone, Debug)]
-struct Stored {
-    bytes: Bytes,
-    modified: Timestamp,
-}
-
-impl Stored {
-    fn info(&self, name: ObjectName) -> ObjectInfo {
-        ObjectInfo { name, size: self.bytes.len() as u64, modified: self.modified }
-    }
-}
-
-impl Place {
-    fn free(&self) -> Option<u64> {
-        let used = self.objects.values().map(|o| o.bytes.len() as u64).sum();
-        self.capacity.map(|capacity| capacity.saturating_sub(used))
-    }
-}
-
-/// What can happen to an object's bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Damage {
-    /// The bits of `mask` are flipped in one byte.
-    Flip {
-        /// Which byte; counted from the end when negative.
-        at: i64,
-        /// Which bits.
-        mask: u8,
-    },
-    /// Only the first bytes remain.
-    Truncate {
-        /// How many.
-        to: u64,
-    },
-    /// Zero bytes are added at the end.
-    Extend {
-        /// How many.
-        by: u64,
-    },
 }
 
 impl Default for MemoryDestination {
@@ -198,19 +153,9 @@ impl MemoryDestination {
     pub fn corrupt(&self, name: &ObjectName, damage: Damage) -> bool {
         let mut place = lock(&self.place);
         let Some(stored) = place.objects.get_mut(name.as_str()) else { return false };
-        let mut bytes = stored.bytes.to_vec();
-        match damage {
-            Damage::Flip { at, mask } => {
-                let at = if at < 0 { at + bytes.len() as i64 } else { at };
-                if let Some(byte) = usize::try_from(at).ok().and_then(|at| bytes.get_mut(at)) {
-                    *byte ^= mask;
-                }
-            }
-            Damage::Truncate { to } => bytes.truncate(usize::try_from(to).unwrap_or(usize::MAX)),
-            Damage::Extend { by } => bytes.extend(std::iter::repeat_n(0, usize::try_from(by).unwrap_or(0))),
-        }
+        let bytes = damage.to(&stored.bytes);
         let changed = bytes != stored.bytes;
-        stored.bytes = bytes.into();
+        stored.bytes = bytes;
         changed
     }
 
@@ -218,23 +163,6 @@ impl MemoryDestination {
     pub fn set_modified(&self, name: &ObjectName, modified: Timestamp) -> bool {
         let mut place = lock(&self.place);
         place.objects.get_mut(name.as_str()).map(|o| o.modified = modified).is_some()
-    }
-}
-
-fn is_staged(name: &str) -> bool {
-    name.split('/').any(|part| part.starts_with(STAGE_PREFIX))
-}
-
-fn below(name: &str, prefix: &ObjectName) -> bool {
-    name.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.starts_with('/'))
-}
-
-/// Tells [`Destination::remove_staged`] that a put is under way, also when the put is dropped.
-struct Putting<'a>(&'a Mutex<Place>, String);
-
-impl Drop for Putting<'_> {
-    fn drop(&mut self) {
-        lock(self.0).puts.remove(&self.1);
     }
 }
 

@@ -1,16 +1,21 @@
 //! A restore target in memory.
 
+mod place;
+
 use super::lock;
 use async_trait::async_trait;
 use backup_core::adapter::{
     ContentReader, EntryProgress, Granularity, RestorePlan, RestoreTarget, SmallEntry, VerifyReport, Warning, Written,
 };
-use backup_core::model::{Entry, EntryKind, EntryName, GroupName, Identity, Metadata, Timestamp};
+use backup_core::model::{Entry, EntryKind, EntryName, GroupName, Identity};
 use backup_core::{Digest, Error, Result};
 use bytes::Bytes;
 use futures::StreamExt;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use place::{Busy, Place, Staged};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
+
+pub use place::Restored;
 
 /// A restore target in memory. Cloning gives a second handle on the same place.
 ///
@@ -37,102 +42,6 @@ pub enum Names {
     Paths,
     /// As plain keys, as an object store does: any name will do.
     Keys,
-}
-
-/// What was restored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Restored {
-    /// What it is; a hard link stays one and has the content of its target.
-    pub kind: EntryKind,
-    /// Last modification.
-    pub mtime: Option<Timestamp>,
-    /// Metadata.
-    pub metadata: Metadata,
-    /// Content; of a group that is taken whole, all slices.
-    pub content: Bytes,
-}
-
-#[derive(Debug, Default)]
-struct Place {
-    items: BTreeMap<EntryName, Restored>,
-    /// What the items were that were written since the last sync.
-    unsynced: BTreeMap<EntryName, Option<Restored>>,
-    staged: BTreeMap<String, Staged>,
-    stages: u64,
-    /// Tags of the plans between prepare and finish.
-    open: BTreeSet<String>,
-    /// Ordinal of the last slice of each ordered group.
-    order: HashMap<GroupName, u64>,
-    busy: BTreeSet<GroupName>,
-    breaches: Vec<String>,
-}
-
-#[derive(Debug, Default)]
-struct Staged {
-    bytes: Vec<u8>,
-    durable: usize,
-}
-
-impl Place {
-    fn breach(&mut self, text: String) -> Error {
-        self.breaches.push(text.clone());
-        Error::invalid(text)
-    }
-
-    /// Makes an item visible, or says why not.
-    fn publish(&mut self, name: &EntryName, new: Restored, overwrite: bool) -> Result<Written> {
-        let written = match self.items.get_mut(name) {
-            None => Written::Created,
-            Some(there) if there.kind == new.kind && there.content == new.content => {
-                // A directory that is there takes over what the entry says of it.
-                if new.kind != EntryKind::Directory || *there == new {
-                    return Ok(Written::AlreadyThere);
-                }
-                Written::AlreadyThere
-            }
-            Some(_) if overwrite => Written::Replaced,
-            Some(_) => return Err(Error::conflict("another item is already there").on(name)),
-        };
-        let before = self.items.insert(name.clone(), new);
-        self.unsynced.entry(name.clone()).or_insert(before);
-        Ok(written)
-    }
-
-    fn sync(&mut self) {
-        self.unsynced.clear();
-        self.staged.values_mut().for_each(|staged| staged.durable = staged.bytes.len());
-    }
-
-    /// Whether a name stays inside the target.
-    fn check_path(&self, name: &EntryName) -> Result<()> {
-        let path = name.as_bytes();
-        let bad = |part: &[u8]| matches!(part, b"" | b"." | b"..") || part.contains(&0);
-        if path.split(|b| *b == b'/').any(bad) {
-            return Err(Error::invalid("the name would leave the restore target").on(name));
-        }
-        for (at, _) in path.iter().enumerate().filter(|(_, b)| **b == b'/') {
-            match self.items.get(&EntryName::new(path[..at].to_vec())).map(|parent| &parent.kind) {
-                None | Some(EntryKind::Directory) => {}
-                Some(EntryKind::Symlink { .. }) => {
-                    return Err(Error::invalid("the name goes through a symbolic link").on(name));
-                }
-                Some(_) => return Err(Error::conflict("a parent is not a directory").on(name)),
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The slices of an ordered group that one call is writing.
-struct Busy<'a>(&'a Mutex<Place>, Vec<GroupName>);
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        let mut place = lock(self.0);
-        self.1.iter().for_each(|group| {
-            place.busy.remove(group);
-        });
-    }
 }
 
 impl Default for MemoryTarget {
@@ -207,17 +116,7 @@ impl MemoryTarget {
 
     /// Everything is lost that was not synced, as when the power fails.
     pub fn crash(&self) {
-        let mut place = lock(&self.place);
-        for (name, before) in std::mem::take(&mut place.unsynced) {
-            match before {
-                Some(before) => place.items.insert(name, before),
-                None => place.items.remove(&name),
-            };
-        }
-        place.staged.retain(|_, staged| staged.durable > 0);
-        place.staged.values_mut().for_each(|staged| staged.bytes.truncate(staged.durable));
-        place.open.clear();
-        place.order.clear();
+        lock(&self.place).crash();
     }
 
     fn check_open(&self, plan: &RestorePlan) -> Result<()> {

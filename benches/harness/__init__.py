@@ -1,0 +1,1 @@
+"""Parts of `benches/compare`: the only user of these modules."""
