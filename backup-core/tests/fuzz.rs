@@ -5,6 +5,8 @@
 //! second; `scripts/fuzz 60` gives each a minute. The targets are [bolero](https://camshaft.github.io/bolero) tests, so that
 //! `cargo bolero test` can drive them with libFuzzer as well.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests may panic as tests do")]
+
 use backup_core::Digest;
 use backup_core::archive::{
     ArchiveKey, Codec, Compression, Compressor, Decompressor, Header, IndexDecoder, IndexEncoder, IndexRecord,

@@ -43,6 +43,9 @@ pub struct Estimate {
 pub struct SourceProperties {
     /// How many [`Source::read`] calls at once are useful, at least 1.
     pub parallel_reads: usize,
+    /// A read with a version never delivers bytes of another one (`If-Match`). Otherwise the engine asks once more behind the last
+    /// byte whether the item has changed while it was read.
+    pub pins_version: bool,
 }
 
 /// What a source works with while it is read.
@@ -139,6 +142,8 @@ pub enum SourceEvent {
 pub struct Opened {
     /// Metadata learnt by opening it; replaces that of the entry.
     pub metadata: Option<Metadata>,
+    /// Last modification now, if opening it tells.
+    pub mtime: Option<Timestamp>,
     /// The length of the whole item now, in bytes.
     pub size: u64,
     /// The state of the item now.
@@ -202,7 +207,7 @@ pub trait Source: std::fmt::Debug + Send + Sync + 'static {
     /// # Behavior
     /// - `range` lies within the size that was listed; an empty range is allowed.
     /// - Delivers exactly the range, or less only when the item has become shorter; a connection that breaks off is an error of the stream.
-    /// - An item that is gone is `NotFound`; one that may not be read is `Permanent` or `Unauthorized`.
+    /// - An item that is gone is `NotFound`; one that may not be read is `Permanent`. `Unauthorized` is only for credentials that are refused as a whole: it pauses the backup, while trouble of one item is a warning.
     /// - When `version` is given and the item is another version: either `Changed`, or the new state in [`Opened::version`].
     /// - The stream takes its bytes from `ctx.limit`.
     async fn read(

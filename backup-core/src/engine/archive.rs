@@ -225,7 +225,7 @@ pub(super) async fn read_small(destination: &dyn Destination, name: &ObjectName,
     Ok(bytes.freeze())
 }
 
-/// Reads an object, or a range of it, that must have exactly `length` bytes; takes no more than that, whatever comes.
+/// Reads an object that the archive names, or a range of it. It must have exactly `length` bytes; takes no more than that, whatever comes.
 async fn collect(
     destination: &dyn Destination,
     name: &ObjectName,
@@ -235,10 +235,14 @@ async fn collect(
     let wrong = |came: &dyn std::fmt::Display| {
         Error::corrupt(format!("{came} bytes came where the archive names {length}")).on(name)
     };
-    let mut stream = destination.get(name, range).await.map_err(|e| e.on(name))?;
+    let failed = |e: Error| match e.class() {
+        ErrorClass::NotFound => Error::corrupt("the object is missing, the archive is damaged").on(name).because(e),
+        _ => e.on(name),
+    };
+    let mut stream = destination.get(name, range).await.map_err(failed)?;
     // A single piece is taken as it is; several are joined.
     let (mut first, mut joined, mut came) = (Bytes::new(), BytesMut::new(), 0);
-    while let Some(piece) = stream.try_next().await.map_err(|e| e.on(name))? {
+    while let Some(piece) = stream.try_next().await.map_err(failed)? {
         came += piece.len() as u64;
         if came > length {
             return Err(wrong(&"more"));

@@ -91,6 +91,14 @@ impl<T> AbortOnDrop<Result<T>> {
     }
 }
 
+impl<T> AbortOnDrop<T> {
+    /// Stops the task, and waits until it does nothing any more.
+    pub(super) async fn stop(mut self) {
+        self.0.abort();
+        let _ = (&mut self.0).await;
+    }
+}
+
 impl<T> Drop for AbortOnDrop<T> {
     fn drop(&mut self) {
         self.0.abort();

@@ -34,8 +34,8 @@ pub(crate) async fn open(root: PathBuf, path: Bytes, range: Range<u64>, limit: R
         Ok((state.version, Pieces { file, range, data }))
     })
     .await?;
-    let FileVersion { size, .. } = version;
-    Ok(Opened { metadata: None, size, version: Some(version.into()), content: stream(file, limit) })
+    let FileVersion { size, mtime, .. } = version;
+    Ok(Opened { metadata: None, mtime: Some(mtime), size, version: Some(version.into()), content: stream(file, limit) })
 }
 
 fn state(file: &OwnedFd) -> Result<FileState> {

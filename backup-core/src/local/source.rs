@@ -82,7 +82,7 @@ impl Source for LocalSource {
     }
 
     fn properties(&self) -> SourceProperties {
-        SourceProperties { parallel_reads: 4 }
+        SourceProperties { parallel_reads: 4, pins_version: false }
     }
 
     async fn check(&self) -> Result<()> {

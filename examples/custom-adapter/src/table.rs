@@ -90,7 +90,7 @@ impl Source for TableSource {
     }
 
     fn properties(&self) -> SourceProperties {
-        SourceProperties { parallel_reads: 4 }
+        SourceProperties { parallel_reads: 4, pins_version: false }
     }
 
     async fn check(&self) -> Result<()> {
@@ -170,6 +170,6 @@ impl Source for TableSource {
                 Some((Ok(piece), rest))
             }
         });
-        Ok(Opened { metadata: None, size, version: Some(now), content: content.boxed() })
+        Ok(Opened { metadata: None, mtime: None, size, version: Some(now), content: content.boxed() })
     }
 }

@@ -3,7 +3,7 @@
 use super::checkpoint::OpenEntry;
 use super::read::{Abandoned, GO_ON, RANGE, RangeRead, Step, read_range};
 use super::stream::{Stopped, StreamWriter};
-use crate::adapter::{Content, Cursor, ReadContext, Source, SourceEntry, SourceEvent};
+use crate::adapter::{Content, Cursor, ReadContext, Source, SourceEntry, SourceEvent, Version};
 use crate::archive::{MAX_NAME, SupersededGroup};
 use crate::budget::ByteBudget;
 use crate::engine::session::Session;
@@ -90,7 +90,12 @@ impl Assembler {
     async fn follow(&mut self) -> Result<(), Halt> {
         if let Some(open) = self.stream.position.open.clone() {
             let entry = from_open(&open);
-            self.ranges(&entry, GO_ON, open.tries).await?;
+            if open.broken {
+                // An attempt ended while it filled the entry up.
+                self.broke_off(entry, open.tries, Error::changed("could not be read to its end")).await?;
+            } else {
+                self.ranges(&entry, GO_ON, open.tries).await?;
+            }
         }
         while let Some(step) = self.next().await? {
             match step {
@@ -163,7 +168,9 @@ impl Assembler {
             }
             // Its content is in the archive under no other name: store it under this one.
             entry.kind = EntryKind::File;
-            return self.again(entry, 0, Error::changed("the other name of this file could not be read")).await;
+            if !matches!(entry.content, Content::Inline { .. }) {
+                return self.again(entry, 0, Error::changed("the other name of this file could not be read")).await;
+            }
         }
         let (content, permit) = match std::mem::replace(&mut entry.content, Content::None) {
             Content::Inline { bytes, permit } => (bytes, permit),
@@ -210,7 +217,13 @@ impl Assembler {
         if let Some(metadata) = &first.metadata {
             entry.metadata = metadata.clone();
         }
-        self.stream.open(&entry, size, first.version.clone().or(version), 0);
+        let version = first.version.clone().or(version);
+        if size <= RANGE && self.has_changed(&entry.name, version.as_ref()).await? {
+            // Nothing of it is in the stream yet.
+            self.abandoned.store(serial, Ordering::Release);
+            return self.again(entry, 0, Error::changed("changed while it was read")).await;
+        }
+        self.stream.open(&entry, size, version, 0);
         if self.take(first).await? {
             return self.ranges(&entry, serial, 0).await;
         }
@@ -218,12 +231,37 @@ impl Assembler {
         self.close(&entry).await
     }
 
+    /// Whether an item that has been read is another version by now. Reading tells the version only as of opening, so a source
+    /// that does not pin the version is asked once more behind the last byte.
+    async fn has_changed(&mut self, name: &EntryName, version: Option<&Version>) -> Result<bool, Halt> {
+        let Some(version) = version.filter(|_| !self.source.properties().pins_version) else { return Ok(false) };
+        let look = async {
+            let opened = self.source.read(name, Some(version), 0..0, &self.ctx).await?;
+            Ok::<_, Error>(opened.version.is_some_and(|now| now != *version))
+        };
+        match patiently(&mut self.stream, look).await? {
+            Ok(changed) => Ok(changed),
+            Err(error) if error.class() == ErrorClass::Changed => Ok(true),
+            // All of it has been read; that it is gone since does not change what it was.
+            Err(error) if is_about_the_entry(&error) => Ok(false),
+            Err(error) => Err(Halt::Source(error)),
+        }
+    }
+
     /// Follows the ranges of the open entry to its end.
     async fn ranges(&mut self, entry: &SourceEntry, serial: u64, tries: u32) -> Result<(), Halt> {
+        // What became another version since an earlier attempt is rather read afresh than mixed, while there are tries left.
+        let mut mixes = serial != GO_ON || tries + 1 >= TRIES;
         while self.stream.position.open.as_ref().is_some_and(|open| open.offset < open.size) {
             match self.range(serial).await? {
                 None => return Err(Halt::Paused),
+                Some(Ok(read)) if !mixes && self.is_other_version(&read) => {
+                    self.abandoned.store(serial, Ordering::Release);
+                    let error = Error::changed("changed since the backup was interrupted");
+                    return self.broke_off(entry.clone(), tries, error).await;
+                }
                 Some(Ok(read)) => {
+                    mixes = true;
                     if !self.take(read).await? {
                         self.abandoned.store(serial, Ordering::Release);
                         break;
@@ -238,11 +276,16 @@ impl Assembler {
         self.close(entry).await
     }
 
+    fn is_other_version(&self, read: &RangeRead) -> bool {
+        let before = self.stream.position.open.as_ref().and_then(|open| open.version.as_ref());
+        matches!((before, &read.version), (Some(before), Some(now)) if before != now)
+    }
+
     /// Adds a range to the open entry; `false` when the item ended early and no more is to come.
     async fn take(&mut self, read: RangeRead) -> Result<bool, Halt> {
+        let other = self.is_other_version(&read);
         let Some(open) = &mut self.stream.position.open else { return Ok(false) };
         let expected = RANGE.min(open.size - open.offset);
-        let other = open.version.is_some() && read.version.is_some() && open.version != read.version;
         let short = read.length < expected;
         open.inconsistent |= other || short;
         for piece in read.pieces {
@@ -253,6 +296,14 @@ impl Assembler {
 
     /// Ends the open entry; what is missing of a shortened item is zeros.
     async fn close(&mut self, entry: &SourceEntry) -> Result<(), Halt> {
+        // What lies in one range was looked at before it was opened in the stream.
+        let look = self.stream.position.open.as_ref().filter(|open| open.size > RANGE && !open.inconsistent);
+        if let Some(version) = look.map(|open| open.version.clone()) {
+            let changed = self.has_changed(&entry.name, version.as_ref()).await?;
+            if let Some(open) = &mut self.stream.position.open {
+                open.inconsistent |= changed;
+            }
+        }
         self.stream.fill().await?;
         if self.stream.position.open.as_ref().is_some_and(|open| open.inconsistent) {
             self.warn(Some(&entry.name), "changed while it was read; kept at the size that it had at first").await?;
@@ -264,6 +315,9 @@ impl Assembler {
     async fn broke_off(&mut self, entry: SourceEntry, tries: u32, error: Error) -> Result<(), Halt> {
         if !is_about_the_entry(&error) {
             return Err(Halt::Source(error));
+        }
+        if let Some(open) = &mut self.stream.position.open {
+            open.broken = true;
         }
         self.stream.fill().await?;
         self.stream.close(true).await?;
@@ -281,25 +335,37 @@ impl Assembler {
         let last = tries + 1 == TRIES;
         // Opening it without a range tells size and version of now.
         let permit = Arc::new(self.budget.take(0).await);
-        let now = match read_range(&*self.source, &entry.name, None, 0..0, &self.ctx, permit).await {
+        let look = read_range(&*self.source, &entry.name, None, 0..0, &self.ctx, permit);
+        let now = match patiently(&mut self.stream, look).await? {
             Ok(now) => now,
             Err(error) => return Box::pin(self.again(entry, tries + 1, error)).await,
         };
         if let Some(metadata) = now.metadata {
             entry.metadata = metadata;
         }
+        entry.mtime = now.mtime.or(entry.mtime);
         entry.content = Content::Stored { size: now.size, version: now.version.clone() };
         let mut opened = false;
         let mut offset = 0;
         loop {
             let range = offset..now.size.min(offset + RANGE);
             offset = range.end;
-            let permit = Arc::new(self.budget.take(range.end - range.start).await);
             let expected = range.end - range.start;
-            let read = read_range(&*self.source, &entry.name, now.version.as_ref(), range, &self.ctx, permit).await;
+            // The unfinished frame may hold all of this memory; it is sent off when that is so.
+            let permit = Arc::new(patiently(&mut self.stream, self.budget.take(expected)).await?);
+            let read = read_range(&*self.source, &entry.name, now.version.as_ref(), range, &self.ctx, permit);
+            let read = patiently(&mut self.stream, read).await?;
+            let torn = match &read {
+                Ok(read) if !opened && !last => {
+                    read.length < expected
+                        || read.version != now.version
+                        || (offset >= now.size && self.has_changed(&entry.name, now.version.as_ref()).await?)
+                }
+                _ => false,
+            };
             match read {
                 // Nothing of it is in the stream yet: the next try may find it at rest.
-                Ok(read) if !opened && !last && (read.length < expected || read.version != now.version) => {
+                Ok(_) if torn => {
                     return Box::pin(self.again(entry, tries + 1, Error::changed("keeps changing"))).await;
                 }
                 Ok(read) => {
@@ -309,6 +375,10 @@ impl Assembler {
                     }
                     if !self.take(read).await? || offset >= now.size {
                         return self.close(&entry).await;
+                    }
+                    // What was read ahead behind it has to be read again then; waiting for its end could take hours.
+                    if self.ctx.stop.is_cancelled() {
+                        return Err(Halt::Paused);
                     }
                 }
                 Err(error) if opened => return Box::pin(self.broke_off(entry, tries, error)).await,
@@ -334,8 +404,7 @@ impl Assembler {
             Some(name) => format!("{name}: {message}"),
             None => message.to_owned(),
         };
-        Arc::make_mut(&mut self.stream.position.warnings).add(&line);
-        self.session.meter.update(|p| p.warnings += 1);
+        self.stream.warn(line.clone());
         self.session.log(LogRecord::warning("transfer", line));
         self.session.log_pressure().await.map_err(Halt::Source)
     }

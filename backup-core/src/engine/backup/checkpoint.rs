@@ -68,6 +68,9 @@ pub(super) struct OpenEntry {
     /// The hash over them.
     pub(super) hash: Sha256,
     pub(super) inconsistent: bool,
+    /// It cannot be read to its end; what follows in the stream up to its size is filler.
+    #[serde(default)]
+    pub(super) broken: bool,
     /// How often it was added before this time and broke off.
     pub(super) tries: u32,
 }
@@ -269,6 +272,7 @@ impl OpenEntry {
             offset: 0,
             hash: Sha256::new(),
             inconsistent: false,
+            broken: false,
             tries,
         }
     }

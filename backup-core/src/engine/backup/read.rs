@@ -1,9 +1,9 @@
 //! Reads ahead: turns the source's events into steps in order, with the contents of stored entries on their way.
 
-use crate::adapter::{Content, ReadContext, Source, SourceEntry, SourceEvent, Version};
+use crate::adapter::{Content, MAX_CURSOR, MAX_INLINE, Opened, ReadContext, Source, SourceEntry, SourceEvent, Version};
 use crate::budget::{ByteBudget, Permit};
 use crate::engine::handle::AbortOnDrop;
-use crate::model::{EntryKind, EntryName, Metadata};
+use crate::model::{EntryKind, EntryName, Metadata, Timestamp};
 use crate::{Error, Result};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
@@ -26,6 +26,7 @@ pub(super) struct RangeRead {
     /// How many bytes came; fewer than asked when the item has become shorter.
     pub(super) length: u64,
     pub(super) metadata: Option<Metadata>,
+    pub(super) mtime: Option<Timestamp>,
     /// Length of the whole item when it was opened.
     pub(super) size: u64,
     pub(super) version: Option<Version>,
@@ -65,7 +66,7 @@ pub(super) async fn read_range(
 ) -> Result<RangeRead> {
     let expected = range.end - range.start;
     let opened = source.read(name, version, range, ctx).await?;
-    let mut content = opened.content;
+    let Opened { metadata, mtime, size, version, mut content } = opened;
     let mut pieces = Vec::new();
     let mut length = 0;
     while let Some(piece) = content.next().await.transpose()? {
@@ -78,7 +79,7 @@ pub(super) async fn read_range(
         }
         pieces.push(piece);
     }
-    Ok(RangeRead { pieces, length, metadata: opened.metadata, size: opened.size, version: opened.version, permit })
+    Ok(RangeRead { pieces, length, metadata, mtime, size, version, permit })
 }
 
 /// Reads ahead until the source ends or a pause is asked for.
@@ -128,6 +129,7 @@ impl ReadAhead {
                         return Ok(());
                     }
                     serial += 1;
+                    cursor_within_limit(&entry)?;
                     let Content::Stored { size, ref version } = entry.content else { continue };
                     let (name, version) = (entry.name.clone(), version.clone());
                     steps.push(Step::Start { entry, serial });
@@ -138,7 +140,10 @@ impl ReadAhead {
                         return Ok(());
                     }
                 }
-                Ok(Some(event)) => steps.push(Step::Event(event)),
+                Ok(Some(event)) => {
+                    within_limits(&event)?;
+                    steps.push(Step::Event(event));
+                }
                 ended => {
                     let _ = self.send(&mut steps).await;
                     return ended.map(|_| ());
@@ -188,6 +193,26 @@ impl ReadAhead {
         }
         self.out.send(std::mem::take(steps)).await.map_err(|_| Gone)
     }
+}
+
+/// A source that breaks its contract would otherwise break the archive's limits, late and without a name.
+fn within_limits(event: &SourceEvent) -> Result<()> {
+    let SourceEvent::Entry(entry) = event else { return Ok(()) };
+    match &entry.content {
+        Content::Inline { bytes, .. } if bytes.len() > MAX_INLINE => {
+            let text = format!("the source gave {} bytes inline, where {MAX_INLINE} are allowed", bytes.len());
+            Err(Error::permanent(text).on(&entry.name))
+        }
+        _ => cursor_within_limit(entry),
+    }
+}
+
+fn cursor_within_limit(entry: &SourceEntry) -> Result<()> {
+    if entry.cursor.0.len() <= MAX_CURSOR {
+        return Ok(());
+    }
+    let text = format!("the source gave a cursor of {} bytes, where {MAX_CURSOR} are allowed", entry.cursor.0.len());
+    Err(Error::permanent(text).on(&entry.name))
 }
 
 /// Hard links carry content only for the case that their target could not be read; the assembler decides.

@@ -15,6 +15,18 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+/// Bytes of names and metadata at which a frame ends: its index lines must not become longer than a frame may be.
+const MAX_METADATA: usize = 1 << 20;
+
+/// Bytes that an entry's metadata takes in the index, roughly.
+fn weight(metadata: &Metadata) -> usize {
+    let texts = |map: &std::collections::BTreeMap<String, String>| -> usize {
+        map.iter().map(|(k, v)| k.len() + v.len()).sum()
+    };
+    let xattrs: usize = metadata.xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len() * 4 / 3).sum();
+    64 + xattrs + texts(&metadata.headers) + texts(&metadata.user_metadata) + texts(&metadata.tags)
+}
+
 /// What the assembler sends to be packed.
 #[derive(Debug)]
 pub(super) enum ToPack {
@@ -34,12 +46,16 @@ pub(super) struct StreamWriter {
     pub(super) position: Position,
     session: Arc<Session>,
     frame: RawFrame,
+    /// Names and metadata in the frame; they stand in the index, and extended attributes nowhere else.
+    metadata: usize,
     frame_size: u64,
     volume_age: Duration,
     /// When the volume ends for its age.
     pub(super) cut_at: Instant,
     /// Something was sent since the last timed cut.
     uncut: bool,
+    /// Warnings behind the source's position: a resumed backup meets them again.
+    warnings: Vec<String>,
     out: mpsc::Sender<ToPack>,
 }
 
@@ -68,11 +84,27 @@ impl StreamWriter {
             position,
             session,
             frame: empty_frame(HashIn::Known(hash)),
+            metadata: 0,
             frame_size: u64::from(frame_size),
             volume_age,
             cut_at: Instant::now() + volume_age,
             uncut: false,
+            warnings: Vec::new(),
             out,
+        }
+    }
+
+    /// Records a warning; it belongs to the archive once the source's position is behind it.
+    pub(super) fn warn(&mut self, line: String) {
+        self.warnings.push(line);
+        let count = self.position.warnings.count + self.warnings.len() as u64;
+        self.session.meter.update(|p| p.warnings = count);
+    }
+
+    fn keep_warnings(&mut self) {
+        if !self.warnings.is_empty() {
+            let tally = Arc::make_mut(&mut self.position.warnings);
+            self.warnings.drain(..).for_each(|line| tally.add(&line));
         }
     }
 
@@ -103,6 +135,7 @@ impl StreamWriter {
             path,
             link_path,
         };
+        self.metadata += weight(&entry.metadata) + entry.name.as_bytes().len();
         let header = staged.header_length();
         staged.entry.offset = self.position.raw + header;
         self.advance(header);
@@ -146,6 +179,7 @@ impl StreamWriter {
     /// The source's position is behind this entry now, whatever became of it.
     pub(super) fn passed(&mut self, entry: &SourceEntry) {
         self.position.cursor = Some(Blob(entry.cursor.0.clone()));
+        self.keep_warnings();
     }
 
     /// Begins an entry whose content comes in pieces.
@@ -155,6 +189,8 @@ impl StreamWriter {
         let content_at = staged.entry.offset;
         self.frame.parts.push(Part::Open { staged: Box::new(staged) });
         self.position.open = Some(OpenEntry::new(entry, size, version, content_at, tries));
+        // A resumed backup goes on with the events behind it.
+        self.keep_warnings();
     }
 
     /// Adds content of the open entry.
@@ -199,6 +235,7 @@ impl StreamWriter {
         self.position.superseded += u64::from(superseded);
         if !superseded {
             self.position.cursor = Some(open.cursor.clone());
+            self.keep_warnings();
         }
         let entry = Entry {
             name: open.name,
@@ -223,6 +260,7 @@ impl StreamWriter {
         if self.position.ended {
             return Ok(());
         }
+        self.keep_warnings();
         let warnings = self.position.warnings.clone();
         if warnings.count > 0 {
             let mut text = format!(
@@ -255,8 +293,11 @@ impl StreamWriter {
         Ok(())
     }
 
+    /// The end of an entry goes into the frame of its last bytes: by itself it may have no length, and no frame may be empty.
     async fn flush_full(&mut self) -> Result<(), Stopped> {
-        if self.frame.length >= self.frame_size { self.flush(false).await } else { Ok(()) }
+        let at_the_end = self.position.open.as_ref().is_some_and(|open| open.offset == open.size);
+        let full = self.frame.length >= self.frame_size || self.metadata >= MAX_METADATA;
+        if full && !at_the_end { self.flush(false).await } else { Ok(()) }
     }
 
     /// Sends what there is of the frame; with `cut`, the volume ends behind it.
@@ -276,6 +317,7 @@ impl StreamWriter {
             hash_out = Some(sender);
         }
         let mut frame = std::mem::replace(&mut self.frame, empty_frame(hash_in));
+        self.metadata = 0;
         frame.hash_out = hash_out;
         frame.position = self.position.clone();
         frame.cut = cut;

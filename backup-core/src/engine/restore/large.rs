@@ -3,7 +3,7 @@
 use super::LARGE;
 use super::ledger::{Ledger, Work};
 use super::plan::Plan;
-use crate::adapter::{ByteStream, ContentReader, EntryProgress, RestorePlan, RestoreTarget};
+use crate::adapter::{ByteStream, ContentReader, EntryProgress, RestorePlan, RestoreTarget, Written};
 use crate::engine::archive::Archive;
 use crate::engine::fetch::{Fetcher, chunks_of};
 use crate::limit::RateLimit;
@@ -11,9 +11,13 @@ use crate::model::{Entry, GroupName};
 use crate::{ErrorClass, Result, Sha256};
 use futures::StreamExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How often a target may ask to start an entry over.
 const TRIES: u32 = 3;
+
+/// Whether the archive's side of a content has failed, as opposed to the target.
+type Unreadable = Arc<AtomicBool>;
 
 /// Writes one large entry or whole group.
 #[derive(Clone, Debug)]
@@ -57,20 +61,21 @@ pub(in crate::engine) fn content(fetcher: Fetcher, entry: &Entry, from: u64) -> 
 }
 
 impl LargeWriter {
-    fn reader(&self, entry: &Entry, progress: &EntryProgress) -> ContentReader {
+    fn reader(&self, entry: &Entry, progress: &EntryProgress, unreadable: &Unreadable) -> ContentReader {
         let hash = progress.saved().map(|saved| saved.hash).unwrap_or_default();
-        let stream = self.limited(content(self.fetcher.clone(), entry, hash.length()));
+        let stream = self.limited(content(self.fetcher.clone(), entry, hash.length()), unreadable);
         ContentReader::new(stream, hash, Some(entry.size), entry.sha256)
     }
 
-    fn limited(&self, stream: ByteStream) -> ByteStream {
-        let limit = self.limit.clone();
+    fn limited(&self, stream: ByteStream, unreadable: &Unreadable) -> ByteStream {
+        let (limit, unreadable) = (self.limit.clone(), unreadable.clone());
         stream
             .then(move |piece| {
-                let limit = limit.clone();
+                let (limit, unreadable) = (limit.clone(), unreadable.clone());
                 async move {
-                    if let Ok(bytes) = &piece {
-                        limit.take(bytes.len() as u64).await;
+                    match &piece {
+                        Ok(bytes) => limit.take(bytes.len() as u64).await,
+                        Err(_) => unreadable.store(true, Ordering::Relaxed),
                     }
                     piece
                 }
@@ -78,13 +83,23 @@ impl LargeWriter {
             .boxed()
     }
 
+    /// Trouble with one entry at the target is a warning, but an archive that cannot be read fails the restore.
+    fn written(&self, entry: &Entry, result: Result<Written>, unreadable: &Unreadable) -> Result<()> {
+        match result {
+            Err(error) if unreadable.load(Ordering::Relaxed) => Err(error),
+            result => self.ledger.written(entry, result),
+        }
+    }
+
     /// Writes an entry, from where an earlier attempt left off if the target still can.
     pub(super) async fn entry(self, entry: Entry, work: Work) -> Result<()> {
         let mut progress = self.ledger.progress(entry.ordinal);
         let mut tries = 0;
+        let unreadable = Unreadable::default();
         let result = loop {
             tries += 1;
-            let content = self.reader(&entry, &progress);
+            unreadable.store(false, Ordering::Relaxed);
+            let content = self.reader(&entry, &progress, &unreadable);
             match self.target.write_large(&self.plan, &entry, content, &progress).await {
                 Err(e) if tries < TRIES && (e.class() == ErrorClass::Changed || e.is_retryable()) => {
                     if e.class() == ErrorClass::Changed {
@@ -95,7 +110,7 @@ impl LargeWriter {
                 result => break result,
             }
         };
-        self.ledger.written(&entry, result)?;
+        self.written(&entry, result, &unreadable)?;
         work.done(Some(entry.ordinal));
         Ok(())
     }
@@ -104,9 +119,12 @@ impl LargeWriter {
     pub(super) async fn group(self, plan: Plan, first: Entry, group: GroupName, work: Work) -> Result<()> {
         let progress = EntryProgress::default();
         let mut tries = 0;
+        let unreadable = Unreadable::default();
         let result = loop {
             tries += 1;
-            let stream = self.limited(slices(plan.clone(), self.fetcher.clone(), first.ordinal, group.clone()));
+            unreadable.store(false, Ordering::Relaxed);
+            let stream = slices(plan.clone(), self.fetcher.clone(), first.ordinal, group.clone());
+            let stream = self.limited(stream, &unreadable);
             let content = ContentReader::new(stream, Sha256::new(), None, None);
             match self.target.write_large(&self.plan, &first, content, &progress).await {
                 Err(e) if tries < TRIES && (e.class() == ErrorClass::Changed || e.is_retryable()) => {
@@ -115,7 +133,8 @@ impl LargeWriter {
                 result => break result,
             }
         };
-        self.ledger.written(&first, result)?;
+        self.written(&first, result, &unreadable)?;
+        self.ledger.group_done(group);
         work.done(None);
         Ok(())
     }

@@ -24,6 +24,7 @@ use crate::{Error, ErrorClass, Result};
 use bytes::Bytes;
 use checkpoint::RestoreCheckpoint;
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use large::LargeWriter;
 use ledger::{Account, Ledger};
 use small::SmallWriter;
@@ -58,6 +59,7 @@ pub(super) async fn start(engine: &Engine, request: RestoreRequest) -> Result<Op
         options,
         done: 0,
         large: Vec::new(),
+        groups: Vec::new(),
         warnings: 0,
         left: Vec::new(),
     };
@@ -147,11 +149,10 @@ impl Attempt {
         let session = self.session.clone();
         match session.hold(Box::pin(self.work(start))).await {
             Ok(outcome) => Ok(outcome),
-            Err(error) if session.is_lost() => {
-                let operation = self.engine.store.get(&session.fence().operation).await?;
-                if operation.is_some_and(|o| o.state == State::Cancelled) { Ok(Outcome::Cancelled) } else { Err(error) }
-            }
-            Err(error) => session.broke_off(error).await,
+            Err(error) => match session.settled().await {
+                Some(outcome) => Ok(outcome),
+                None => session.broke_off(error).await,
+            },
         }
     }
 
@@ -181,6 +182,7 @@ impl Attempt {
         let account = Account {
             done: saved.done,
             large: std::mem::take(&mut saved.large),
+            groups: std::mem::take(&mut saved.groups),
             left: std::mem::take(&mut saved.left),
             warnings: saved.warnings,
         };
@@ -262,8 +264,8 @@ impl Attempt {
     async fn save(&self, saved: &RestoreCheckpoint, ledger: &Ledger) -> Result<()> {
         let account = ledger.account();
         self.target.sync().await?;
-        let Account { done, large, left, warnings } = account;
-        let checkpoint = RestoreCheckpoint { done, large, left, warnings, ..saved.clone() };
+        let Account { done, large, groups, left, warnings } = account;
+        let checkpoint = RestoreCheckpoint { done, large, groups, left, warnings, ..saved.clone() };
         self.session.save(&checkpoint.encode()?).await?;
         self.session.log_pressure().await
     }
@@ -311,9 +313,23 @@ impl Attempt {
             small,
             large,
             running: VecDeque::new(),
-            groups: HashSet::new(),
+            groups: ledger.account().groups.into_iter().collect(),
             queue: VecDeque::new(),
         };
+        let ended = self.feed(&mut splitter, &mut entries, &mut decoded).await;
+        if !matches!(ended, Ok(Ended::Complete)) {
+            // Whoever goes on must not meet a writer of this attempt that is still at work.
+            splitter.stop().await;
+        }
+        ended
+    }
+
+    async fn feed(
+        &self,
+        splitter: &mut Splitter,
+        entries: &mut mpsc::Receiver<Vec<Entry>>,
+        decoded: &mut BoxStream<'static, Result<Decoded>>,
+    ) -> Result<Ended> {
         let pause = self.session.pause.clone();
         let mut more_frames = true;
         loop {
@@ -419,9 +435,18 @@ impl Splitter {
     }
 
     async fn first_done(&mut self) -> Result<()> {
-        match self.running.pop_front() {
-            Some(mut task) => task.join().await,
-            None => Ok(()),
+        let Some(task) = self.running.front_mut() else { return Ok(()) };
+        // It stays in the queue while it runs, so that whoever stops the queue waits for it too.
+        let done = task.join().await;
+        self.running.pop_front();
+        done
+    }
+
+    /// Stops everything that was begun.
+    async fn stop(&mut self) {
+        self.small.stop().await;
+        for task in self.running.drain(..) {
+            task.stop().await;
         }
     }
 

@@ -167,9 +167,17 @@ impl SmallWriter {
     }
 
     async fn first_done(&mut self) -> Result<()> {
-        match self.running.pop_front() {
-            Some(mut task) => task.join().await,
-            None => Ok(()),
+        let Some(task) = self.running.front_mut() else { return Ok(()) };
+        // It stays in the queue while it runs, so that whoever stops the queue waits for it too.
+        let done = task.join().await;
+        self.running.pop_front();
+        done
+    }
+
+    /// Stops all writing.
+    pub(super) async fn stop(&mut self) {
+        for task in self.running.drain(..) {
+            task.stop().await;
         }
     }
 

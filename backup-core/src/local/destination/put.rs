@@ -2,15 +2,16 @@
 
 use super::{DIRECTORY, Place, is_staged, open_dir, split};
 use crate::adapter::Payload;
+use crate::engine::{holder_is_dead, this_process};
 use crate::local::publish::{io_error, remove_file, rename_error, rename_new};
 use crate::local::rw::{holds, write_pieces};
-use crate::model::{ObjectName, STAGE_PREFIX};
-use crate::{Error, Result};
+use crate::model::{Holder, ObjectName, STAGE_PREFIX};
+use crate::{Digest, Error, Result};
 use bytes::Bytes;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fdatasync, fstat, fsync, mkdirat, openat, statat};
 use rustix::io::Errno;
-use std::sync::PoisonError;
+use std::sync::{LazyLock, PoisonError};
 
 pub(super) const NEW_FILE: OFlags =
     OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -22,13 +23,36 @@ const DIR_MODE: Mode = Mode::RWXU;
 const TRIES: usize = 100;
 /// How many directories are remembered as durable.
 const REMEMBERED: usize = 4096;
-/// Age in seconds from which a probe in the root is the leftover of a check that was killed.
-const OLD_PROBE: i64 = 24 * 60 * 60;
+/// Age in seconds from which a staged file in the root is a leftover, also when it cannot be told whether its process has ended.
+const OLD: i64 = 24 * 60 * 60;
 
 const GONE: &str = "the directory was removed again and again while the object was put";
 
+static THIS_PROCESS: LazyLock<Holder> = LazyLock::new(this_process);
+
+/// A name that no other put uses: `.backup-tmp-<boot>-<process id>-<start of the process>-<random>`, so that whoever finds
+/// it can tell whether its process still lives.
 pub(super) fn stage_name() -> String {
-    format!("{STAGE_PREFIX}{:016x}", rand::random::<u64>())
+    let Holder { boot, pid, started, .. } = &*THIS_PROCESS;
+    format!("{STAGE_PREFIX}{}-{pid}-{started}-{:016x}", boot_tag(boot), rand::random::<u64>())
+}
+
+fn boot_tag(boot: &str) -> String {
+    format!("{:.16}", Digest::of(boot.as_bytes()).to_string())
+}
+
+/// Whether the process that staged a file is known to have ended; `false` when it ran on another host, or that cannot be told.
+fn is_of_dead_process(name: &[u8]) -> bool {
+    let here = &*THIS_PROCESS;
+    let Some(parts) = name.strip_prefix(STAGE_PREFIX.as_bytes()).and_then(|rest| str::from_utf8(rest).ok()) else {
+        return false;
+    };
+    let mut parts = parts.split('-');
+    let boot = parts.next();
+    let (Some(Ok(pid)), Some(Ok(started))) = (parts.next().map(str::parse), parts.next().map(str::parse)) else {
+        return false;
+    };
+    boot == Some(&*boot_tag(&here.boot)) && holder_is_dead(&Holder { pid, started, ..here.clone() })
 }
 
 impl Place {
@@ -90,7 +114,7 @@ impl Place {
     pub(super) fn check(&self) -> Result<()> {
         self.make_root()?;
         let root = self.root()?;
-        let probe = format!("{STAGE_PREFIX}probe-{:016x}", rand::random::<u64>());
+        let probe = stage_name();
         let text = Bytes::copy_from_slice(probe.as_bytes());
         let stored = store(&root, &probe, std::slice::from_ref(&text));
         let compared = stored.and_then(|_| equal(&root, &probe, &[text]));
@@ -100,7 +124,7 @@ impl Place {
             _ => return Err(Error::corrupt("the probe does not read back as it was written").on(self.path.display())),
         }
         removed.map_err(|e| self.error(e, "cannot remove the probe"))?;
-        self.remove_old_probes(&root)
+        self.remove_leftovers(&root)
     }
 
     fn make_root(&self) -> Result<()> {
@@ -120,8 +144,8 @@ impl Place {
         Ok(())
     }
 
-    /// Removes probes and stage files in the root that were left by processes that were killed: no archive owns them.
-    fn remove_old_probes(&self, root: &OwnedFd) -> Result<()> {
+    /// Removes probes and other staged files in the root that were left by processes that were killed: no archive owns them.
+    fn remove_leftovers(&self, root: &OwnedFd) -> Result<()> {
         let failed = |e| self.error(e, "cannot look through the destination's directory");
         let now = self.now()?.as_second();
         for item in Dir::read_from(root).map_err(failed)? {
@@ -131,8 +155,8 @@ impl Place {
                 continue;
             }
             match statat(root, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) if now.saturating_sub(stat.st_mtime) > OLD_PROBE => {
-                    remove_file(root, name).map_err(|e| self.error(e, "cannot remove an old probe"))?;
+                Ok(stat) if is_of_dead_process(name) || now.saturating_sub(stat.st_mtime) > OLD => {
+                    remove_file(root, name).map_err(|e| self.error(e, "cannot remove a leftover"))?;
                 }
                 Ok(_) | Err(Errno::NOENT) => {}
                 Err(e) => return Err(failed(e)),

@@ -306,16 +306,26 @@ async fn check_makes_the_root_and_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn check_removes_probes_of_dead_processes_only_when_they_are_old() {
+async fn check_removes_what_dead_processes_left_and_what_nobody_can_tell_only_when_it_is_old() {
     let f = fixture();
-    let (old, new) = (f.dir.path().join(".backup-tmp-probe-1"), f.dir.path().join(".backup-tmp-probe-2"));
-    for path in [&old, &new] {
+    let path = |name: &str| f.dir.path().join(name);
+    let (old, unknown) = (path(".backup-tmp-1"), path(".backup-tmp-2"));
+    let (living, other_boot) =
+        (path(&super::put::stage_name()), path(".backup-tmp-0123456789abcdef-1-1-0123456789abcdef"));
+    // As if this process had started at another time: its process id has been used again.
+    let name = super::put::stage_name();
+    let mut parts: Vec<&str> = name.rsplit('-').collect();
+    parts[1] = "1";
+    parts.reverse();
+    let dead = path(&parts.join("-"));
+    for path in [&old, &unknown, &living, &other_boot, &dead] {
         std::fs::write(path, "").unwrap();
     }
     let yesterday = std::time::SystemTime::now() - std::time::Duration::from_secs(2 * 86400);
     std::fs::File::options().write(true).open(&old).unwrap().set_modified(yesterday).unwrap();
     f.destination.check().await.unwrap();
-    assert!(!old.exists() && new.exists());
+    assert!(!old.exists() && !dead.exists());
+    assert!(unknown.exists() && living.exists() && other_boot.exists());
 }
 
 #[tokio::test]

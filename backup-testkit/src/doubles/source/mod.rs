@@ -264,7 +264,7 @@ impl Source for MemorySource {
     }
 
     fn properties(&self) -> SourceProperties {
-        SourceProperties { parallel_reads: self.parallel_reads }
+        SourceProperties { parallel_reads: self.parallel_reads, pins_version: false }
     }
 
     async fn check(&self) -> Result<()> {
@@ -356,6 +356,12 @@ impl Source for MemorySource {
                 yield piece;
             }
         };
-        Ok(Opened { metadata: Some(found.metadata), size, version: Some(version), content: content.boxed() })
+        Ok(Opened {
+            metadata: Some(found.metadata),
+            mtime: None,
+            size,
+            version: Some(version),
+            content: content.boxed(),
+        })
     }
 }

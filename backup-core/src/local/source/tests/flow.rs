@@ -4,32 +4,35 @@ use super::*;
 
 #[tokio::test]
 async fn a_pause_delivers_what_was_read_and_a_resume_the_rest() {
-    let dir = tempfile::tempdir().unwrap();
-    for i in 0..200 {
-        fs::write(dir.path().join(format!("{i:03}")), format!("{i}")).unwrap();
-    }
-    let mut source = source(dir.path());
-    source.bounds.batch.items = 10;
-    let source = Arc::new(source);
-    let ctx = context();
-    let stop = ctx.stop.clone();
-    let budget = ctx.budget.clone();
-    let mut events = source.clone().events(None, ctx);
-    let mut first = Vec::new();
-    while let Some(event) = events.next().await {
-        let SourceEvent::Entry(entry) = event.unwrap() else { panic!() };
-        first.push(*entry);
-        if first.len() == 15 {
-            stop.cancel();
+    for size in [0, 3] {
+        let dir = tempfile::tempdir().unwrap();
+        for i in 0..200 {
+            fs::write(dir.path().join(format!("{i:03}")), vec![7; size]).unwrap();
         }
+        let mut source = source(dir.path());
+        source.bounds.batch.items = 10;
+        let source = Arc::new(source);
+        let ctx = context();
+        let stop = ctx.stop.clone();
+        let budget = ctx.budget.clone();
+        let mut events = source.clone().events(None, ctx);
+        let mut first = Vec::new();
+        while let Some(event) = events.next().await {
+            let SourceEvent::Entry(entry) = event.unwrap() else { panic!() };
+            first.push(*entry);
+            if first.len() == 15 {
+                stop.cancel();
+            }
+        }
+        assert!((20..=80).contains(&first.len()) && first.len() % 10 == 0, "{}", first.len());
+        let (rest, _) = run(&source, Some(first[first.len() - 1].cursor.clone()), context()).await;
+        assert_eq!(first.len() + rest.len(), 200);
+        assert_eq!(rest[0].name.to_string(), format!("{:03}", first.len()));
+        drop(rest);
+        assert_eq!(budget.available() < budget.total(), size > 0);
+        drop(first);
+        assert_eq!(budget.available(), budget.total(), "what is dropped goes back");
     }
-    assert!((20..=80).contains(&first.len()) && first.len() % 10 == 0, "{}", first.len());
-    let (rest, _) = run(&source, Some(first[first.len() - 1].cursor.clone()), context()).await;
-    assert_eq!(first.len() + rest.len(), 200);
-    assert_eq!(rest[0].name.to_string(), format!("{:03}", first.len()));
-    assert!(budget.available() < budget.total());
-    drop(first);
-    assert_eq!(budget.available(), budget.total(), "what is dropped goes back");
 }
 
 #[tokio::test]

@@ -1,0 +1,9 @@
+//! The engine on in-memory doubles that are stricter than any real service: round trips, pauses, crashes, races between
+//! workers, damage, hostile archives, and random sequences of all of it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod backup_restore;
+mod common;
+mod pause_resume;
+mod races;
