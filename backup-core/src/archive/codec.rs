@@ -11,6 +11,8 @@ use zstd::zstd_safe::{
 
 /// The most bytes that a frame, or an index piece, may decompress to.
 pub const MAX_FRAME: usize = 64 << 20;
+/// The longest stored frame: no codec makes what it cannot compress an eighth longer.
+pub(super) const MAX_STORED_FRAME: usize = MAX_FRAME + MAX_FRAME / 8;
 
 /// How frames are compressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -1,0 +1,7 @@
+//! What an archive's owner has to rely on when something went wrong: damage is told, hostile archives do no harm, and mistakes are
+//! answered instead of carried out.
+
+mod bad_input;
+mod common;
+mod damage;
+mod hostile;
