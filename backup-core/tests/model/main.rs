@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failing test panics")]
 
 mod data;
+mod late;
 mod steps;
 mod watch;
 mod world;

@@ -63,6 +63,8 @@ pub(crate) struct Run {
     pub(crate) faults: Option<u64>,
     /// Faults of the store, which nobody retries for the worker.
     pub(crate) store_faults: Option<u64>,
+    /// Its puts may arrive late, with delays from this seed.
+    pub(crate) late: Option<u64>,
     pub(crate) end: End,
     /// After a death, the target also loses what was not synced.
     pub(crate) power: bool,
@@ -196,13 +198,9 @@ fn dies() -> impl Strategy<Value = Option<u8>> {
 }
 
 fn run() -> impl Strategy<Value = Run> {
-    (0u32..3, sometimes(), rarely(), end(), any::<bool>()).prop_map(|(holder, faults, store_faults, end, power)| Run {
-        holder,
-        faults,
-        store_faults,
-        end,
-        power,
-    })
+    (0u32..3, sometimes(), rarely(), sometimes(), end(), any::<bool>()).prop_map(
+        |(holder, faults, store_faults, late, end, power)| Run { holder, faults, store_faults, late, end, power },
+    )
 }
 
 fn backup() -> impl Strategy<Value = Step> {

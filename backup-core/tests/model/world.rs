@@ -1,6 +1,7 @@
 //! The world in which the steps happen, and what must hold in it.
 
 use super::data::{Contents, Picture, archived, picture};
+use super::late::LateDestination;
 use super::steps::{End, Run, Scripts, Step, hangs, is_passing, removing};
 use super::watch::WatchedStore;
 use backup_core::adapter::{Destination, Granularity, Store};
@@ -32,6 +33,8 @@ struct Job {
     task: Task,
     /// Claims by workers that are dead, paused or done are void; those of workers that were left running may be at work yet.
     zombies: usize,
+    /// Puts of dead workers may still arrive.
+    late: bool,
     /// No worker of it ever met a fault.
     calm: bool,
 }
@@ -100,9 +103,13 @@ impl World {
             RetryPolicy { initial: Duration::from_millis(1), max: Duration::from_millis(5), ..RetryPolicy::default() };
         let options = EngineOptions { memory: 64 << 20, holder, retry, threads: 2, ..EngineOptions::default() };
         let store = FaultyStore::new(Arc::new(self.store.clone()), scripts.store.clone());
+        let destination: Arc<dyn Destination> = match run.late {
+            Some(seed) => LateDestination::new(self.destination.clone(), seed),
+            None => Arc::new(self.destination.clone()),
+        };
         Worker {
             engine: Engine::with_options(store, options, Vec::new()),
-            destination: FaultyDestination::new(Arc::new(self.destination.clone()), scripts.destination.clone()),
+            destination: FaultyDestination::new(destination, scripts.destination.clone()),
             scripts,
         }
     }
@@ -219,7 +226,7 @@ impl World {
             return;
         };
         let Operation { new, .. } = operation;
-        self.jobs.push(Job { id: new.id, archive: new.archive, task, zombies: 0, calm: true });
+        self.jobs.push(Job { id: new.id, archive: new.archive, task, zombies: 0, late: false, calm: true });
         let job = self.jobs.len() - 1;
         self.drive(job, started, worker, run).await;
     }
@@ -272,9 +279,11 @@ impl World {
         let scripts = worker.scripts.clone();
         let Some(Ok(handle)) = started else {
             self.jobs[job].calm = false;
+            self.jobs[job].late |= run.late.is_some();
             turns(50).await;
             return;
         };
+        self.jobs[job].late |= run.late.is_some();
         let attempt = self.operation(job).await.attempt;
         let result = match run.end {
             End::Leave => {
@@ -360,7 +369,7 @@ impl World {
         match done {
             Some(Ok(operation)) => {
                 assert_eq!(operation.state, State::Cancelled);
-                if operation.new.kind == OperationKind::Backup && !self.left.iter().any(|left| left.job == job) {
+                if operation.new.kind == OperationKind::Backup && !self.may_write(job) {
                     assert_eq!(self.names_of(&archive), Vec::<String>::new(), "cancel left something behind");
                 }
             }
@@ -371,6 +380,11 @@ impl World {
             }
             None => {}
         }
+    }
+
+    /// Whether somebody who does not know it yet may still write.
+    fn may_write(&self, job: usize) -> bool {
+        self.jobs[job].late || self.left.iter().any(|left| left.job == job)
     }
 
     fn names_of(&self, archive: &ArchiveId) -> Vec<String> {
@@ -400,7 +414,7 @@ impl World {
         match done {
             Some(Ok(_)) => {
                 assert!(before.state.is_final() && !readers, "deleted while {:?} or read", before.state);
-                if !self.left.iter().any(|left| left.job == job) {
+                if !self.may_write(job) {
                     assert_eq!(self.names_of(&archive), Vec::<String>::new(), "delete left something behind");
                 }
             }
@@ -429,7 +443,7 @@ impl World {
             }
             Some(Ok(report)) => {
                 for id in &report.swept {
-                    let at_work = self.left.iter().any(|left| self.jobs[left.job].archive == *id);
+                    let at_work = (0..self.jobs.len()).any(|n| self.jobs[n].archive == *id && self.may_write(n));
                     assert!(at_work || self.names_of(id).is_empty(), "sweep left {:?}", self.names_of(id));
                 }
             }
@@ -454,6 +468,11 @@ impl World {
     pub(crate) async fn check(&mut self, when: &str) {
         assert_eq!(self.store.breaches(), Vec::<String>::new(), "{when}");
         let frozen = self.destination.snapshot();
+        // Nobody else runs between these looks at the store and at the destination.
+        let mut operations = Vec::new();
+        for n in 0..self.jobs.len() {
+            operations.push(self.operation(n).await);
+        }
         let objects = frozen.objects();
         for (name, bytes) in &objects {
             if let Some(before) = self.seen.get(name)
@@ -467,14 +486,13 @@ impl World {
                 matches!(job.task, Task::Backup { .. }) && name.as_str().starts_with(job.archive.as_str())
             });
             let job = job.expect("an archive of a known backup");
-            let newest = self.operation(job).await.attempt;
+            let newest = operations[job].attempt;
             let left_over = ObjectNames::parse_attempt(name).is_some_and(|written| written.attempt < newest);
             let doomed = self.doomed.contains(&self.jobs[job].archive);
             assert!(doomed || left_over, "{when}: {name} has vanished");
         }
         self.seen = objects;
-        for n in 0..self.jobs.len() {
-            let operation = self.operation(n).await;
+        for (n, operation) in operations.into_iter().enumerate() {
             let job = &self.jobs[n];
             match &job.task {
                 Task::Backup { picture, sealed } => {
@@ -482,7 +500,12 @@ impl World {
                     let complete = frozen.bytes(&names.manifest()).is_some() && frozen.bytes(&names.swept()).is_none();
                     if let State::Completed { warnings } = operation.state {
                         let deleted = self.deleted.contains(&job.archive);
-                        assert!(complete || deleted, "{when}: {} is completed, its archive is not", job.id);
+                        assert!(
+                            complete || deleted,
+                            "{when}: {} is completed, its archive has only {:#?}",
+                            job.id,
+                            self.names_of(&job.archive)
+                        );
                         assert!(
                             warnings == 0 || picture.twisted.is_some() || !job.calm,
                             "{when}: {warnings} warnings without a reason"
@@ -526,8 +549,11 @@ impl World {
             self.ended(left.job, left.attempt, &left.scripts, result).await;
             self.jobs[left.job].calm &= !left.scripts.met_faults();
         }
+        // What was sent arrives.
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        self.jobs.iter_mut().for_each(|job| job.late = false);
         self.check("after the workers have ended").await;
-        let calm = Run { holder: 7, faults: None, store_faults: None, end: End::Wait, power: false };
+        let calm = Run { holder: 7, faults: None, store_faults: None, late: None, end: End::Wait, power: false };
         for n in 0..self.jobs.len() {
             let state = self.operation(n).await.state;
             if state.is_final() {
