@@ -175,7 +175,8 @@ pub struct SweepReport {
     pub bytes: u64,
 }
 
-/// Removes archives that were never completed and have not grown for a long time. `swept.json` is put first: a backup that was
+/// Removes archives that were never completed and have not grown for a long time, and what broken puts left staged in complete
+/// ones of that age. `swept.json` is put first: a backup that was
 /// only asleep finds it and fails, instead of completing an archive with holes.
 ///
 /// # Errors
@@ -187,6 +188,7 @@ pub async fn sweep(destination: &dyn Destination, options: &SweepOptions) -> Res
         return Ok(report);
     }
     let now = destination.now().await?;
+    let age = |then: jiff::Timestamp| now.duration_since(then).unsigned_abs();
     for id in ids {
         let (codec, sealed) = match read_header(destination, &id).await {
             Ok((header, _)) => (header.codec, header.sealed),
@@ -200,7 +202,11 @@ pub async fn sweep(destination: &dyn Destination, options: &SweepOptions) -> Res
         let names = ObjectNames::new(id.clone(), codec, sealed);
         let manifest = destination.stat(&names.manifest()).await?;
         let mark = destination.stat(&names.swept()).await?;
-        if let (Some(_), None) = (&manifest, &mark) {
+        if let (Some(manifest), None) = (&manifest, &mark) {
+            // A worker that died after another had taken over leaves what it was putting; by now nobody puts there.
+            if !options.dry_run && age(manifest.modified) >= options.min_age {
+                destination.remove_staged(&names.root()).await?;
+            }
             continue;
         }
         let (mut objects, mut bytes, mut newest) = (0, 0, None);
@@ -210,7 +216,6 @@ pub async fn sweep(destination: &dyn Destination, options: &SweepOptions) -> Res
             bytes += object.size;
             newest = newest.max(Some(object.modified));
         }
-        let age = |then: jiff::Timestamp| now.duration_since(then).unsigned_abs();
         let why_kept = match &mark {
             Some(_) if manifest.is_some() => {
                 Some("it has a manifest and was swept, by whom cannot be told: verify it, or delete it".to_owned())
