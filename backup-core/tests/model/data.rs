@@ -55,7 +55,7 @@ pub(crate) fn picture(seed: u64, twist: Twist) -> Picture {
     for (group, on_resume) in [("shop.orders", OnResume::Continue), ("shop.users", OnResume::Supersede)] {
         let salt = group.len() as u64;
         let slices: Vec<Blob> = (0..draw(seed, 20 + salt, 5))
-            .map(|n| Blob::pattern(seed ^ (n << 8) ^ salt, draw(seed, 30 + salt * 10 + n, 50_000)))
+            .map(|n| Blob::pattern(seed ^ (n << 8) ^ salt, draw(seed, 30 + salt * 10 + n, 20_000)))
             .collect();
         for (n, slice) in slices.iter().enumerate() {
             contents.insert((&*format!("{}/{n:06}.bin", group.replace('.', "/"))).into(), slice.bytes());
@@ -64,14 +64,14 @@ pub(crate) fn picture(seed: u64, twist: Twist) -> Picture {
     }
     for n in 0..1 + draw(seed, 1, 3) {
         let name = format!("z{n}");
-        let blob = Blob::pattern(!seed ^ n, draw(seed, 200 + n, 250_000));
+        let blob = Blob::pattern(!seed ^ n, draw(seed, 200 + n, 150_000));
         contents.insert((&*name).into(), blob.bytes());
         source = source.stored(&name, blob);
     }
     let at = TroubleAt { read: 1, after: 61_441 };
     let planned = match twist {
         Twist::None => false,
-        Twist::Changes => source.at_read("z0", at, Trouble::Change(Blob::pattern(seed + 1, draw(seed, 2, 200_000)))),
+        Twist::Changes => source.at_read("z0", at, Trouble::Change(Blob::pattern(seed + 1, draw(seed, 2, 150_000)))),
         Twist::Vanishes => source.at_read("z0", TroubleAt::read(1), Trouble::Vanish),
         Twist::Denied => source.at_read("z0", TroubleAt::read(1), Trouble::Deny),
     };

@@ -210,7 +210,7 @@ fn backup() -> impl Strategy<Value = Step> {
         1 => Just(Twist::Vanishes),
         1 => Just(Twist::Denied),
     ];
-    (any::<u64>(), twist, any::<bool>(), any::<bool>(), 10_000u64..120_000, run())
+    (any::<u64>(), twist, proptest::bool::weighted(0.3), any::<bool>(), 5_000u64..60_000, run())
         .prop_map(|(seed, twist, sealed, zstd, volume, run)| Step::Backup { seed, twist, sealed, zstd, volume, run })
 }
 
