@@ -329,11 +329,26 @@ impl Attempt {
 
     /// Totals for the progress.
     async fn estimate(&self) {
+        // A backup that is done by then needs no estimate.
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         match self.adapters.source.estimate().await {
             Ok(estimate) => {
+                self.warn_of_little_space(estimate.bytes).await;
                 self.session.meter.update(|p| (p.entries_total, p.bytes_total) = (estimate.entries, estimate.bytes))
             }
             Err(error) => tracing::debug!(error = %error.chain(), "the source could not be counted"),
+        }
+    }
+
+    /// Says so when the source holds more than the destination has room for. It may fit all the same: nobody knows yet how well
+    /// the data compresses. A disk that does get full pauses the backup.
+    async fn warn_of_little_space(&self, bytes: Option<u64>) {
+        let Some(bytes) = bytes else { return };
+        if let Ok(Some(free)) = self.adapters.destination.free_space().await
+            && free < bytes
+        {
+            let text = format!("the source holds {bytes} bytes, and the destination has room for {free}");
+            self.session.log(LogRecord::warning("space", text));
         }
     }
 
