@@ -8,5 +8,6 @@ mod bad_input;
 mod common;
 mod damage;
 mod hostile;
+mod model;
 mod pause_resume;
 mod races;

@@ -15,7 +15,7 @@ use super::fetch::{Decoded, Fetcher};
 use super::handle::AbortOnDrop;
 use super::selection::Chosen;
 use super::session::{Session, no_such};
-use super::{Engine, Limits, OpenOptions, OperationHandle, Outcome, RestoreRequest, ResumeRestore};
+use super::{Engine, Limits, OperationHandle, Outcome, RestoreRequest, ResumeRestore};
 use crate::adapter::{Granularity, RestorePlan, RestoreTarget};
 use crate::model::{Entry, EntryKind, GroupName, LogRecord, NewOperation, OperationId, OperationKind, Phase};
 use crate::retry::Retrying;
