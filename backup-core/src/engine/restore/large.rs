@@ -82,9 +82,11 @@ impl LargeWriter {
             .boxed()
     }
 
-    /// Trouble with one entry at the target is a warning, but an archive that cannot be read fails the restore.
-    fn written(&self, entry: &Entry, result: Result<Written>, unreadable: &Unreadable) -> Result<()> {
-        match result {
+    /// Trouble with one entry at the target is a warning, but an archive that cannot be read, or a target that is in trouble
+    /// as a whole, fails the restore.
+    fn written(&self, entry: &Entry, result: Result<Result<Written>>, unreadable: &Unreadable) -> Result<()> {
+        match result? {
+            // A target that takes a reader's error for one of the entry must not make intact entries be left out.
             Err(error) if unreadable.load(Ordering::Relaxed) => Err(error),
             result => self.ledger.written(entry, result),
         }
@@ -100,7 +102,7 @@ impl LargeWriter {
             unreadable.store(false, Ordering::Relaxed);
             let content = self.reader(&entry, &progress, &unreadable);
             match self.target.write_large(&self.plan, &entry, content, &progress).await {
-                Err(e) if tries < TRIES && (e.class() == ErrorClass::Changed || e.is_retryable()) => {
+                Err(e) | Ok(Err(e)) if tries < TRIES && (e.class() == ErrorClass::Changed || e.is_retryable()) => {
                     if e.class() == ErrorClass::Changed {
                         progress = self.ledger.forget_progress(entry.ordinal);
                     }
@@ -116,17 +118,17 @@ impl LargeWriter {
 
     /// Writes all slices of a group as one content. Never from the middle: a resumed restore starts it over.
     pub(super) async fn group(self, plan: Plan, first: Entry, group: GroupName, work: Work) -> Result<()> {
-        let progress = EntryProgress::default();
         let mut tries = 0;
         let unreadable = Unreadable::default();
         let result = loop {
             tries += 1;
+            let progress = EntryProgress::default();
             unreadable.store(false, Ordering::Relaxed);
             let stream = slices(plan.clone(), self.fetcher.clone(), first.ordinal, group.clone());
             let stream = self.limited(stream, &unreadable);
             let content = ContentReader::new(stream, Sha256::new(), None, None);
             match self.target.write_large(&self.plan, &first, content, &progress).await {
-                Err(e) if tries < TRIES && (e.class() == ErrorClass::Changed || e.is_retryable()) => {
+                Err(e) | Ok(Err(e)) if tries < TRIES && (e.class() == ErrorClass::Changed || e.is_retryable()) => {
                     tracing::warn!(%group, error = %e.chain(), "writing a group is started over");
                 }
                 result => break result,
