@@ -3,6 +3,7 @@
 mod checkpoint;
 mod large;
 mod ledger;
+mod left;
 mod plan;
 mod small;
 
@@ -16,17 +17,19 @@ use super::handle::AbortOnDrop;
 use super::selection::Chosen;
 use super::session::{Session, no_such};
 use super::{Engine, Limits, OpenOptions, OperationHandle, Outcome, RestoreRequest, ResumeRestore};
-use crate::adapter::{Granularity, RestorePlan, RestoreTarget};
-use crate::model::{Entry, EntryKind, GroupName, LogRecord, NewOperation, OperationId, OperationKind, Phase};
+use crate::adapter::{Granularity, MismatchKind, PlanEntries, RestorePlan, RestoreTarget};
+use crate::model::{
+    Entry, EntryKind, EntryName, GroupName, LogRecord, NewOperation, OperationId, OperationKind, Phase,
+};
 use crate::retry::Retrying;
 use crate::state::{Event, State};
 use crate::{Error, ErrorClass, Result};
 use bytes::Bytes;
-use checkpoint::RestoreCheckpoint;
+use checkpoint::{Body, RestoreCheckpoint};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use large::LargeWriter;
-use ledger::{Account, Ledger};
+use ledger::Ledger;
 use small::SmallWriter;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -52,17 +55,7 @@ pub(super) async fn start(engine: &Engine, request: RestoreRequest) -> Result<Op
         return Err(Error::corrupt(text).on(&id));
     }
     target.check().await.map_err(|e| e.context(format!("the target {} cannot be used", target.identity())))?;
-    let first = RestoreCheckpoint {
-        version: 1,
-        archive: id.clone(),
-        manifest_sha256: archive.manifest_sha256(),
-        options,
-        done: 0,
-        large: Vec::new(),
-        groups: Vec::new(),
-        warnings: 0,
-        left: Vec::new(),
-    };
+    let first = RestoreCheckpoint::first(id.clone(), archive.manifest_sha256(), options);
     let op = OperationId::generate(jiff::Timestamp::now());
     let new = NewOperation {
         id: op.clone(),
@@ -73,7 +66,7 @@ pub(super) async fn start(engine: &Engine, request: RestoreRequest) -> Result<Op
         archive: id,
         spec,
     };
-    engine.store.create(new, Some(&first.encode()?)).await?;
+    engine.store.create(new, Some(&first.encode(archive.inner.key.as_ref())?)).await?;
     let (session, _) = Session::claim(engine, &op, super::TakeOver::WhenFree).await?;
     Ok(spawn(engine, session, archive, target, limits, first, false))
 }
@@ -89,11 +82,12 @@ pub(super) async fn resume(engine: &Engine, request: ResumeRestore) -> Result<Op
     let (session, claim) = Session::claim(engine, &id, take_over).await?;
     let opened = async {
         let saved = claim.checkpoint.as_ref().ok_or_else(|| Error::corrupt("the operation has no checkpoint"))?;
-        let saved = RestoreCheckpoint::decode(saved)?;
-        let archive = Archive::open(destination, &saved.archive, &OpenOptions { ..open }).await?;
-        if archive.manifest_sha256() != saved.manifest_sha256 {
+        let head = RestoreCheckpoint::decode_head(saved)?;
+        let archive = Archive::open(destination, &head.archive, &OpenOptions { ..open }).await?;
+        if archive.manifest_sha256() != head.manifest_sha256 {
             return Err(Error::corrupt("the archive is not the one that the restore began with").on(archive.id()));
         }
+        let saved = RestoreCheckpoint::decode(saved, archive.inner.key.as_ref())?;
         Ok((archive, saved))
     };
     match opened.await {
@@ -158,13 +152,16 @@ impl Attempt {
 
     async fn work(&self, mut saved: RestoreCheckpoint) -> Result<Outcome> {
         let session = &self.session;
-        let chosen = Arc::new(Chosen::new(&saved.options.selection)?);
+        let account = std::mem::take(&mut saved.body.account);
+        let (options, from, tally) = (saved.body.options.clone(), account.done, account.tally);
+        let chosen = Arc::new(Chosen::new(&options.selection)?);
         let plan = Plan { archive: self.archive.clone(), chosen: chosen.clone() };
+        let ledger = Ledger::new(session.clone(), account)?;
         let restore_plan = RestorePlan {
             tag: session.fence().operation.to_string(),
             resumed: self.resumed,
-            overwrite: saved.options.overwrite,
-            entries: Arc::new(plan.clone()),
+            overwrite: options.overwrite,
+            entries: Arc::new(Planned { plan: plan.clone(), ledger: ledger.clone() }),
         };
         let text = format!("restoring {} to {}", self.archive.id(), self.target.identity());
         session.log(LogRecord::info("connect", text));
@@ -173,22 +170,15 @@ impl Attempt {
         let totals = self.archive.manifest().totals;
         session.meter.update(|p| {
             p.phase = Phase::Transferring;
-            p.warnings = saved.warnings;
+            // What was counted behind the checkpoint is done and counted again.
+            (p.entries, p.bytes, p.warnings) = (tally.entries, tally.bytes, tally.warnings);
             if chosen.is_all() {
                 p.entries_total = Some(totals.entries);
                 p.bytes_total = Some(totals.bytes);
             }
         });
-        let account = Account {
-            done: saved.done,
-            large: std::mem::take(&mut saved.large),
-            groups: std::mem::take(&mut saved.groups),
-            left: std::mem::take(&mut saved.left),
-            warnings: saved.warnings,
-        };
-        let ledger = Ledger::new(session.clone(), account);
         let ended = {
-            let transfer = Box::pin(self.transfer(&plan, &restore_plan, &ledger, saved.done));
+            let transfer = Box::pin(self.transfer(&plan, &restore_plan, &ledger, from));
             let keep_account = Box::pin(self.keep_account(&saved, &ledger));
             tokio::select! {
                 ended = transfer => ended?,
@@ -201,13 +191,13 @@ impl Attempt {
         }
         session.meter.phase(Phase::Finishing);
         for warning in self.target.finish(&restore_plan).await? {
-            ledger.warn(warning.name.as_ref(), &warning.message);
+            ledger.finished_with(&warning);
             session.log_pressure().await?;
         }
-        if !saved.options.skip_verify {
+        if !options.skip_verify {
             self.verify(&restore_plan, &ledger).await?;
         }
-        let warnings = ledger.account().warnings;
+        let warnings = ledger.warnings();
         session.meter.phase(Phase::Done);
         let progress = session.meter.snapshot();
         let log =
@@ -220,29 +210,41 @@ impl Attempt {
         Ok(Outcome::Completed { warnings, progress })
     }
 
-    /// Reads the target back. What was left out with a warning is no damage; anything else that differs is.
+    /// Reads the target back. What was left out with a warning is no damage, and other metadata is a warning; other content
+    /// is damage.
     async fn verify(&self, plan: &RestorePlan, ledger: &Ledger) -> Result<()> {
         let session = &self.session;
         session.meter.phase(Phase::Verifying);
         session.log(LogRecord::info("verify", "reading the restored data back"));
         let report = self.target.verify(plan).await?;
-        let known = report.mismatches.iter().filter(|m| ledger.may_have_left(&m.name)).count() as u64;
         for mismatch in &report.mismatches {
             let text = format!("{}: {}", mismatch.name, mismatch.message);
             session.log(LogRecord::warning("verify", text));
         }
-        if report.mismatch_count > known {
+        let (content, metadata) = (report.mismatch_count, report.metadata_count);
+        if metadata > 0 {
             let text = format!(
-                "reading back found {} entries that are not as the archive has them; the first ones are in the job log",
-                report.mismatch_count - known
+                "{metadata} entries have other metadata than in the archive; the first ones are in the job log"
+            );
+            ledger.warn("verify", metadata, &text);
+        }
+        if content > 0 && !ledger.has_left_out_more() {
+            let text = format!(
+                "reading back found {content} entries that are not as the archive has them; the first ones are in the job log"
             );
             return Err(Error::corrupt(text));
         }
-        let text = format!(
-            "{} entries with {} bytes are as the archive has them",
-            report.entries - known.min(report.entries),
-            report.bytes
-        );
+        if content > 0 {
+            let text = format!(
+                "{content} entries are not as the archive has them. So many entries were left out that not all of their names \
+                 are known any more, so these may be among them, or may be damage of the target: compare the first ones, \
+                 which are in the job log, with the warnings before"
+            );
+            ledger.warn("verify", content, &text);
+        }
+        let differ = content.saturating_add(metadata).saturating_add(report.known_count);
+        let (entries, bytes) = (report.entries.saturating_sub(differ), report.bytes);
+        let text = format!("{entries} entries are as the archive has them; {bytes} bytes were read back");
         session.log(LogRecord::info("verify", text));
         Ok(())
     }
@@ -264,9 +266,9 @@ impl Attempt {
     async fn save(&self, saved: &RestoreCheckpoint, ledger: &Ledger) -> Result<()> {
         let account = ledger.account();
         self.target.sync().await?;
-        let Account { done, large, groups, left, warnings } = account;
-        let checkpoint = RestoreCheckpoint { done, large, groups, left, warnings, ..saved.clone() };
-        self.session.save(&checkpoint.encode()?).await?;
+        let RestoreCheckpoint { head, body } = saved.clone();
+        let checkpoint = RestoreCheckpoint { head, body: Body { account, ..body } };
+        self.session.save(&checkpoint.encode(self.archive.inner.key.as_ref())?).await?;
         self.session.log_pressure().await
     }
 
@@ -313,7 +315,7 @@ impl Attempt {
             small,
             large,
             running: VecDeque::new(),
-            groups: ledger.account().groups.into_iter().collect(),
+            groups: ledger.groups().into_iter().collect(),
             queue: VecDeque::new(),
         };
         let ended = self.feed(&mut splitter, &mut entries, &mut decoded).await;
@@ -361,6 +363,23 @@ impl Attempt {
             splitter.frames(frames?).await?;
         }
         splitter.finish(&pause).await
+    }
+}
+
+/// The plan as the target sees it.
+#[derive(Debug)]
+struct Planned {
+    plan: Plan,
+    ledger: Arc<Ledger>,
+}
+
+impl PlanEntries for Planned {
+    fn entries(&self) -> BoxStream<'static, Result<Entry>> {
+        self.plan.entries()
+    }
+
+    fn known_to_differ(&self, name: &EntryName) -> Option<MismatchKind> {
+        self.ledger.known_to_differ(name)
     }
 }
 
@@ -418,7 +437,8 @@ impl Splitter {
         {
             // Its group's writer reads it.
             self.ledger.handed_out(entry.ordinal + 1);
-            return self.ledger.written(&entry, Ok(crate::adapter::Written::AlreadyThere));
+            self.ledger.passed(&entry);
+            return Ok(());
         }
         while self.running.len() >= PARALLEL_LARGE {
             self.first_done().await?;
