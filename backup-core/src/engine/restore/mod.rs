@@ -9,6 +9,7 @@ mod small;
 
 pub(super) use large::content;
 pub(super) use plan::Plan;
+use plan::Planned;
 
 use super::archive::Archive;
 use super::backup::{has_content, same_place};
@@ -161,7 +162,7 @@ impl Attempt {
             tag: session.fence().operation.to_string(),
             resumed: self.resumed,
             overwrite: options.overwrite,
-            entries: Arc::new(Planned { plan: plan.clone(), ledger: ledger.clone() }),
+            entries: Arc::new(TargetPlan { plan: plan.clone(), ledger: ledger.clone() }),
         };
         let text = format!("restoring {} to {}", self.archive.id(), self.target.identity());
         session.log(LogRecord::info("connect", text));
@@ -329,7 +330,7 @@ impl Attempt {
     async fn feed(
         &self,
         splitter: &mut Splitter,
-        entries: &mut mpsc::Receiver<Vec<Entry>>,
+        entries: &mut mpsc::Receiver<Vec<Planned>>,
         decoded: &mut BoxStream<'static, Result<Decoded>>,
     ) -> Result<Ended> {
         let pause = self.session.pause.clone();
@@ -368,14 +369,14 @@ impl Attempt {
 
 /// The plan as the target sees it.
 #[derive(Debug)]
-struct Planned {
+struct TargetPlan {
     plan: Plan,
     ledger: Arc<Ledger>,
 }
 
-impl PlanEntries for Planned {
+impl PlanEntries for TargetPlan {
     fn entries(&self) -> BoxStream<'static, Result<Entry>> {
-        self.plan.entries()
+        self.plan.clone().restored()
     }
 
     fn known_to_differ(&self, name: &EntryName) -> Option<MismatchKind> {
@@ -395,7 +396,7 @@ struct Splitter {
     /// Groups that are taken as a whole and have been begun.
     groups: HashSet<GroupName>,
     /// Entries whose content has not come yet, in order.
-    queue: VecDeque<Entry>,
+    queue: VecDeque<Planned>,
 }
 
 impl Splitter {
@@ -409,18 +410,18 @@ impl Splitter {
     async fn advance(&mut self, decoded: Option<&Decoded>) -> Result<()> {
         let mut frames = decoded.map(|d| d.frames.iter()).into_iter().flatten();
         let mut frame = frames.next();
-        while let Some(entry) = self.queue.front() {
-            if Attempt::is_large(&*self.target, entry) {
-                let Some(entry) = self.queue.pop_front() else { break };
+        while let Some(Planned { entry, apart }) = self.queue.front() {
+            if Attempt::is_large(&*self.target, entry) || (*apart && entry.size > 0) {
+                let Some(Planned { entry, .. }) = self.queue.pop_front() else { break };
                 self.begin_large(entry).await?;
             } else if entry.size == 0 {
-                let Some(entry) = self.queue.pop_front() else { break };
+                let Some(Planned { entry, .. }) = self.queue.pop_front() else { break };
                 self.small.add(entry, Bytes::new(), None).await?;
             } else {
                 let Some(present) = frame else { break };
                 match self.small.take(entry, present)? {
                     Some(content) => {
-                        let Some(entry) = self.queue.pop_front() else { break };
+                        let Some(Planned { entry, .. }) = self.queue.pop_front() else { break };
                         self.small.add(entry, content, decoded).await?;
                     }
                     None => frame = frames.next(),
@@ -472,7 +473,7 @@ impl Splitter {
 
     /// Waits for everything that was begun.
     async fn finish(&mut self, pause: &tokio_util::sync::CancellationToken) -> Result<Ended> {
-        if let Some(entry) = self.queue.front() {
+        if let Some(Planned { entry, .. }) = self.queue.front() {
             return Err(Error::corrupt("the index names content that no frame holds").on(&entry.name));
         }
         self.small.drain().await?;
