@@ -46,7 +46,17 @@ impl Archive {
     /// open it; `Invalid` when keys are given, it is not sealed, and that is not allowed; `Unsupported` when it needs a newer
     /// reader; `Corrupt` when an object is damaged or the archive was swept.
     pub async fn open(destination: Arc<dyn Destination>, id: &ArchiveId, options: &OpenOptions) -> Result<Self> {
-        let destination: Arc<dyn Destination> = Retrying::new(destination, RetryPolicy::default());
+        Self::open_with(destination, id, options, RetryPolicy::default()).await
+    }
+
+    /// The same, with another policy for what is read now and later.
+    pub(super) async fn open_with(
+        destination: Arc<dyn Destination>,
+        id: &ArchiveId,
+        options: &OpenOptions,
+        retry: RetryPolicy,
+    ) -> Result<Self> {
+        let destination: Arc<dyn Destination> = Retrying::new(destination, retry);
         let (header, header_bytes) = read_header(&*destination, id).await?;
         let names = ObjectNames::new(id.clone(), header.codec, header.sealed);
         let key = match (header.sealed, &options.keys) {

@@ -17,7 +17,7 @@ use super::fetch::{Decoded, Fetcher};
 use super::handle::AbortOnDrop;
 use super::selection::Chosen;
 use super::session::{Session, no_such};
-use super::{Engine, Limits, OpenOptions, OperationHandle, Outcome, RestoreRequest, ResumeRestore};
+use super::{Engine, Limits, OperationHandle, Outcome, RestoreRequest, ResumeRestore};
 use crate::adapter::{Granularity, MismatchKind, PlanEntries, RestorePlan, RestoreTarget};
 use crate::model::{
     Entry, EntryKind, EntryName, GroupName, LogRecord, NewOperation, OperationId, OperationKind, Phase,
@@ -48,7 +48,7 @@ const CHECKPOINT_PAUSE: Duration = Duration::from_secs(2);
 pub(super) async fn start(engine: &Engine, request: RestoreRequest) -> Result<OperationHandle> {
     let RestoreRequest { destination, archive: id, target, open, options, limits, name, spec } = request;
     Chosen::new(&options.selection)?;
-    let archive = Archive::open(destination.clone(), &id, &open).await?;
+    let archive = Archive::open_with(destination.clone(), &id, &open, engine.options.retry).await?;
     let place = destination.identity();
     let known = engine.store.archives(&place).await?;
     if known.iter().any(|r| r.archive == id && r.manifest_sha256 != archive.manifest_sha256()) {
@@ -84,7 +84,7 @@ pub(super) async fn resume(engine: &Engine, request: ResumeRestore) -> Result<Op
     let opened = async {
         let saved = claim.checkpoint.as_ref().ok_or_else(|| Error::corrupt("the operation has no checkpoint"))?;
         let head = RestoreCheckpoint::decode_head(saved)?;
-        let archive = Archive::open(destination, &head.archive, &OpenOptions { ..open }).await?;
+        let archive = Archive::open_with(destination, &head.archive, &open, engine.options.retry).await?;
         if archive.manifest_sha256() != head.manifest_sha256 {
             return Err(Error::corrupt("the archive is not the one that the restore began with").on(archive.id()));
         }
