@@ -162,7 +162,7 @@ impl Run<'_> {
                     }
                     self.volumes(&piece.volumes, piece.entries).await?;
                 }
-                Err(e) if is_damage(&e) => {
+                Err(e) if self.is_finding(&e).await => {
                     if self.sizes.contains_key(&record.name) {
                         self.outcome.find(Some(&record.name), None, e.chain());
                     } // Else that it is missing has been said.
@@ -181,6 +181,15 @@ impl Run<'_> {
             walker.finish(&mut self.outcome);
         }
         self.volumes_txt().await
+    }
+
+    /// Whether an error of reading one object is a finding: also one such as a bad sector is, if the destination as a whole can
+    /// still be reached.
+    async fn is_finding(&self, error: &Error) -> bool {
+        let inner = &self.archive.inner;
+        is_damage(error)
+            || (error.class() == ErrorClass::Permanent
+                && inner.destination.stat(&inner.names.header()).await.is_ok_and(|header| header.is_some()))
     }
 
     /// `volumes.txt` is for people with `tar`, but it should be right all the same.
@@ -276,7 +285,7 @@ impl Run<'_> {
                     }
                     self.walk(decoded).await?;
                 }
-                Err(e) if is_damage(&e) => {
+                Err(e) if self.is_finding(&e).await => {
                     // One finding a volume says enough.
                     if broken.as_ref() != Some(&chunk.volume.name) {
                         self.outcome.find(Some(&chunk.volume.name), None, e.chain());
@@ -340,7 +349,7 @@ impl Run<'_> {
                     });
                     (sampler, self.outcome) = walked.await.map_err(super::archive::panicked)?;
                 }
-                Err(e) if is_damage(&e) => {
+                Err(e) if self.is_finding(&e).await => {
                     self.outcome.find(Some(&volume.name), None, e.chain());
                     return Ok(());
                 }

@@ -37,9 +37,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// Content up to this length is held in memory and written in batches; longer content is streamed.
 const LARGE: u64 = 16 << 20;
+/// So many planned entries wait for their content; the index is read on when there are fewer.
+const WAITING: usize = 50_000;
 /// Large entries at once.
 const PARALLEL_LARGE: usize = 2;
 /// The shortest time between two checkpoints; more when making the target durable takes long.
@@ -187,7 +190,7 @@ impl Attempt {
             }
         };
         self.save(&saved, &ledger).await?;
-        if ended == Ended::Paused {
+        if ended == Ended::Paused || session.pause.is_cancelled() {
             return session.paused().await;
         }
         session.meter.phase(Phase::Finishing);
@@ -196,7 +199,12 @@ impl Attempt {
             session.log_pressure().await?;
         }
         if !options.skip_verify {
-            self.verify(&restore_plan, &ledger).await?;
+            tokio::select! {
+                biased;
+                // Whoever resumes comes here at once, for all is written.
+                () = session.pause.cancelled() => return session.paused().await,
+                verified = self.verify(&restore_plan, &ledger) => verified?,
+            }
         }
         let warnings = ledger.warnings();
         session.meter.phase(Phase::Done);
@@ -318,6 +326,7 @@ impl Attempt {
             running: VecDeque::new(),
             groups: ledger.groups().into_iter().collect(),
             queue: VecDeque::new(),
+            pause: self.session.pause.clone(),
         };
         let ended = self.feed(&mut splitter, &mut entries, &mut decoded).await;
         if !matches!(ended, Ok(Ended::Complete)) {
@@ -342,7 +351,8 @@ impl Attempt {
                     splitter.small.drain().await?;
                     return Ok(Ended::Paused);
                 }
-                batch = entries.recv() => match batch {
+                // When no frames come any more, nothing but the rest of the plan can follow.
+                batch = entries.recv(), if splitter.queue.len() < WAITING || !more_frames => match batch {
                     Some(batch) => {
                         splitter.queue.extend(batch);
                         splitter.advance(None).await?;
@@ -356,14 +366,20 @@ impl Attempt {
                 },
             }
         }
-        while let Some(frames) = decoded.next().await {
-            if pause.is_cancelled() {
-                splitter.small.drain().await?;
-                return Ok(Ended::Paused);
+        while more_frames && !pause.is_cancelled() {
+            tokio::select! {
+                () = pause.cancelled() => {}
+                frames = decoded.next() => match frames {
+                    Some(frames) => splitter.frames(frames?).await?,
+                    None => more_frames = false,
+                },
             }
-            splitter.frames(frames?).await?;
         }
-        splitter.finish(&pause).await
+        if pause.is_cancelled() {
+            splitter.small.drain().await?;
+            return Ok(Ended::Paused);
+        }
+        splitter.finish().await
     }
 }
 
@@ -397,6 +413,7 @@ struct Splitter {
     groups: HashSet<GroupName>,
     /// Entries whose content has not come yet, in order.
     queue: VecDeque<Planned>,
+    pause: CancellationToken,
 }
 
 impl Splitter {
@@ -412,8 +429,9 @@ impl Splitter {
         let mut frame = frames.next();
         while let Some(Planned { entry, apart }) = self.queue.front() {
             if Attempt::is_large(&*self.target, entry) || (*apart && entry.size > 0) {
-                let Some(Planned { entry, .. }) = self.queue.pop_front() else { break };
-                self.begin_large(entry).await?;
+                if !self.begin_large().await? {
+                    return Ok(());
+                }
             } else if entry.size == 0 {
                 let Some(Planned { entry, .. }) = self.queue.pop_front() else { break };
                 self.small.add(entry, Bytes::new(), None).await?;
@@ -431,7 +449,9 @@ impl Splitter {
         Ok(())
     }
 
-    async fn begin_large(&mut self, entry: Entry) -> Result<()> {
+    /// Begins the entry at the front of the queue when there is room; `false` when a pause came before.
+    async fn begin_large(&mut self) -> Result<bool> {
+        let Some(Planned { entry, apart }) = self.queue.pop_front() else { return Ok(true) };
         let whole = Attempt::is_whole(&*self.target, &entry);
         if let Some(group) = entry.group.as_ref().filter(|_| whole)
             && !self.groups.insert(group.clone())
@@ -439,10 +459,18 @@ impl Splitter {
             // Its group's writer reads it.
             self.ledger.handed_out(entry.ordinal + 1);
             self.ledger.passed(&entry);
-            return Ok(());
+            return Ok(true);
         }
+        let pause = self.pause.clone();
         while self.running.len() >= PARALLEL_LARGE {
-            self.first_done().await?;
+            tokio::select! {
+                biased;
+                () = pause.cancelled() => {
+                    self.queue.push_front(Planned { entry, apart });
+                    return Ok(false);
+                }
+                done = self.first_done() => done?,
+            }
         }
         let work = self.ledger.begin(entry.ordinal);
         self.ledger.handed_out(entry.ordinal + 1);
@@ -452,7 +480,7 @@ impl Splitter {
             None => tokio::spawn(writer.entry(entry, work)),
         };
         self.running.push_back(AbortOnDrop(task));
-        Ok(())
+        Ok(true)
     }
 
     async fn first_done(&mut self) -> Result<()> {
@@ -472,7 +500,8 @@ impl Splitter {
     }
 
     /// Waits for everything that was begun.
-    async fn finish(&mut self, pause: &tokio_util::sync::CancellationToken) -> Result<Ended> {
+    async fn finish(&mut self) -> Result<Ended> {
+        let pause = self.pause.clone();
         if let Some(Planned { entry, .. }) = self.queue.front() {
             return Err(Error::corrupt("the index names content that no frame holds").on(&entry.name));
         }
