@@ -144,6 +144,7 @@ impl Run<'_> {
     async fn all(&mut self) -> Result<()> {
         let manifest = self.archive.manifest();
         let mut raw = 0;
+        let mut names_known = true;
         for (number, record) in manifest.pieces.iter().enumerate() {
             if record.raw.start != raw {
                 self.outcome.find(Some(&record.name), None, "the index pieces do not follow each other without a gap");
@@ -158,9 +159,10 @@ impl Run<'_> {
                     }
                     self.volumes(&piece.volumes, piece.entries).await?;
                 }
-                Err(e) if is_damage(&e) => {
+                Err(e) if self.is_finding(&e).await => {
                     self.outcome.find(Some(&record.name), None, e.chain());
                     self.walker = None;
+                    names_known = false;
                 }
                 Err(e) => return Err(e),
             }
@@ -173,7 +175,16 @@ impl Run<'_> {
         {
             walker.finish(&mut self.outcome);
         }
-        self.volumes_txt().await
+        // Without all pieces nobody knows what it should be.
+        if names_known { self.volumes_txt().await } else { Ok(()) }
+    }
+
+    /// Whether an error is about the archive or one of its objects, such as a bad sector below it, and not about the destination.
+    async fn is_finding(&self, error: &Error) -> bool {
+        let inner = &self.archive.inner;
+        is_damage(error)
+            || (error.class() == ErrorClass::Permanent
+                && matches!(inner.destination.stat(&inner.names.header()).await, Ok(Some(_))))
     }
 
     /// `volumes.txt` is for people with `tar`, but it should be right all the same.
@@ -270,7 +281,7 @@ impl Run<'_> {
                     }
                     self.walk(decoded).await?;
                 }
-                Err(e) if is_damage(&e) => {
+                Err(e) if self.is_finding(&e).await => {
                     // One finding a volume says enough.
                     if broken.as_ref() != Some(&chunk.volume.name) {
                         self.outcome.find(Some(&chunk.volume.name), None, e.chain());
@@ -334,7 +345,7 @@ impl Run<'_> {
                     });
                     (sampler, self.outcome) = walked.await.map_err(super::archive::panicked)?;
                 }
-                Err(e) if is_damage(&e) => {
+                Err(e) if self.is_finding(&e).await => {
                     self.outcome.find(Some(&volume.name), None, e.chain());
                     return Ok(());
                 }
@@ -411,6 +422,9 @@ impl Walker {
     fn finish(mut self, outcome: &mut VerifyOutcome) {
         self.passed.extend(self.present.take());
         self.compare(outcome);
+        if let Err(e) = self.tar.finish() {
+            outcome.find(None, None, e.chain());
+        }
         for entry in &self.expected {
             outcome.find(None, Some(&entry.name), "the index has it, the tar stream has not");
         }
