@@ -117,12 +117,13 @@ impl LargeWriter {
 
     /// Writes all slices of a group as one content. Never from the middle: a resumed restore starts it over.
     pub(super) async fn group(self, plan: Plan, first: Entry, group: GroupName, work: Work) -> Result<()> {
-        let progress = EntryProgress::default();
         let mut tries = 0;
         let unreadable = Unreadable::default();
         let result = loop {
             tries += 1;
             unreadable.store(false, Ordering::Relaxed);
+            // Each try starts at the beginning, whatever an earlier one recorded.
+            let progress = EntryProgress::default();
             let stream = slices(plan.clone(), self.fetcher.clone(), first.ordinal, group.clone());
             let stream = self.limited(stream, &unreadable);
             let content = ContentReader::new(stream, Sha256::new(), None, None);

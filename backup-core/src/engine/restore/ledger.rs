@@ -4,7 +4,7 @@ use crate::adapter::{EntryProgress, SavedProgress, Written};
 use crate::engine::session::Session;
 use crate::model::{Entry, EntryName, GroupName, LogRecord};
 use crate::{Error, ErrorClass, Result};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Names of entries that were not restored are kept up to this number.
@@ -43,6 +43,15 @@ pub(super) struct Account {
     pub(super) large: Vec<(u64, SavedProgress)>,
     pub(super) groups: Vec<GroupName>,
     pub(super) left: Vec<EntryName>,
+    pub(super) warnings: u64,
+}
+
+/// What is not as the archive has it, and why is in the job log.
+#[derive(Debug)]
+pub(super) struct LeftOut {
+    pub(super) names: HashSet<EntryName>,
+    /// Whether these are all.
+    pub(super) all_named: bool,
     pub(super) warnings: u64,
 }
 
@@ -96,10 +105,14 @@ impl Ledger {
         self.lock().groups.insert(group);
     }
 
-    /// Whether an entry was left out with a warning, as far as that is known.
-    pub(super) fn may_have_left(&self, name: &EntryName) -> bool {
+    /// What was left out with a warning, as far as that is known.
+    pub(super) fn left_out(&self) -> LeftOut {
         let inner = self.lock();
-        inner.left.len() >= MAX_LEFT || inner.left.contains(name)
+        LeftOut {
+            names: inner.left.iter().cloned().collect(),
+            all_named: inner.left.len() < MAX_LEFT,
+            warnings: inner.warnings,
+        }
     }
 
     /// Counts an entry, or records why it could not be restored. Trouble of the target as a whole is an error.
