@@ -541,7 +541,7 @@ async fn a_sweep_takes_only_what_is_old_and_unfinished() {
     assert_eq!(destination.objects(), before, "a dry run removes nothing");
 
     let swept = sweep(&destination, &SweepOptions::default()).await.unwrap();
-    assert_eq!(swept.swept, [unfinished.clone()]);
+    assert_eq!(swept.swept, std::slice::from_ref(&unfinished));
     assert!(!destination.objects().keys().any(belongs));
     let rest: Vec<_> = before.keys().filter(|name| !belongs(name)).collect();
     assert_eq!(destination.objects().keys().collect::<Vec<_>>(), rest);

@@ -144,7 +144,7 @@ async fn names_do_no_harm(rule: NameRule, overwrite: bool) {
     let alive = format!("file {:?}", b"alive");
     let directory = "directory".to_owned();
     let expected =
-        vec![(b"canary".to_vec(), &alive), (b"outside".to_vec(), &directory), (b"outside/canary".to_vec(), &alive)];
+        [(b"canary".to_vec(), &alive), (b"outside".to_vec(), &directory), (b"outside/canary".to_vec(), &alive)];
     let expected: Vec<_> = expected.iter().map(|(name, what)| (name, *what)).collect();
     assert_eq!(outside, expected, "something happened outside the target\n{log}");
     for (name, content) in [("good", &b"first"[..]), ("zz/good", b"last")] {
