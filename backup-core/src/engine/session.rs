@@ -194,7 +194,11 @@ impl Session {
     /// Saves a checkpoint under this claim.
     pub(super) async fn save(&self, checkpoint: &Checkpoint) -> Result<()> {
         self.ensure_held()?;
-        self.store.save_checkpoint(&self.fence, checkpoint).await
+        let saved = self.store.save_checkpoint(&self.fence, checkpoint).await;
+        if saved.as_ref().is_err_and(|e| e.class() == ErrorClass::Conflict) {
+            self.lost.cancel();
+        }
+        saved
     }
 
     /// Changes the state under this claim, after the log records so far.
