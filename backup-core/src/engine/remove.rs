@@ -67,14 +67,15 @@ pub(super) async fn remove_objects(destination: &dyn Destination, archive: &Arch
             }
         }
     }
-    destination.remove_staged(&names.root()).await?;
+    // A put under way may stand in the way of this; everything else is removed nevertheless.
+    let staged = destination.remove_staged(&names.root()).await;
     for name in last {
         if destination.stat(&name).await?.is_some() {
             destination.delete(&name).await?;
             count += 1;
         }
     }
-    Ok(count)
+    staged.map(|()| count)
 }
 
 /// Deletes an archive, complete or not. Returns how many objects were removed; what is gone already is no failure.

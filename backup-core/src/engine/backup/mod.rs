@@ -283,7 +283,7 @@ impl Attempt {
         if body.manifest.is_some() {
             session.log(LogRecord::info("commit", "completing the archive"));
             // What the put left behind that an earlier attempt was killed in.
-            outlet.destination.remove_staged(&names.root()).await?;
+            remove_staged(&outlet).await?;
             return commit::complete(&outlet, &body, header.source).await;
         }
         self.connect(&outlet).await?;
@@ -316,7 +316,7 @@ impl Attempt {
         let (source, destination) = (self.adapters.source.identity(), self.adapters.destination.identity());
         self.session.log(LogRecord::info("connect", format!("backing up {source} to {destination}")));
         commit::not_swept(&*outlet.destination, &outlet.names).await?;
-        outlet.destination.remove_staged(&outlet.names.root()).await?;
+        remove_staged(outlet).await?;
         outlet.put_as_is(&outlet.names.header(), Payload::from(self.head.header.0.clone())).await?;
         if let Some(keys) = &self.head.keys {
             outlet.put_as_is(&outlet.names.keys(), Payload::from(keys.0.clone())).await?;
@@ -403,6 +403,16 @@ impl Attempt {
         let writing = AbortOnDrop(tokio::spawn(writer.run(frames)));
         join(assembling, writing, tracker.run(volumes)).await
     }
+}
+
+/// Removes what puts of dead attempts left staged. No more than tidiness: as long as a worker that was taken over does not know
+/// it, its puts may stand in the way, and a sweep does it later.
+async fn remove_staged(outlet: &Outlet) -> Result<()> {
+    outlet.session.ensure_held()?;
+    if let Err(error) = outlet.destination.remove_staged(&outlet.names.root()).await {
+        tracing::warn!(error = %error.chain(), "staged leftovers of earlier attempts remain for now");
+    }
+    Ok(())
 }
 
 /// Waits for the three stages. When one fails the others end too, as their channels close; the error that came first in the
