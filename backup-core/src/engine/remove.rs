@@ -55,8 +55,8 @@ pub(super) async fn remove_objects(destination: &dyn Destination, archive: &Arch
         destination.delete(&manifest).await?;
     }
     let mut count = 0;
-    // The marks that tell what this was come last.
-    let last = [names.swept(), names.header()];
+    // The marks that tell what this was come last, in the order on which a backup that is about to complete relies.
+    let last = [names.header(), names.swept()];
     // A listing may not show what was put a moment ago.
     for _ in 0..2 {
         let mut listed = destination.list(Some(&names.root()));
@@ -191,9 +191,9 @@ pub async fn sweep(destination: &dyn Destination, options: &SweepOptions) -> Res
     let now = destination.now().await?;
     let age = |then: jiff::Timestamp| now.duration_since(then).unsigned_abs();
     for id in ids {
-        let (codec, sealed) = match read_header(destination, &id).await {
-            Ok((header, _)) => (header.codec, header.sealed),
-            Err(e) if e.class() == ErrorClass::NotFound => (Codec::None, false),
+        let (codec, sealed, header) = match read_header(destination, &id).await {
+            Ok((header, _)) => (header.codec, header.sealed, true),
+            Err(e) if e.class() == ErrorClass::NotFound => (Codec::None, false, false),
             Err(e) if matches!(e.class(), ErrorClass::Corrupt | ErrorClass::Unsupported) => {
                 report.kept.push((id, e.chain()));
                 continue;
@@ -201,7 +201,8 @@ pub async fn sweep(destination: &dyn Destination, options: &SweepOptions) -> Res
             Err(e) => return Err(e),
         };
         let names = ObjectNames::new(id.clone(), codec, sealed);
-        let manifest = destination.stat(&names.manifest()).await?;
+        // A manifest that arrived after everything else was removed completes nothing.
+        let manifest = if header { destination.stat(&names.manifest()).await? } else { None };
         let mark = destination.stat(&names.swept()).await?;
         if let (Some(manifest), None) = (&manifest, &mark) {
             // A worker that died after another had taken over leaves what it was putting; by now nobody puts there.
@@ -236,7 +237,7 @@ pub async fn sweep(destination: &dyn Destination, options: &SweepOptions) -> Res
         }
         if !options.dry_run {
             if mark.is_none()
-                && let Some(why) = mark_swept(destination, &names).await?
+                && let Some(why) = mark_swept(destination, &names, header).await?
             {
                 report.kept.push((id, why));
                 continue;
@@ -256,7 +257,7 @@ pub async fn sweep(destination: &dyn Destination, options: &SweepOptions) -> Res
 /// From here on a backup that wakes up finds the mark after it has put its manifest, and fails. One that had put its manifest
 /// before the mark has completed, and the mark is taken away again; that is safe only while no other sweep can have taken
 /// the mark for that of a dead one.
-async fn mark_swept(destination: &dyn Destination, names: &ObjectNames) -> Result<Option<String>> {
+async fn mark_swept(destination: &dyn Destination, names: &ObjectNames, header: bool) -> Result<Option<String>> {
     let start = boot_time();
     let token = format!("{{\"swept\":true,\"token\":\"{:032x}\"}}\n", rand::random::<u128>());
     match destination.put(&names.swept(), Payload::from(token.into_bytes())).await {
@@ -264,7 +265,7 @@ async fn mark_swept(destination: &dyn Destination, names: &ObjectNames) -> Resul
         Err(e) if e.class() == ErrorClass::Conflict => return Ok(Some("another sweep has just begun".to_owned())),
         Err(e) => return Err(e),
     }
-    if destination.stat(&names.manifest()).await?.is_none() {
+    if !header || destination.stat(&names.manifest()).await?.is_none() {
         return Ok(None);
     }
     if boot_time() - start < OTHER_SWEEP / 4 {

@@ -152,9 +152,9 @@ pub(super) async fn complete(outlet: &Outlet, body: &Body, source: Identity) -> 
             .collect();
         outlet.put_as_is(&names.volumes_txt(), Payload::from(text.into_bytes())).await?;
     }
-    not_swept(&*outlet.destination, names).await?;
+    still_there(&*outlet.destination, names).await?;
     outlet.put_as_is(&names.manifest(), Payload::from(bytes.clone())).await?;
-    not_swept(&*outlet.destination, names).await?;
+    still_there(&*outlet.destination, names).await?;
     let warnings = body.position.warnings.count;
     let record = ArchiveRecord {
         archive: names.archive().clone(),
@@ -180,6 +180,16 @@ pub(super) async fn not_swept(destination: &dyn Destination, names: &ObjectNames
     match destination.stat(&names.swept()).await? {
         Some(_) => Err(swept(names)),
         None => Ok(()),
+    }
+}
+
+/// Fails when somebody sweeps the archive, or has done so: the last that a sweep removes are the header and then its mark, so
+/// that without the mark the header tells whether a sweep is over or has not begun.
+async fn still_there(destination: &dyn Destination, names: &ObjectNames) -> Result<()> {
+    not_swept(destination, names).await?;
+    match destination.stat(&names.header()).await? {
+        Some(_) => Ok(()),
+        None => Err(swept(names)),
     }
 }
 
