@@ -400,19 +400,25 @@ impl World {
         self.destination.names().into_iter().filter(|name| name.starts_with(&root)).collect()
     }
 
+    /// Restores from an archive that are at work.
+    async fn readers(&self, archive: &ArchiveId) -> Vec<OperationId> {
+        let mut readers = Vec::new();
+        for job in 0..self.jobs.len() {
+            let Operation { new, state, .. } = self.operation(job).await;
+            if new.archive == *archive && new.kind == OperationKind::Restore && state.is_held() {
+                readers.push(new.id);
+            }
+        }
+        readers
+    }
+
     async fn delete(&mut self, job: usize, faults: Option<u64>, dies: Option<u8>) {
         let script = removing(faults, dies);
         let faulty = FaultyDestination::new(Arc::new(self.destination.clone()), script.clone());
         let archive = self.jobs[job].archive.clone();
         let before = self.operation(job).await;
         let was_there = !self.names_of(&archive).is_empty();
-        let mut readers = false;
-        for n in 0..self.jobs.len() {
-            let operation = self.operation(n).await;
-            readers |= operation.new.archive == archive
-                && operation.new.kind == OperationKind::Restore
-                && operation.state.is_held();
-        }
+        let readers = self.readers(&archive).await;
         let names = self.names_of(&archive);
         let done = unless_hung(&script, delete_archive(&*faulty, Some(&self.store), &archive)).await;
         if before.state.is_final() && self.names_of(&archive) != names {
@@ -421,13 +427,19 @@ impl World {
         }
         match done {
             Some(Ok(_)) => {
-                assert!(before.state.is_final() && !readers, "deleted while {:?} or read", before.state);
+                let after = self.readers(&archive).await;
+                let still: Vec<_> = readers.iter().filter(|reader| after.contains(reader)).collect();
+                assert!(
+                    before.state.is_final() && still.is_empty(),
+                    "deleted while {:?}, read by {still:?}",
+                    before.state
+                );
                 if !self.may_write(job) {
                     assert_eq!(self.names_of(&archive), Vec::<String>::new(), "delete left something behind");
                 }
             }
             Some(Err(error)) => {
-                let refused = !before.state.is_final() || readers || !was_there;
+                let refused = !before.state.is_final() || !readers.is_empty() || !was_there;
                 let passing = is_passing(error.class()) && !script.fired().is_empty();
                 let passing = passing || self.in_the_way(job, &error);
                 assert!(refused || passing, "delete failed: {error:?}");
