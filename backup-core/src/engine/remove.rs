@@ -177,8 +177,8 @@ pub struct SweepReport {
 }
 
 /// Removes archives that were never completed and have not grown for a long time, and what broken puts left staged in complete
-/// ones of that age. `swept.json` is put first: a backup that was
-/// only asleep finds it and fails, instead of completing an archive with holes.
+/// ones of that age. `swept.json` is put first: a backup that was only asleep finds it and fails, instead of completing an
+/// archive with holes.
 ///
 /// # Errors
 /// What the destination met; sweeping again goes on.
