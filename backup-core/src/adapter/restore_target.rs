@@ -53,10 +53,23 @@ pub struct Warning {
 }
 
 /// Where a plan gets its entries; the engine implements it on an archive's index.
+#[async_trait]
 pub trait PlanEntries: std::fmt::Debug + Send + Sync + 'static {
     /// The entries that are restored, in the archive's order, from the start.
     /// Superseded ones are left out. May be called several times.
     fn entries(&self) -> BoxStream<'static, Result<Entry>>;
+
+    /// The archive's entry of a name, also one that is not restored; for the few whose meaning depends on another entry, as a hard
+    /// link's does. Superseded ones are not found. What is provided looks through [`entries`](PlanEntries::entries).
+    async fn find(&self, name: &EntryName) -> Result<Option<Entry>> {
+        let mut entries = self.entries();
+        while let Some(entry) = entries.next().await.transpose()? {
+            if entry.name == *name {
+                return Ok(Some(entry));
+            }
+        }
+        Ok(None)
+    }
 }
 
 /// What is to be restored, and how.

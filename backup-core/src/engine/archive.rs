@@ -2,6 +2,7 @@
 
 use super::OpenOptions;
 use super::index_reader::VolumeCache;
+use super::lookup::NameCache;
 use crate::adapter::Destination;
 use crate::archive::{
     ArchiveKey, Decompressor, Header, KeyProvider, KeyWraps, Manifest, ObjectNames, SEALED_HEAD, Unsealer,
@@ -36,6 +37,7 @@ pub(super) struct Inner {
     pub(super) key: Option<ArchiveKey>,
     decompressors: Mutex<Vec<Decompressor>>,
     pub(super) volumes: VolumeCache,
+    pub(super) names_of: NameCache,
 }
 
 impl Archive {
@@ -89,6 +91,7 @@ impl Archive {
             key,
             decompressors: Mutex::default(),
             volumes: VolumeCache::default(),
+            names_of: NameCache::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }

@@ -5,7 +5,8 @@ use crate::adapter::PlanEntries;
 use crate::engine::archive::Archive;
 use crate::engine::fetch::{Chunk, chunks_of};
 use crate::engine::selection::Chosen;
-use crate::model::Entry;
+use crate::model::{Entry, EntryName};
+use async_trait::async_trait;
 
 use futures::stream::BoxStream;
 use std::ops::Range;
@@ -19,9 +20,14 @@ pub(in crate::engine) struct Plan {
     pub(in crate::engine) chosen: Arc<Chosen>,
 }
 
+#[async_trait]
 impl PlanEntries for Plan {
     fn entries(&self) -> BoxStream<'static, Result<Entry>> {
         self.clone().from(0)
+    }
+
+    async fn find(&self, name: &EntryName) -> Result<Option<Entry>> {
+        self.archive.entry_named(name).await
     }
 }
 
