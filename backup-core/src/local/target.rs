@@ -2,6 +2,7 @@
 
 mod finish;
 mod large;
+mod links;
 mod names;
 mod notes;
 mod small;

@@ -3,16 +3,17 @@
 //! The order matters: whatever is made or removed in a directory changes its modification time, so directories come last.
 
 use super::Shared;
-use super::stage::{Existing, Staged, is_stage_of};
-use crate::adapter::{RestorePlan, Warning, Written};
+use super::links::{Digests, WithFirst, with_firsts};
+use super::stage::is_stage_of;
+use crate::adapter::{RestorePlan, Warning};
 use crate::local::apply::look_error;
 use crate::local::beneath::{DIRECTORY, Missing, Root, check_name};
 use crate::local::blocking::blocking;
 use crate::local::publish::{io_error, remove_file};
 use crate::model::{Entry, EntryKind, EntryName};
-use crate::{Error, ErrorClass, Result};
+use crate::{Error, Result};
 use futures::TryStreamExt;
-use rustix::fs::{AtFlags, Dir, FileType, Mode, chmodat, fstat, linkat, openat, statat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, chmodat, fstat, openat, statat};
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ struct Later {
     /// Not all directories are in `directories`.
     overflow: bool,
     looked_through: VecDeque<Vec<u8>>,
+    digests: Digests,
 }
 
 pub(super) async fn finish(shared: &Arc<Shared>, plan: &RestorePlan) -> Result<Vec<Warning>> {
@@ -41,6 +43,7 @@ pub(super) async fn finish(shared: &Arc<Shared>, plan: &RestorePlan) -> Result<V
     let mut later = Later::default();
     let mut batches = plan.entries.entries().try_chunks(BATCH).map_err(|e| e.1);
     while let Some(batch) = batches.try_next().await? {
+        let batch = with_firsts(plan, batch).await?;
         let (shared, plan) = (shared.clone(), plan.clone());
         later = blocking(move || shared.first_pass(&plan, batch, clean, later)).await?;
     }
@@ -69,18 +72,19 @@ pub(super) async fn finish(shared: &Arc<Shared>, plan: &RestorePlan) -> Result<V
 }
 
 impl Shared {
-    fn first_pass(&self, plan: &RestorePlan, batch: Vec<Entry>, clean: bool, mut later: Later) -> Result<Later> {
+    fn first_pass(&self, plan: &RestorePlan, batch: Vec<WithFirst>, clean: bool, mut later: Later) -> Result<Later> {
         let root = self.root()?;
-        for entry in batch {
+        for (entry, first) in batch {
             let path = self.names.path(&entry.name);
             if clean {
                 self.clean_directory_of(&root, plan, &path, &mut later.looked_through)?;
             }
             match &entry.kind {
                 EntryKind::HardLink { target } => {
-                    let target = self.names.path(target);
-                    if check_name(path.as_bytes()).is_ok() && check_name(target.as_bytes()).is_ok() {
-                        self.or_note(&entry, "the hard link is not made", self.link(&root, plan, &path, &target))?;
+                    let is_path = |name: &EntryName| check_name(self.names.path(name).as_bytes()).is_ok();
+                    if is_path(&entry.name) && is_path(target) {
+                        let made = self.link(&root, plan, (&entry, first.as_ref()), target, &later.digests);
+                        self.or_note(&entry, "the hard link is not made", made)?;
                     } // Else that was the answer of `write_small`.
                 }
                 EntryKind::Directory if later.directories.len() < KEPT => later.directories.push(entry),
@@ -100,42 +104,6 @@ impl Shared {
                 Ok(())
             }
             Ok(()) => Ok(()),
-        }
-    }
-
-    fn link(&self, root: &Root, plan: &RestorePlan, path: &EntryName, target: &EntryName) -> Result<()> {
-        let place = self.place(root, plan, path)?;
-        let missing = |e: Error| match e.class() {
-            ErrorClass::NotFound => Error::not_found(format!("`{target}`, which it is a name of, is not there")),
-            _ => e,
-        };
-        let first = root.place(target.as_bytes(), Missing::Fail).map_err(missing)?;
-        let wanted = match statat(&first.dir, first.last, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => stat,
-            Err(e) => return Err(missing(look_error(e))),
-        };
-        if FileType::from_raw_mode(wanted.st_mode) == FileType::Directory {
-            return Err(Error::invalid(format!("`{target}`, which it is a name of, is a directory")));
-        }
-        let link = |name: &[u8]| linkat(&first.dir, first.last, &place.dir, name, AtFlags::empty());
-        let failed = |e| io_error(e, "cannot link");
-        match link(place.last) {
-            Ok(()) => return Ok(()),
-            Err(Errno::EXIST) => {}
-            Err(e) => return Err(failed(e)),
-        }
-        let there = statat(&place.dir, place.last, AtFlags::SYMLINK_NOFOLLOW).map_err(look_error)?;
-        if (there.st_dev, there.st_ino) == (wanted.st_dev, wanted.st_ino) {
-            return Ok(());
-        }
-        if !plan.overwrite {
-            return Err(Error::conflict("something else is already there"));
-        }
-        let stage = self.stages.fresh(&plan.tag);
-        link(stage.as_bytes()).map_err(failed)?;
-        match Staged::new(self, &place, stage.as_bytes()).publish(root, Some(Existing::Something))? {
-            Some(Written::Replaced) => Ok(()),
-            other => Err(Error::permanent(format!("unexpected answer {other:?}"))),
         }
     }
 

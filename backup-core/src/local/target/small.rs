@@ -98,7 +98,7 @@ impl Shared {
         }
     }
 
-    fn write_link(
+    pub(super) fn write_link(
         &self,
         root: &Root,
         plan: &RestorePlan,

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 mod large;
+mod links;
 mod speed;
 
 #[derive(Debug)]

@@ -2,6 +2,7 @@
 
 use super::Shared;
 use super::finish::BATCH;
+use super::links::{Digests, WithFirst, with_firsts};
 use super::small::{READ, digest_of};
 use crate::adapter::{RestorePlan, VerifyReport};
 use crate::local::apply::{SET_ID, look_error, path_through};
@@ -22,15 +23,16 @@ const PARALLEL: usize = 2;
 const MAX_XATTR: usize = 64 << 10;
 
 pub(super) async fn verify(shared: &Arc<Shared>, plan: &RestorePlan) -> Result<VerifyReport> {
+    let digests = Arc::new(Digests::default());
     let mut reports = plan
         .entries
         .entries()
         .try_chunks(BATCH)
         .map(|batch| {
-            let shared = shared.clone();
+            let (shared, digests) = (shared.clone(), digests.clone());
             async move {
-                let batch = batch.map_err(|e| e.1)?;
-                blocking(move || shared.verify_batch(&batch)).await
+                let batch = with_firsts(plan, batch.map_err(|e| e.1)?).await?;
+                blocking(move || shared.verify_batch(&batch, &digests)).await
             }
         })
         .buffered(PARALLEL);
@@ -46,12 +48,12 @@ pub(super) async fn verify(shared: &Arc<Shared>, plan: &RestorePlan) -> Result<V
 }
 
 impl Shared {
-    fn verify_batch(&self, batch: &[Entry]) -> Result<VerifyReport> {
+    fn verify_batch(&self, batch: &[WithFirst], digests: &Digests) -> Result<VerifyReport> {
         let root = self.root()?;
         let mut report = VerifyReport::default();
-        for entry in batch {
+        for (entry, first) in batch {
             report.entries += 1;
-            let differences = match self.verify_entry(&root, entry, &mut report.bytes) {
+            let differences = match self.verify_entry(&root, entry, first.as_ref(), digests, &mut report.bytes) {
                 Ok(differences) => differences,
                 Err(e) if super::is_fatal(&e) => return Err(e.on(&entry.name)),
                 Err(e) => vec![e.chain()],
@@ -64,7 +66,14 @@ impl Shared {
     }
 
     /// What differs; an error says why the entry could not be compared.
-    fn verify_entry(&self, root: &Root, entry: &Entry, bytes: &mut u64) -> Result<Vec<String>> {
+    fn verify_entry(
+        &self,
+        root: &Root,
+        entry: &Entry,
+        first: Option<&Entry>,
+        digests: &Digests,
+        bytes: &mut u64,
+    ) -> Result<Vec<String>> {
         let path = self.names.path(&entry.name);
         let place = root.place(path.as_bytes(), Missing::Fail).map_err(missing)?;
         let stat = look(&place)?;
@@ -80,6 +89,7 @@ impl Shared {
                 } else {
                     let digest = digest_of(&file).map_err(|e| io_error(e, "cannot read the file"))?;
                     *bytes += size;
+                    digests.learn(&stat, digest);
                     if entry.sha256 != Some(digest) {
                         differences.push("its content is different".to_owned());
                     }
@@ -97,7 +107,12 @@ impl Shared {
                 }
                 self.compare_metadata(&place, None, entry, &stat, &mut differences);
             }
-            EntryKind::HardLink { target } => self.compare_link(root, &stat, target, &mut differences)?,
+            EntryKind::HardLink { target } => {
+                if let Some(first) = first {
+                    differences.extend(self.content_differs(&place, &stat, first, digests)?);
+                }
+                self.compare_link(root, &stat, target, &mut differences)?;
+            }
             _ => differences.push(format!("it is a {}", name_of(kind))),
         }
         Ok(differences)
