@@ -227,16 +227,21 @@ pub(super) async fn read_small(destination: &dyn Destination, name: &ObjectName,
     Ok(bytes.freeze())
 }
 
+/// Reads an object that the archive names, or a part of it.
 async fn collect(destination: &dyn Destination, name: &ObjectName, range: Option<Range<u64>>) -> Result<Bytes> {
+    let failed = |e: Error| match e.class() {
+        ErrorClass::NotFound => Error::corrupt("the object is missing, the archive is damaged").on(name).because(e),
+        _ => e.on(name),
+    };
     let length = range.as_ref().map(|range| range.end - range.start);
-    let mut stream = destination.get(name, range).await.map_err(|e| e.on(name))?;
-    let Some(first) = stream.try_next().await.map_err(|e| e.on(name))? else { return Ok(Bytes::new()) };
+    let mut stream = destination.get(name, range).await.map_err(failed)?;
+    let Some(first) = stream.try_next().await.map_err(failed)? else { return Ok(Bytes::new()) };
     if Some(first.len() as u64) == length {
         return Ok(first);
     }
     let mut bytes = BytesMut::with_capacity(usize::try_from(length.unwrap_or(first.len() as u64)).unwrap_or(0));
     bytes.extend_from_slice(&first);
-    while let Some(piece) = stream.try_next().await.map_err(|e| e.on(name))? {
+    while let Some(piece) = stream.try_next().await.map_err(failed)? {
         bytes.extend_from_slice(&piece);
     }
     Ok(bytes.freeze())

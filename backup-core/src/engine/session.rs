@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// How often a worker renews at the longest, so that a request of another process is soon seen.
 const RENEW_AT_MOST: Duration = Duration::from_secs(1);
@@ -36,6 +37,8 @@ pub(super) struct Session {
     /// Log records are appended by one caller at a time, so that they keep their order.
     appending: tokio::sync::Mutex<()>,
     pub(super) meter: Meter,
+    /// What writes at the destination on tasks of its own.
+    pub(super) writers: TaskTracker,
 }
 
 impl Session {
@@ -67,6 +70,7 @@ impl Session {
                         log: Mutex::default(),
                         appending: tokio::sync::Mutex::default(),
                         meter: Meter::new(claim.operation.progress.clone()),
+                        writers: TaskTracker::new(),
                     };
                     session.lease_runs_from(before);
                     return Ok((Arc::new(session), claim));
@@ -215,6 +219,38 @@ impl Session {
         self.store.transition(transition).await
     }
 
+    /// Waits until no task of this worker writes any more; all have been told to stop.
+    pub(super) async fn writers_stopped(&self) {
+        self.writers.close();
+        self.writers.wait().await;
+    }
+
+    /// How the operation has ended or paused, when that has happened although this worker met an error: it was cancelled,
+    /// or the answer to this worker's own change of state got lost.
+    pub(super) async fn settled(&self) -> Option<Outcome> {
+        let operation = self.store.get(&self.fence.operation).await.ok()??;
+        let own = (operation.attempt, operation.nonce) == (self.fence.attempt, self.fence.nonce);
+        match operation.state {
+            State::Cancelled => Some(Outcome::Cancelled),
+            State::Completed { warnings } if own => {
+                Some(Outcome::Completed { warnings, progress: self.meter.snapshot() })
+            }
+            State::Paused { reason, resume_at } if own => Some(Outcome::Paused { reason, resume_at, message: None }),
+            _ => None,
+        }
+    }
+
+    /// Makes sure that an operation whose data is complete stands in `Committing`, from which it cannot be cancelled: after a
+    /// failure there it was claimed as `Running`.
+    pub(super) async fn committing(&self) -> Result<()> {
+        let operation = self.store.get(&self.fence.operation).await?.ok_or_else(|| no_such(&self.fence.operation))?;
+        if operation.state == State::Running {
+            let log = LogRecord::info("commit", "all data had been stored before; completing the archive");
+            self.transition(Event::Commit, log, |_| {}).await?;
+        }
+        Ok(())
+    }
+
     /// Pauses on request.
     pub(super) async fn paused(&self) -> Result<Outcome> {
         let log = LogRecord::info("pause", "paused on request; everything that was read is stored");
@@ -249,12 +285,18 @@ impl Session {
             }
             _ => (None, None),
         };
-        let ended = match reason {
+        let paused = match reason {
             Some(reason) => {
                 let log = LogRecord::error("pause", format!("paused until somebody sees to it: {chain}"));
-                self.pause_for(reason, resume_at, Some(chain), log).await.map(Some)
+                Some(self.pause_for(reason, resume_at, Some(chain.clone()), log).await)
             }
-            None => {
+            None => None,
+        };
+        let ended = match paused {
+            Some(Ok(outcome)) => Ok(Some(outcome)),
+            // What is completing cannot pause.
+            Some(Err(e)) if e.class() != ErrorClass::Conflict => Err(e),
+            Some(Err(_)) | None => {
                 let log = LogRecord::error("failed", chain.clone());
                 self.transition(Event::Fail { error: chain }, log, |_| {}).await.map(|_| None)
             }

@@ -6,3 +6,4 @@
 mod backup_restore;
 mod common;
 mod pause_resume;
+mod races;

@@ -9,7 +9,7 @@ use crate::budget::{ByteBudget, Permit};
 use crate::engine::handle::AbortOnDrop;
 use crate::engine::session::Session;
 use crate::limit::RateLimit;
-use crate::model::ObjectName;
+use crate::model::{LogRecord, ObjectName};
 use crate::{Digest, Error, Result};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -95,6 +95,14 @@ impl Outlet {
         self.limit.take(payload.len()).await;
         self.session.ensure_held()?;
         self.destination.put(name, payload).await.map_err(|e| e.on(name))
+    }
+
+    /// Removes what puts that broke off have left behind. It is not needed for anything but the space.
+    pub(super) async fn remove_staged(&self) {
+        if let Err(error) = self.destination.remove_staged(&self.names.root()).await {
+            let text = format!("staged leftovers of earlier attempts remain: {}", error.chain());
+            self.session.log(LogRecord::warning("clean", text));
+        }
     }
 
     pub(super) fn relative<'a>(&self, name: &'a ObjectName) -> Result<&'a str> {
@@ -214,7 +222,8 @@ impl VolumeWriter {
             position: draft.position,
         };
         let (outlet, pieces, permits) = (self.outlet.clone(), draft.pieces, draft.permits);
-        let put = tokio::spawn(async move {
+        let writers = outlet.session.writers.clone();
+        let put = writers.spawn(async move {
             let (size, sha256) = outlet.put(&name, pieces).await?;
             drop(permits);
             outlet.session.meter.update(|p| p.stored_bytes += size);

@@ -2,7 +2,7 @@
 
 use crate::adapter::SavedProgress;
 use crate::engine::RestoreOptions;
-use crate::model::{ArchiveId, Checkpoint, EntryName};
+use crate::model::{ArchiveId, Checkpoint, EntryName, GroupName};
 use crate::{Digest, Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,9 @@ pub(super) struct RestoreCheckpoint {
     pub(super) done: u64,
     /// Progress of large entries, by ordinal.
     pub(super) large: Vec<(u64, SavedProgress)>,
+    /// Groups that were taken as a whole and are done, though later slices of them may come behind `done`.
+    #[serde(default)]
+    pub(super) groups: Vec<GroupName>,
     /// Warnings so far.
     pub(super) warnings: u64,
     /// Entries that were not restored, each with a warning: verifying must not count them as damage. The first 1,000.

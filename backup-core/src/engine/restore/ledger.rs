@@ -2,9 +2,9 @@
 
 use crate::adapter::{EntryProgress, SavedProgress, Written};
 use crate::engine::session::Session;
-use crate::model::{Entry, EntryName, LogRecord};
+use crate::model::{Entry, EntryName, GroupName, LogRecord};
 use crate::{Error, ErrorClass, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Names of entries that were not restored are kept up to this number.
@@ -24,6 +24,7 @@ struct Inner {
     /// Lowest ordinals of what is under way, with how many works begin there.
     under_way: BTreeMap<u64, u32>,
     large: BTreeMap<u64, EntryProgress>,
+    groups: BTreeSet<GroupName>,
     left: Vec<EntryName>,
     warnings: u64,
 }
@@ -40,14 +41,17 @@ pub(super) struct Work {
 pub(super) struct Account {
     pub(super) done: u64,
     pub(super) large: Vec<(u64, SavedProgress)>,
+    pub(super) groups: Vec<GroupName>,
     pub(super) left: Vec<EntryName>,
     pub(super) warnings: u64,
 }
 
 impl Ledger {
     pub(super) fn new(session: Arc<Session>, start: Account) -> Arc<Self> {
-        let large = start.large.into_iter().map(|(n, saved)| (n, EntryProgress::resumed(Some(saved)))).collect();
-        let inner = Inner { next: start.done, large, left: start.left, warnings: start.warnings, ..Inner::default() };
+        let large = start.large.iter().cloned().map(|(n, saved)| (n, EntryProgress::resumed(Some(saved)))).collect();
+        let Account { done, large: _, groups, left, warnings } = start;
+        let groups = groups.into_iter().collect();
+        let inner = Inner { next: done, large, groups, left, warnings, ..Inner::default() };
         Arc::new(Self { session, inner: Mutex::new(inner) })
     }
 
@@ -83,7 +87,13 @@ impl Ledger {
         let inner = self.lock();
         let done = inner.under_way.keys().next().copied().unwrap_or(inner.next);
         let large = inner.large.iter().filter_map(|(n, progress)| Some((*n, progress.saved()?))).collect();
-        Account { done, large, left: inner.left.clone(), warnings: inner.warnings }
+        let groups = inner.groups.iter().cloned().collect();
+        Account { done, large, groups, left: inner.left.clone(), warnings: inner.warnings }
+    }
+
+    /// A group that is taken as a whole is done.
+    pub(super) fn group_done(&self, group: GroupName) {
+        self.lock().groups.insert(group);
     }
 
     /// Whether an entry was left out with a warning, as far as that is known.

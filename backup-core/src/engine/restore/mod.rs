@@ -59,6 +59,7 @@ pub(super) async fn start(engine: &Engine, request: RestoreRequest) -> Result<Op
         options,
         done: 0,
         large: Vec::new(),
+        groups: Vec::new(),
         warnings: 0,
         left: Vec::new(),
     };
@@ -148,11 +149,10 @@ impl Attempt {
         let session = self.session.clone();
         match session.hold(Box::pin(self.work(start))).await {
             Ok(outcome) => Ok(outcome),
-            Err(error) if session.is_lost() => {
-                let operation = self.engine.store.get(&session.fence().operation).await?;
-                if operation.is_some_and(|o| o.state == State::Cancelled) { Ok(Outcome::Cancelled) } else { Err(error) }
-            }
-            Err(error) => session.broke_off(error).await,
+            Err(error) => match session.settled().await {
+                Some(outcome) => Ok(outcome),
+                None => session.broke_off(error).await,
+            },
         }
     }
 
@@ -182,6 +182,7 @@ impl Attempt {
         let account = Account {
             done: saved.done,
             large: std::mem::take(&mut saved.large),
+            groups: std::mem::take(&mut saved.groups),
             left: std::mem::take(&mut saved.left),
             warnings: saved.warnings,
         };
@@ -263,8 +264,8 @@ impl Attempt {
     async fn save(&self, saved: &RestoreCheckpoint, ledger: &Ledger) -> Result<()> {
         let account = ledger.account();
         self.target.sync().await?;
-        let Account { done, large, left, warnings } = account;
-        let checkpoint = RestoreCheckpoint { done, large, left, warnings, ..saved.clone() };
+        let Account { done, large, groups, left, warnings } = account;
+        let checkpoint = RestoreCheckpoint { done, large, groups, left, warnings, ..saved.clone() };
         self.session.save(&checkpoint.encode()?).await?;
         self.session.log_pressure().await
     }
@@ -312,7 +313,7 @@ impl Attempt {
             small,
             large,
             running: VecDeque::new(),
-            groups: HashSet::new(),
+            groups: ledger.account().groups.into_iter().collect(),
             queue: VecDeque::new(),
         };
         let ended = self.feed(&mut splitter, &mut entries, &mut decoded).await;

@@ -83,8 +83,14 @@ impl Shared {
                 EntryKind::HardLink { target } => {
                     let is_path = |name: &EntryName| check_name(self.names.path(name).as_bytes()).is_ok();
                     if is_path(&entry.name) && is_path(target) {
-                        let made = self.link(&root, plan, (&entry, first.as_ref()), target, &later.digests);
-                        self.or_note(&entry, "the hard link is not made", made)?;
+                        match self.link(&root, plan, (&entry, first.as_ref()), target, &later.digests) {
+                            Err(e) if super::is_fatal(&e) => return Err(e.on(&entry.name)),
+                            Err(e) => {
+                                let text = format!("the hard link is not made: {}", e.chain());
+                                self.notes.add_left_out(&entry.name, text);
+                            }
+                            Ok(()) => {}
+                        }
                     } // Else that was the answer of `write_small`.
                 }
                 EntryKind::Directory if later.directories.len() < KEPT => later.directories.push(entry),

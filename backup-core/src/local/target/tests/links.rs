@@ -1,4 +1,5 @@
 use super::*;
+use crate::adapter::MismatchKind;
 
 /// Runs the whole restore; gives the names and texts of the warnings.
 async fn restored(f: &Fixture, plan: &RestorePlan, items: &[SmallEntry]) -> Vec<String> {
@@ -10,6 +11,9 @@ async fn restored(f: &Fixture, plan: &RestorePlan, items: &[SmallEntry]) -> Vec<
 
 async fn differences(f: &Fixture, plan: &RestorePlan) -> Vec<String> {
     let report = f.target.verify(plan).await.unwrap();
+    let in_metadata = report.mismatches.iter().filter(|m| m.kind == MismatchKind::Metadata);
+    assert!(in_metadata.clone().all(|m| m.message.contains("not the same file")));
+    assert_eq!(report.metadata_count, in_metadata.count() as u64);
     report.mismatches.iter().map(|m| format!("{}: {}", m.name, m.message)).collect()
 }
 
