@@ -500,6 +500,33 @@ async fn leftovers_of_this_plan_are_removed_and_those_of_others_stay() {
     f.verified(&resumed).await;
 }
 
+/// Says something only when it runs as an ordinary user.
+#[tokio::test]
+async fn what_is_read_only_has_its_extended_attributes_also_when_it_was_there_already() {
+    let f = fixture();
+    let items = vec![
+        file("f", "x").mode(0o444).xattr("user.a", b"v"),
+        file("none", "x").mode(0o400).xattr("user.a", b"v").xattr("user.b", b"w"),
+        dir("d").mode(0o555).xattr("user.a", b"v"),
+    ];
+    let plan = plan(&items);
+    f.restore(&plan, items.clone()).await;
+    f.verified(&plan).await;
+    let names = ["f", "none", "d"];
+    for name in names {
+        rustix::fs::removexattr(f.path(name), "user.a")
+            .or_else(|e| {
+                std::fs::set_permissions(f.path(name), std::fs::Permissions::from_mode(0o700)).unwrap();
+                assert_eq!(e, Errno::ACCESS);
+                rustix::fs::removexattr(f.path(name), "user.a")
+            })
+            .unwrap();
+        std::fs::set_permissions(f.path(name), std::fs::Permissions::from_mode(0o555)).unwrap();
+    }
+    f.restore(&plan, items).await;
+    f.verified(&plan).await;
+}
+
 #[tokio::test]
 async fn metadata_that_cannot_be_set_is_a_warning_of_finish() {
     let f = fixture();
