@@ -2,6 +2,7 @@
 
 mod finish;
 mod large;
+mod lend;
 mod links;
 mod names;
 mod notes;

@@ -3,18 +3,18 @@
 //! The order matters: whatever is made or removed in a directory changes its modification time, so directories come last.
 
 use super::Shared;
+use super::lend::{Lent, is_above_rights, open_own};
 use super::links::{Digests, WithFirst, with_firsts};
 use super::stage::is_stage_of;
+use crate::Result;
 use crate::adapter::{RestorePlan, Warning};
 use crate::local::apply::look_error;
 use crate::local::beneath::{DIRECTORY, Missing, Root, check_name};
 use crate::local::blocking::blocking;
 use crate::local::publish::{io_error, remove_file};
 use crate::model::{Entry, EntryKind, EntryName};
-use crate::{Error, Result};
 use futures::TryStreamExt;
-use rustix::fs::{AtFlags, Dir, FileType, Mode, chmodat, fstat, openat, statat};
-use rustix::io::Errno;
+use rustix::fs::{Dir, Mode, fstat};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -36,6 +36,21 @@ struct Later {
     overflow: bool,
     looked_through: VecDeque<Vec<u8>>,
     digests: Digests,
+}
+
+impl Later {
+    fn add(&mut self, directory: Entry) {
+        if self.directories.len() < KEPT {
+            self.directories.push(directory);
+        } else {
+            self.overflow = true;
+        }
+    }
+}
+
+/// Whether a directory's owner, if an ordinary user, will have these rights in it.
+pub(super) fn is_open(directory: &Entry, rights: Mode) -> bool {
+    is_above_rights() || directory.metadata.mode.is_none_or(|mode| mode & rights.bits() == rights.bits())
 }
 
 pub(super) async fn finish(shared: &Arc<Shared>, plan: &RestorePlan) -> Result<Vec<Warning>> {
@@ -77,7 +92,8 @@ impl Shared {
         for (entry, first) in batch {
             let path = self.names.path(&entry.name);
             if clean {
-                self.clean_directory_of(&root, plan, &path, &mut later.looked_through)?;
+                let cleaned = self.clean_directory_of(&root, plan, &path, &mut later.looked_through);
+                self.or_note(&entry, "staged files may be left beside it", cleaned)?;
             }
             match &entry.kind {
                 EntryKind::HardLink { target } => {
@@ -93,8 +109,14 @@ impl Shared {
                         }
                     } // Else that was the answer of `write_small`.
                 }
-                EntryKind::Directory if later.directories.len() < KEPT => later.directories.push(entry),
-                EntryKind::Directory => later.overflow = true,
+                EntryKind::Directory if is_open(&entry, Mode::RWXU) => later.add(entry),
+                EntryKind::Directory => {
+                    // A finish before this one may have closed it, and it is needed until the second pass.
+                    if let Ok(place) = root.place(path.as_bytes(), Missing::Fail) {
+                        let _ = Lent::to_owner(&place).map(Lent::keep);
+                    }
+                    later.add(entry);
+                }
                 _ => {}
             }
         }
@@ -143,8 +165,7 @@ impl Shared {
     /// Puts metadata on directories. Those that would bar their owner are put off, so that what lies in them can still be reached.
     fn directories(&self, batch: Vec<Entry>, mut closed: Vec<Entry>) -> Result<Vec<Entry>> {
         for entry in batch.into_iter().filter(|entry| entry.kind == EntryKind::Directory) {
-            let is_open = entry.metadata.mode.is_none_or(|mode| mode & 0o500 == 0o500);
-            if is_open || closed.len() >= CLOSED {
+            if is_open(&entry, Mode::RUSR | Mode::XUSR) || closed.len() >= CLOSED {
                 self.directory(&entry)?;
             } else {
                 closed.push(entry);
@@ -166,20 +187,8 @@ impl Shared {
         let put = || {
             let root = self.root()?;
             let place = root.place(path.as_bytes(), Missing::Fail)?;
-            let open = || openat(&place.dir, place.last, DIRECTORY, Mode::empty());
-            let dir = match open() {
-                // Closed to its owner by a finish before this one.
-                Err(Errno::ACCESS) => {
-                    let stat = statat(&place.dir, place.last, AtFlags::SYMLINK_NOFOLLOW).map_err(look_error)?;
-                    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-                        return Err(Error::conflict("it is no directory"));
-                    }
-                    chmodat(&place.dir, place.last, Mode::RWXU, AtFlags::empty()).map_err(look_error)?;
-                    open()
-                }
-                opened => opened,
-            };
-            let dir = dir.map_err(|e| io_error(e, "cannot open the directory"))?;
+            // A finish before this one may have closed it to its owner.
+            let dir = open_own(&place, DIRECTORY).map_err(|e| io_error(e, "cannot open the directory"))?;
             let stat = fstat(&dir).map_err(look_error)?;
             self.notes
                 .add(&entry.name, self.rules.put_on(std::os::fd::AsFd::as_fd(&dir), entry, (stat.st_uid, stat.st_gid)));

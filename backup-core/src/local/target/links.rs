@@ -1,6 +1,7 @@
 //! Hard links: made only to what the archive has under the first name, and copied where they cannot be made.
 
 use super::Shared;
+use super::lend::open_own;
 use super::small::{READ, digest_of};
 use super::stage::{Existing, Staged};
 use crate::adapter::{RestorePlan, Written};
@@ -11,7 +12,7 @@ use crate::local::rw::{STEP, read_full, write_at, write_sparse};
 use crate::model::{Entry, EntryKind, EntryName};
 use crate::{Digest, Error, ErrorClass, Result, Sha256};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{AtFlags, FileType, Mode, Stat, fstat, ftruncate, linkat, openat, readlinkat, statat};
+use rustix::fs::{AtFlags, FileType, Stat, fstat, ftruncate, linkat, readlinkat, statat};
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -261,5 +262,5 @@ impl Shared {
 }
 
 fn open(place: &Place<'_>) -> Result<OwnedFd> {
-    openat(&place.dir, place.last, READ, Mode::empty()).map_err(|e| io_error(e, "cannot open the file"))
+    open_own(place, READ).map_err(|e| io_error(e, "cannot open the file"))
 }

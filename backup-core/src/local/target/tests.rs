@@ -471,6 +471,41 @@ async fn finishing_again_is_harmless_also_with_directories_that_bar_their_owner(
     }
 }
 
+/// Says something only when it runs as an ordinary user.
+#[tokio::test]
+async fn what_bars_its_owner_is_finished_and_verified_again_and_again_and_stays_as_it_is() {
+    let f = fixture();
+    let items = vec![
+        dir("none").mode(0).mtime(10, 0),
+        dir("none/list").mode(0o400).mtime(11, 0).xattr("user.a", b"v"),
+        file("none/list/shadow", "x").mode(0).mtime(12, 0).xattr("user.a", b"v"),
+        dir("none/drop").mode(0o300).mtime(13, 0),
+        file("none/drop/f", "x").mode(0o200),
+        hard("none/again", "none/list/shadow"),
+        file("shadow", "secret").mode(0),
+        hard("linked", "shadow"),
+    ];
+    let plan = plan(&items);
+    f.restore(&plan, items.clone()).await;
+    for resumed in [false, true] {
+        f.verified(&plan).await;
+        f.verified(&plan).await;
+        let plan = RestorePlan { resumed, ..plan.clone() };
+        assert_eq!(f.target.finish(&plan).await.unwrap(), []);
+    }
+    f.verified(&plan).await;
+    let mode = |name: &str| f.path(name).symlink_metadata().unwrap().mode() & 0o7777;
+    assert_eq!((mode("none"), mode("shadow")), (0, 0));
+    // A resumed restore knows its own file although it cannot simply read it.
+    let resumed = RestorePlan { resumed: true, ..plan };
+    assert_eq!(f.write(&resumed, vec![items[6].clone()]).await, [Ok(AlreadyThere)]);
+    assert_eq!(mode("shadow"), 0);
+    // So that it can be removed.
+    for name in ["none", "none/list", "none/drop"] {
+        std::fs::set_permissions(f.path(name), std::fs::Permissions::from_mode(0o700)).unwrap();
+    }
+}
+
 #[tokio::test]
 async fn more_directories_than_are_kept_in_memory_all_get_their_metadata() {
     let f = fixture();
