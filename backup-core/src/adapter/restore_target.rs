@@ -86,6 +86,8 @@ pub trait PlanEntries: std::fmt::Debug + Send + Sync + 'static {
 pub struct RestorePlan {
     /// Tells this restore apart from others at the same target, e.g. in the names of staged files. Characters as in an object name's component.
     pub tag: String,
+    /// The number of this attempt at it: greater than those of all attempts before, also of one that was taken for dead and is not.
+    pub attempt: u64,
     /// An earlier attempt of the same restore may have left parts behind.
     pub resumed: bool,
     /// Existing items may be replaced.

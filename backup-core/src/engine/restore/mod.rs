@@ -162,6 +162,7 @@ impl Attempt {
         let plan = Plan { archive: self.archive.clone(), chosen: chosen.clone() };
         let restore_plan = RestorePlan {
             tag: session.fence().operation.to_string(),
+            attempt: session.fence().attempt,
             resumed: self.resumed,
             overwrite: saved.options.overwrite,
             entries: Arc::new(plan.clone()),

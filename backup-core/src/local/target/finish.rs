@@ -38,6 +38,19 @@ struct Later {
     digests: Digests,
 }
 
+/// Remembers a directory; of too many it forgets the oldest, but none above the present one: entries come depth first, so it
+/// comes back to those.
+fn remember(looked_through: &mut VecDeque<Vec<u8>>, parent: &[u8]) {
+    let is_above =
+        |dir: &[u8]| dir.is_empty() || parent.strip_prefix(dir).is_some_and(|rest| rest.first() == Some(&b'/'));
+    if looked_through.len() >= LOOKED_THROUGH
+        && let Some(oldest) = looked_through.iter().position(|dir| !is_above(dir))
+    {
+        looked_through.remove(oldest);
+    }
+    looked_through.push_back(parent.to_vec());
+}
+
 impl Later {
     fn add(&mut self, directory: Entry) {
         if self.directories.len() < KEPT {
@@ -148,10 +161,7 @@ impl Shared {
         if looked_through.iter().rev().any(|parent| parent == place.parent) {
             return Ok(());
         }
-        if looked_through.len() >= LOOKED_THROUGH {
-            looked_through.pop_front();
-        }
-        looked_through.push_back(place.parent.to_vec());
+        remember(looked_through, place.parent);
         let failed = |e| io_error(e, "cannot look for staged files in the directory").on(path);
         for item in Dir::new(place.dir.readable().map_err(failed)?).map_err(failed)? {
             let item = item.map_err(failed)?;
@@ -195,5 +205,28 @@ impl Shared {
             Ok(())
         };
         self.or_note(entry, "its metadata is not set", put())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_with_many_directories_is_not_looked_through_again_for_each_thousand_of_them() {
+        let mut looked_through = VecDeque::new();
+        for parent in ["", "a", "a/many"] {
+            remember(&mut looked_through, parent.as_bytes());
+        }
+        for i in 0..5000 {
+            remember(&mut looked_through, format!("a/many/{i}").as_bytes());
+        }
+        assert_eq!(looked_through.len(), LOOKED_THROUGH);
+        for kept in ["", "a", "a/many", "a/many/4999"] {
+            assert!(looked_through.iter().any(|dir| dir == kept.as_bytes()), "{kept}");
+        }
+        remember(&mut looked_through, b"a/many-more");
+        remember(&mut looked_through, b"b");
+        assert!(looked_through.iter().all(|dir| dir != b"a/many" && dir != b"a"));
     }
 }

@@ -12,16 +12,23 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Opens a file or directory of this user; if its permissions forbid that, with the owner's rights lent while it is opened.
 pub(super) fn open_own(place: &Place<'_>, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-    let open = || openat(&place.dir, place.last, flags, Mode::empty());
-    match open() {
+    with_rights(place, || openat(&place.dir, place.last, flags, Mode::empty()))
+}
+
+/// Does something with a file or directory of this user; if its permissions forbid that, again with the owner's rights lent.
+pub(super) fn with_rights<T>(
+    place: &Place<'_>,
+    mut work: impl FnMut() -> rustix::io::Result<T>,
+) -> rustix::io::Result<T> {
+    match work() {
         Err(Errno::ACCESS) => {
             let _alone = settled();
             let lent = Lent::to_owner(place)?;
-            let opened = open();
+            let done = work();
             lent.take_back()?;
-            opened
+            done
         }
-        opened => opened,
+        done => done,
     }
 }
 

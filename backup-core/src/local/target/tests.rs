@@ -83,7 +83,7 @@ impl SmallEntry {
 
 pub(super) fn plan(items: &[SmallEntry]) -> RestorePlan {
     let entries = items.iter().map(|item| item.entry.clone()).collect();
-    RestorePlan { tag: "t1".into(), resumed: false, overwrite: false, entries: Arc::new(Listed(entries)) }
+    RestorePlan { tag: "t1".into(), attempt: 1, resumed: false, overwrite: false, entries: Arc::new(Listed(entries)) }
 }
 
 fn overwriting(items: &[SmallEntry]) -> RestorePlan {
@@ -397,7 +397,7 @@ async fn the_same_item_is_already_there_and_another_one_is_a_conflict_that_stays
     for items in others {
         let plan = plan(&items);
         assert_eq!(f.write(&plan, items.clone()).await, [Err(ErrorClass::Conflict)], "{items:?}");
-        let resumed = RestorePlan { resumed: true, ..plan };
+        let resumed = RestorePlan { attempt: 2, resumed: true, ..plan };
         assert_eq!(f.write(&resumed, items.clone()).await, [Err(ErrorClass::Conflict)], "{items:?}");
     }
     let items = vec![file("other", "other"), hard("d/x", "other")];
@@ -497,7 +497,7 @@ async fn what_bars_its_owner_is_finished_and_verified_again_and_again_and_stays_
     let mode = |name: &str| f.path(name).symlink_metadata().unwrap().mode() & 0o7777;
     assert_eq!((mode("none"), mode("shadow")), (0, 0));
     // A resumed restore knows its own file although it cannot simply read it.
-    let resumed = RestorePlan { resumed: true, ..plan };
+    let resumed = RestorePlan { attempt: 2, resumed: true, ..plan };
     assert_eq!(f.write(&resumed, vec![items[6].clone()]).await, [Ok(AlreadyThere)]);
     assert_eq!(mode("shadow"), 0);
     // So that it can be removed.
@@ -523,12 +523,12 @@ async fn leftovers_of_this_plan_are_removed_and_those_of_others_stay() {
     let items = vec![dir("d").mtime(1, 1), file("d/f", "x"), file("e/f", "x")];
     let plan = plan(&items);
     f.restore(&plan, items).await;
-    let ours = ["d/.backup-tmp-t1-s00000000-7", "e/.backup-tmp-t1-l0123456789abcdef0123456789abcdef"];
+    let ours = ["d/.backup-tmp-t1-s00000000-7", "e/.backup-tmp-t1-l0123456789abcdef0123456789abcdef-1-00000000-3"];
     let theirs = ["d/.backup-tmp-t2-s00000000-7", "d/.backup-tmp-x"];
     for staged in ours.iter().chain(&theirs) {
         std::fs::write(f.path(staged), "half").unwrap();
     }
-    let resumed = RestorePlan { resumed: true, ..plan };
+    let resumed = RestorePlan { attempt: 2, resumed: true, ..plan };
     assert_eq!(f.target.finish(&resumed).await.unwrap(), []);
     assert!(ours.iter().all(|name| !f.path(name).exists()));
     assert!(theirs.iter().all(|name| f.path(name).exists()));
@@ -577,7 +577,8 @@ async fn metadata_that_cannot_be_set_is_a_warning_of_finish() {
     assert_eq!(names, ["f", "l"]);
     assert!(warnings[0].message.starts_with("extended attribute no-such-namespace.a is not set: "), "{warnings:?}");
     assert_eq!(f.path("f").metadata().unwrap().mtime(), 5);
-    assert_eq!(f.target.verify(&plan).await.unwrap().mismatch_count, 2);
+    let report = f.target.verify(&plan).await.unwrap();
+    assert_eq!((report.mismatch_count, report.metadata_count), (0, 2));
 }
 
 #[tokio::test]
@@ -667,7 +668,7 @@ async fn verify_names_everything_that_differs() {
             "dir: its permissions are 0755 instead of 0700",
         ]
     );
-    assert_eq!((report.entries, report.mismatch_count), (count as u64, 10));
+    assert_eq!((report.entries, report.mismatch_count, report.metadata_count), (count as u64, 5, 5));
 }
 
 #[tokio::test]
@@ -727,7 +728,7 @@ async fn batches_at_once_and_dropped_calls_leave_whole_files_only() {
     for task in tasks.collect::<Vec<_>>() {
         task.await.unwrap();
     }
-    let resumed = RestorePlan { resumed: true, ..plan };
+    let resumed = RestorePlan { attempt: 2, resumed: true, ..plan };
     for batch in items.chunks(100) {
         let answers = f.write(&resumed, batch.to_vec()).await;
         assert!(answers.iter().all(|a| matches!(a, Ok(Created | AlreadyThere))), "{answers:?}");

@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::finish::{BATCH, is_open};
-use super::lend::{Lent, open_own, set_mode, settled};
+use super::lend::{Lent, open_own, set_mode, settled, with_rights};
 use super::links::{Digests, WithFirst, with_firsts};
 use super::small::{READ, digest_of};
 use crate::adapter::{MismatchKind, RestorePlan, VerifyReport};
@@ -259,7 +259,8 @@ impl Shared {
             for xattr in &entry.metadata.xattrs {
                 let mut value = vec![0; MAX_XATTR];
                 let found = match (&file, &link) {
-                    (Some(file), _) => fgetxattr(file, &xattr.name[..], &mut value[..]),
+                    // The right to read decides about it, also once the file is open.
+                    (Some(file), _) => with_rights(place, || fgetxattr(file, &xattr.name[..], &mut value[..])),
                     (None, Some(path)) => lgetxattr(&path[..], &xattr.name[..], &mut value[..]),
                     (None, None) => Err(Errno::ACCESS),
                 };
