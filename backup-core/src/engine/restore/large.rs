@@ -1,5 +1,6 @@
 //! Large entries, and groups that a target takes as a whole: each reads its own frames and can be started over.
 
+use super::LARGE;
 use super::ledger::{Ledger, Work};
 use super::plan::Plan;
 use crate::adapter::{ByteStream, ContentReader, EntryProgress, RestorePlan, RestoreTarget, Written};
@@ -143,7 +144,8 @@ impl LargeWriter {
     }
 }
 
-/// The contents of a group's slices one after the other, each checked before any of it is given out.
+/// The contents of a group's slices one after the other. Each that fits into memory is checked before any of it is given out;
+/// a longer one that is wrong ends the content with an error, so that nothing is published all the same.
 fn slices(plan: Plan, fetcher: Fetcher, from: u64, group: GroupName) -> ByteStream {
     Box::pin(async_stream::try_stream! {
         let mut entries = plan.from(from);
@@ -158,7 +160,11 @@ fn slices(plan: Plan, fetcher: Fetcher, from: u64, group: GroupName) -> ByteStre
             while let Some(piece) = stream.next().await {
                 let piece = piece?;
                 hash.update(&piece);
-                pieces.push(piece);
+                if entry.size > LARGE {
+                    yield piece;
+                } else {
+                    pieces.push(piece);
+                }
             }
             if Some(hash.finish()) != entry.sha256 {
                 Err(Ledger::damaged(&entry))?;
