@@ -359,3 +359,46 @@ pub trait RestoreTarget: std::fmt::Debug + Send + Sync + 'static {
     /// - An entry that is missing or differs is a mismatch in the report, not an error; one in nothing but metadata is of that kind.
     async fn verify(&self, plan: &RestorePlan) -> Result<VerifyReport>;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Knows;
+
+    impl PlanEntries for Knows {
+        fn entries(&self) -> BoxStream<'static, Result<Entry>> {
+            futures::stream::empty().boxed()
+        }
+
+        fn known_to_differ(&self, name: &EntryName) -> Option<MismatchKind> {
+            match name.as_bytes() {
+                b"left" => Some(MismatchKind::Content),
+                b"noted" => Some(MismatchKind::Metadata),
+                _ => None,
+            }
+        }
+    }
+
+    #[test]
+    fn a_report_counts_each_kind_apart_and_leaves_out_what_is_known() {
+        use MismatchKind::{Content, Metadata};
+        let plan = RestorePlan { tag: "t".into(), resumed: false, overwrite: false, entries: Arc::new(Knows) };
+        let mut whole = VerifyReport::default();
+        for _ in 0..2 {
+            let mut part = VerifyReport { entries: 1700, bytes: 10, ..VerifyReport::default() };
+            for name in ["left", "noted", "new"] {
+                part.mismatch(&plan, &name.into(), Content, "bytes");
+                part.mismatch(&plan, &name.into(), Metadata, "owner");
+            }
+            (0..700).for_each(|_| part.mismatch(&plan, &"many".into(), Metadata, "owner"));
+            whole.add(part);
+        }
+        assert_eq!((whole.entries, whole.bytes), (3400, 20));
+        assert_eq!((whole.mismatch_count, whole.metadata_count, whole.known_count), (4, 1402, 6));
+        let kept = |kind| whole.mismatches.iter().filter(|m| m.kind == kind).count();
+        assert_eq!((kept(Content), kept(Metadata)), (4, 1000));
+        assert!(whole.mismatches.iter().all(|m| m.name != "left".into()));
+    }
+}

@@ -5,19 +5,22 @@ use super::index_reader::VolumeCache;
 use super::lookup::NameCache;
 use crate::adapter::Destination;
 use crate::archive::{
-    ArchiveKey, Decompressor, Header, KeyProvider, KeyWraps, Manifest, ObjectNames, SEALED_HEAD, Unsealer,
-    sealed_length, unseal,
+    ArchiveKey, Decompressor, Header, KeyProvider, KeyWraps, MAX_FRAME, Manifest, ObjectNames, SEALED_HEAD, Unsealer,
+    max_packed, sealed_length, unseal,
 };
 use crate::model::{ArchiveId, ObjectName};
 use crate::retry::{RetryPolicy, Retrying};
 use crate::{Digest, Error, ErrorClass, Result};
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A header or a list of keys is never longer.
 const MAX_SMALL_OBJECT: u64 = 1 << 20;
+/// The first bytes of so many sealed volumes are kept, so that they are not fetched for each part.
+const MAX_HEADS: usize = 256;
 /// A manifest is never longer: about two million index pieces.
 const MAX_MANIFEST: u64 = 512 << 20;
 
@@ -36,6 +39,7 @@ pub(super) struct Inner {
     manifest_sha256: Digest,
     pub(super) key: Option<ArchiveKey>,
     decompressors: Mutex<Vec<Decompressor>>,
+    heads: Mutex<HashMap<String, Bytes>>,
     pub(super) volumes: VolumeCache,
     pub(super) names_of: NameCache,
 }
@@ -48,7 +52,17 @@ impl Archive {
     /// open it; `Invalid` when keys are given, it is not sealed, and that is not allowed; `Unsupported` when it needs a newer
     /// reader; `Corrupt` when an object is damaged or the archive was swept.
     pub async fn open(destination: Arc<dyn Destination>, id: &ArchiveId, options: &OpenOptions) -> Result<Self> {
-        let destination: Arc<dyn Destination> = Retrying::new(destination, RetryPolicy::default());
+        Self::open_with(destination, id, options, RetryPolicy::default()).await
+    }
+
+    /// The same, with another policy for what is read now and later.
+    pub(super) async fn open_with(
+        destination: Arc<dyn Destination>,
+        id: &ArchiveId,
+        options: &OpenOptions,
+        retry: RetryPolicy,
+    ) -> Result<Self> {
+        let destination: Arc<dyn Destination> = Retrying::new(destination, retry);
         let (header, header_bytes) = read_header(&*destination, id).await?;
         let names = ObjectNames::new(id.clone(), header.codec, header.sealed);
         let key = match (header.sealed, &options.keys) {
@@ -74,14 +88,18 @@ impl Archive {
             _ => e,
         })?;
         let manifest_sha256 = Digest::of(&stored);
-        let plain = match &key {
-            Some(key) => {
-                unseal(key, id, relative(&names, &names.manifest())?, &stored).map_err(|e| e.on(names.manifest()))?
-            }
-            None => stored.to_vec(),
-        };
-        let manifest = Manifest::parse(&plain).map_err(|e| e.on(names.manifest()))?;
-        manifest.check_against(&header, &Digest::of(&header_bytes)).map_err(|e| e.on(names.manifest()))?;
+        let name = names.manifest();
+        let (id, relative) = (id.clone(), relative(&names, &name)?.to_owned());
+        // It may be long.
+        let parse = tokio::task::spawn_blocking(move || {
+            let manifest = match &key {
+                Some(key) => Manifest::parse(&unseal(key, &id, &relative, &stored)?)?,
+                None => Manifest::parse(&stored)?,
+            };
+            manifest.check_against(&header, &Digest::of(&header_bytes))?;
+            Ok((manifest, header, key))
+        });
+        let (manifest, header, key) = parse.await.map_err(panicked)?.map_err(|e: Error| e.on(name))?;
         let inner = Inner {
             destination,
             names,
@@ -90,6 +108,7 @@ impl Archive {
             manifest_sha256,
             key,
             decompressors: Mutex::default(),
+            heads: Mutex::default(),
             volumes: VolumeCache::default(),
             names_of: NameCache::default(),
         };
@@ -123,26 +142,48 @@ impl Inner {
         let name = self.names.object(relative)?;
         let wanted = range.end - range.start;
         let Some(_) = &self.key else {
-            return exactly(collect(&*self.destination, &name, Some(range)).await?, wanted, &name);
+            return exactly(collect(&*self.destination, &name, range).await?, wanted, &name);
         };
-        // The first bytes hold the salt. A range near the start comes together with them.
-        let head =
-            exactly(collect(&*self.destination, &name, Some(0..SEALED_HEAD as u64)).await?, SEALED_HEAD as u64, &name)?;
+        // The first bytes hold the salt.
+        let known = self.heads.lock().unwrap_or_else(PoisonError::into_inner).get(relative).cloned();
+        let head = match known {
+            Some(head) => head,
+            None => {
+                let length = SEALED_HEAD as u64;
+                exactly(collect(&*self.destination, &name, 0..length).await?, length, &name)?
+            }
+        };
         let unsealer = {
             let key = self.key.as_ref().ok_or_else(|| Error::permanent("the key is gone"))?;
             Unsealer::new(key, &self.header.id, relative, size, &head).map_err(|e| e.on(&name))?
         };
         let sealed_range = unsealer.sealed_range(range.clone()).map_err(|e| e.on(&name))?;
         let length = sealed_range.end - sealed_range.start;
-        let sealed = exactly(collect(&*self.destination, &name, Some(sealed_range)).await?, length, &name)?;
+        let sealed = exactly(collect(&*self.destination, &name, sealed_range).await?, length, &name)?;
         let opened = tokio::task::spawn_blocking(move || unsealer.open(range, &sealed).map(Bytes::from));
-        opened.await.map_err(panicked)?.map_err(|e| e.on(&name))
+        let opened = opened.await.map_err(panicked)?;
+        let mut heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
+        if opened.is_err() {
+            // It may be what is wrong.
+            heads.remove(relative);
+        } else if heads.len() < MAX_HEADS || heads.contains_key(relative) {
+            heads.insert(relative.to_owned(), head);
+        } else {
+            *heads = HashMap::from([(relative.to_owned(), head)]);
+        }
+        opened.map_err(|e| e.on(&name))
     }
 
     /// Reads a whole small object and checks its digest.
     pub(super) async fn read_object(self: &Arc<Self>, relative: &str, size: u64, sha256: Digest) -> Result<Bytes> {
         let name = self.names.object(relative)?;
-        let stored = exactly(collect(&*self.destination, &name, None).await?, size, &name)?;
+        if size == 0 || size > sealed_length(max_packed(MAX_FRAME as u64)) {
+            return Err(
+                Error::corrupt(format!("the archive names an object of {size} bytes, as no writer makes")).on(&name)
+            );
+        }
+        // With its range, so that an object that is longer than it should be is not read, and one that is cut off is read again.
+        let stored = exactly(collect(&*self.destination, &name, 0..size).await?, size, &name)?;
         let (inner, relative) = (self.clone(), relative.to_owned());
         let check = tokio::task::spawn_blocking(move || {
             if Digest::of(&stored) != sha256 {
@@ -227,22 +268,25 @@ pub(super) async fn read_small(destination: &dyn Destination, name: &ObjectName,
     Ok(bytes.freeze())
 }
 
-/// Reads an object that the archive names, or a part of it.
-async fn collect(destination: &dyn Destination, name: &ObjectName, range: Option<Range<u64>>) -> Result<Bytes> {
+/// Reads a range of an object that the archive names.
+async fn collect(destination: &dyn Destination, name: &ObjectName, range: Range<u64>) -> Result<Bytes> {
     let failed = |e: Error| match e.class() {
         ErrorClass::NotFound => Error::corrupt("the object is missing, the archive is damaged").on(name).because(e),
         _ => e.on(name),
     };
-    let length = range.as_ref().map(|range| range.end - range.start);
-    let mut stream = destination.get(name, range).await.map_err(failed)?;
+    let length = range.end - range.start;
+    let mut stream = destination.get(name, Some(range)).await.map_err(failed)?;
     let Some(first) = stream.try_next().await.map_err(failed)? else { return Ok(Bytes::new()) };
-    if Some(first.len() as u64) == length {
+    if first.len() as u64 == length {
         return Ok(first);
     }
-    let mut bytes = BytesMut::with_capacity(usize::try_from(length.unwrap_or(first.len() as u64)).unwrap_or(0));
+    let mut bytes = BytesMut::with_capacity(usize::try_from(length).unwrap_or(0));
     bytes.extend_from_slice(&first);
     while let Some(piece) = stream.try_next().await.map_err(failed)? {
         bytes.extend_from_slice(&piece);
+        if bytes.len() as u64 > length {
+            return Err(Error::permanent("the destination delivers more than it was asked for").on(name));
+        }
     }
     Ok(bytes.freeze())
 }

@@ -1,5 +1,6 @@
 //! Large entries, and groups that a target takes as a whole: each reads its own frames and can be started over.
 
+use super::LARGE;
 use super::ledger::{Ledger, Work};
 use super::plan::Plan;
 use crate::adapter::{ByteStream, ContentReader, EntryProgress, RestorePlan, RestoreTarget, Written};
@@ -84,21 +85,22 @@ impl LargeWriter {
 
     /// Trouble with one entry at the target is a warning, but an archive that cannot be read, or a target that is in trouble
     /// as a whole, fails the restore.
-    fn written(&self, entry: &Entry, result: Result<Result<Written>>, unreadable: &Unreadable) -> Result<()> {
-        match result? {
+    fn written(entry: &Entry, result: Result<Result<Written>>, unreadable: &Unreadable, work: &mut Work) -> Result<()> {
+        match result.map_err(|e| e.on(&entry.name))? {
             // A target that takes a reader's error for one of the entry must not make intact entries be left out.
             Err(error) if unreadable.load(Ordering::Relaxed) => Err(error),
-            result => self.ledger.written(entry, result),
+            result => work.written(entry, result),
         }
     }
 
     /// Writes an entry, from where an earlier attempt left off if the target still can.
-    pub(super) async fn entry(self, entry: Entry, work: Work) -> Result<()> {
+    pub(super) async fn entry(self, entry: Entry, mut work: Work) -> Result<()> {
         let mut progress = self.ledger.progress(entry.ordinal);
         let mut tries = 0;
         let unreadable = Unreadable::default();
         let result = loop {
             tries += 1;
+            self.ledger.ensure_held()?;
             unreadable.store(false, Ordering::Relaxed);
             let content = self.reader(&entry, &progress, &unreadable);
             match self.target.write_large(&self.plan, &entry, content, &progress).await {
@@ -111,17 +113,18 @@ impl LargeWriter {
                 result => break result,
             }
         };
-        self.written(&entry, result, &unreadable)?;
+        Self::written(&entry, result, &unreadable, &mut work)?;
         work.done(Some(entry.ordinal));
         Ok(())
     }
 
     /// Writes all slices of a group as one content. Never from the middle: a resumed restore starts it over.
-    pub(super) async fn group(self, plan: Plan, first: Entry, group: GroupName, work: Work) -> Result<()> {
+    pub(super) async fn group(self, plan: Plan, first: Entry, group: GroupName, mut work: Work) -> Result<()> {
         let mut tries = 0;
         let unreadable = Unreadable::default();
         let result = loop {
             tries += 1;
+            self.ledger.ensure_held()?;
             let progress = EntryProgress::default();
             unreadable.store(false, Ordering::Relaxed);
             let stream = slices(plan.clone(), self.fetcher.clone(), first.ordinal, group.clone());
@@ -134,14 +137,15 @@ impl LargeWriter {
                 result => break result,
             }
         };
-        self.written(&first, result, &unreadable)?;
+        Self::written(&first, result, &unreadable, &mut work)?;
         self.ledger.group_done(group);
         work.done(None);
         Ok(())
     }
 }
 
-/// The contents of a group's slices one after the other, each checked before any of it is given out.
+/// The contents of a group's slices one after the other. Each that fits into memory is checked before any of it is given out;
+/// a longer one that is wrong ends the content with an error, so that nothing is published all the same.
 fn slices(plan: Plan, fetcher: Fetcher, from: u64, group: GroupName) -> ByteStream {
     Box::pin(async_stream::try_stream! {
         let mut entries = plan.from(from);
@@ -156,7 +160,11 @@ fn slices(plan: Plan, fetcher: Fetcher, from: u64, group: GroupName) -> ByteStre
             while let Some(piece) = stream.next().await {
                 let piece = piece?;
                 hash.update(&piece);
-                pieces.push(piece);
+                if entry.size > LARGE {
+                    yield piece;
+                } else {
+                    pieces.push(piece);
+                }
             }
             if Some(hash.finish()) != entry.sha256 {
                 Err(Ledger::damaged(&entry))?;
