@@ -11,8 +11,11 @@ use zstd::zstd_safe::{
 
 /// The most bytes that a frame, or an index piece, may decompress to.
 pub const MAX_FRAME: usize = 64 << 20;
-/// The longest stored frame: no codec makes what it cannot compress an eighth longer.
-pub(super) const MAX_STORED_FRAME: usize = MAX_FRAME + MAX_FRAME / 8;
+
+/// No codec makes more bytes than this of so many: those that cannot be compressed stay as they are, with some framing.
+pub const fn max_packed(raw: u64) -> u64 {
+    raw.saturating_add(raw / 64).saturating_add(64 << 10)
+}
 
 /// How frames are compressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

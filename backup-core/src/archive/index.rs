@@ -3,8 +3,7 @@
 //! A line that starts with `{"volume":` is a volume, one that starts with `{"name":` an entry; other kinds of lines are refused.
 //! Members of a line that are not known are passed over.
 
-use super::codec::MAX_STORED_FRAME;
-use super::{MAX_FRAME, MAX_NAME, padding, sealed_length};
+use super::{MAX_FRAME, MAX_NAME, max_packed, padding, sealed_length};
 use crate::model::{Entry, EntryKind, EntryName, GroupName, Metadata, ObjectName, Timestamp};
 use crate::{Digest, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -69,14 +68,14 @@ impl VolumeRecord {
     fn check(&self) -> Result<()> {
         let stored: u64 = self.frames.iter().map(|(stored, _)| u64::from(*stored)).sum();
         let size = if self.sha256.is_none() { sealed_length(stored) } else { stored };
-        let frame_ok = |stored: u32, raw: u32| {
-            (1..=MAX_FRAME).contains(&(raw as usize)) && (1..=MAX_STORED_FRAME).contains(&(stored as usize))
+        let frame_ok = |(stored, raw): (u32, u32)| {
+            (1..=MAX_FRAME).contains(&(raw as usize)) && (1..=max_packed(u64::from(raw))).contains(&u64::from(stored))
         };
         let right = self.name.starts_with("data/")
             && ObjectName::new(&self.name).is_ok()
             && self.size == size
             && !self.frames.is_empty()
-            && self.frames.iter().all(|(stored, raw)| frame_ok(*stored, *raw))
+            && self.frames.iter().all(|frame| frame_ok(*frame))
             && self.raw_range().end < u64::MAX;
         if right {
             Ok(())

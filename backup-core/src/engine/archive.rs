@@ -4,8 +4,8 @@ use super::OpenOptions;
 use super::index_reader::VolumeCache;
 use crate::adapter::Destination;
 use crate::archive::{
-    ArchiveKey, Decompressor, Header, KeyProvider, KeyWraps, Manifest, ObjectNames, SEALED_HEAD, Unsealer,
-    sealed_length, unseal,
+    ArchiveKey, Decompressor, Header, KeyProvider, KeyWraps, MAX_FRAME, Manifest, ObjectNames, SEALED_HEAD, Unsealer,
+    max_packed, sealed_length, unseal,
 };
 use crate::model::{ArchiveId, ObjectName};
 use crate::retry::{RetryPolicy, Retrying};
@@ -84,14 +84,18 @@ impl Archive {
             _ => e,
         })?;
         let manifest_sha256 = Digest::of(&stored);
-        let plain = match &key {
-            Some(key) => {
-                unseal(key, id, relative(&names, &names.manifest())?, &stored).map_err(|e| e.on(names.manifest()))?
-            }
-            None => stored.to_vec(),
-        };
-        let manifest = Manifest::parse(&plain).map_err(|e| e.on(names.manifest()))?;
-        manifest.check_against(&header, &Digest::of(&header_bytes)).map_err(|e| e.on(names.manifest()))?;
+        let name = names.manifest();
+        let (id, relative) = (id.clone(), relative(&names, &name)?.to_owned());
+        // It may be long.
+        let parse = tokio::task::spawn_blocking(move || {
+            let manifest = match &key {
+                Some(key) => Manifest::parse(&unseal(key, &id, &relative, &stored)?)?,
+                None => Manifest::parse(&stored)?,
+            };
+            manifest.check_against(&header, &Digest::of(&header_bytes))?;
+            Ok((manifest, header, key))
+        });
+        let (manifest, header, key) = parse.await.map_err(panicked)?.map_err(|e: Error| e.on(name))?;
         let inner = Inner {
             destination,
             names,
@@ -132,17 +136,17 @@ impl Inner {
         let name = self.names.object(relative)?;
         let wanted = range.end - range.start;
         let Some(_) = &self.key else {
-            return collect(&*self.destination, &name, Some(range), wanted).await;
+            return collect(&*self.destination, &name, range, wanted).await;
         };
-        // The first bytes hold the salt. A range near the start comes together with them.
-        let head = collect(&*self.destination, &name, Some(0..SEALED_HEAD as u64), SEALED_HEAD as u64).await?;
+        // The first bytes hold the salt.
+        let head = collect(&*self.destination, &name, 0..SEALED_HEAD as u64, SEALED_HEAD as u64).await?;
         let unsealer = {
             let key = self.key.as_ref().ok_or_else(|| Error::permanent("the key is gone"))?;
             Unsealer::new(key, &self.header.id, relative, size, &head).map_err(|e| e.on(&name))?
         };
         let sealed_range = unsealer.sealed_range(range.clone()).map_err(|e| e.on(&name))?;
         let length = sealed_range.end - sealed_range.start;
-        let sealed = collect(&*self.destination, &name, Some(sealed_range), length).await?;
+        let sealed = collect(&*self.destination, &name, sealed_range, length).await?;
         let opened = tokio::task::spawn_blocking(move || unsealer.open(range, &sealed).map(Bytes::from));
         opened.await.map_err(panicked)?.map_err(|e| e.on(&name))
     }
@@ -150,7 +154,13 @@ impl Inner {
     /// Reads a whole small object and checks its digest.
     pub(super) async fn read_object(self: &Arc<Self>, relative: &str, size: u64, sha256: Digest) -> Result<Bytes> {
         let name = self.names.object(relative)?;
-        let stored = collect(&*self.destination, &name, None, size).await?;
+        if size == 0 || size > sealed_length(max_packed(MAX_FRAME as u64)) {
+            return Err(
+                Error::corrupt(format!("the archive names an object of {size} bytes, as no writer makes")).on(&name)
+            );
+        }
+        // With its range, so that an object that is longer than it should be is not read, and one that is cut off is read again.
+        let stored = collect(&*self.destination, &name, 0..size, size).await?;
         let (inner, relative) = (self.clone(), relative.to_owned());
         let check = tokio::task::spawn_blocking(move || {
             if Digest::of(&stored) != sha256 {
@@ -235,13 +245,8 @@ pub(super) async fn read_small(destination: &dyn Destination, name: &ObjectName,
     Ok(bytes.freeze())
 }
 
-/// Reads an object that the archive names, or a range of it. It must have exactly `length` bytes; takes no more than that, whatever comes.
-async fn collect(
-    destination: &dyn Destination,
-    name: &ObjectName,
-    range: Option<Range<u64>>,
-    length: u64,
-) -> Result<Bytes> {
+/// Reads a range of an object that the archive names: exactly `length` bytes; takes no more than that, whatever comes.
+async fn collect(destination: &dyn Destination, name: &ObjectName, range: Range<u64>, length: u64) -> Result<Bytes> {
     let wrong = |came: &dyn std::fmt::Display| {
         Error::corrupt(format!("{came} bytes came where the archive names {length}")).on(name)
     };
@@ -249,7 +254,7 @@ async fn collect(
         ErrorClass::NotFound => Error::corrupt("the object is missing, the archive is damaged").on(name).because(e),
         _ => e.on(name),
     };
-    let mut stream = destination.get(name, range).await.map_err(failed)?;
+    let mut stream = destination.get(name, Some(range)).await.map_err(failed)?;
     // A single piece is taken as it is; several are joined.
     let (mut first, mut joined, mut came) = (Bytes::new(), BytesMut::new(), 0);
     while let Some(piece) = stream.try_next().await.map_err(failed)? {

@@ -28,7 +28,7 @@ impl LateDestination {
     fn delay(&self) -> Option<Duration> {
         let put = self.puts.fetch_add(1, Ordering::Relaxed);
         let draw = Digest::of(format!("{} {put}", self.seed).as_bytes()).0;
-        (draw[0] % 3 == 0).then(|| Duration::from_millis(1 << (draw[1] % 16)))
+        draw[0].is_multiple_of(3).then(|| Duration::from_millis(1 << (draw[1] % 16)))
     }
 }
 

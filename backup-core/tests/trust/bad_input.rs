@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use backup_core::ErrorClass;
-use backup_core::adapter::{Destination, RestoreTarget, Source, Store};
+use backup_core::adapter::{Destination, Granularity, RestoreTarget, Source, Store};
 use backup_core::archive::{Codec, Header};
 use backup_core::engine::{
     Archive, ArchiveStatus, BackupOptions, BackupRequest, Engine, EngineOptions, Limits, OpenOptions, Outcome,
@@ -541,7 +541,7 @@ async fn a_sweep_takes_only_what_is_old_and_unfinished() {
     assert_eq!(destination.objects(), before, "a dry run removes nothing");
 
     let swept = sweep(&destination, &SweepOptions::default()).await.unwrap();
-    assert_eq!(swept.swept, [unfinished.clone()]);
+    assert_eq!(swept.swept, std::slice::from_ref(&unfinished));
     assert!(!destination.objects().keys().any(belongs));
     let rest: Vec<_> = before.keys().filter(|name| !belongs(name)).collect();
     assert_eq!(destination.objects().keys().collect::<Vec<_>>(), rest);
@@ -571,5 +571,57 @@ async fn an_empty_source_makes_an_empty_archive() {
         let id = back_up(&MemoryStore::new(), request).await;
         assert!(verify(&open(&destination, &id, &None).await.unwrap(), VerifyMode::Full).await.unwrap().is_sound());
         assert!(restored(&destination, &id, &None).await.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn however_many_items_stay_because_they_may_not_be_replaced_the_restore_completes_with_warnings() {
+    let mut source = MemorySource::new("many");
+    for n in 0..1100 {
+        source = source.file(&format!("file-{n:04}"), format!("new {n}").as_str());
+    }
+    let destination = MemoryDestination::new("destination");
+    let id = back_up(&MemoryStore::new(), backup_request(source, destination.clone())).await;
+    let target = MemoryTarget::new("target");
+    let outcome = restore(&MemoryStore::new(), &destination, &id, target.clone(), &None).await;
+    assert!(is_completed(&outcome), "{outcome:?}");
+
+    // All of them are others now.
+    for (name, mut item) in target.items() {
+        item.content = "old".into();
+        target.insert(name.as_str().unwrap(), item);
+    }
+    let outcome = restore(&MemoryStore::new(), &destination, &id, target.clone(), &None).await;
+    let Ok(Outcome::Completed { warnings, .. }) = outcome else { panic!("{outcome:?}") };
+    assert!(warnings >= 1100, "{warnings}");
+    assert!(target.items().values().all(|item| item.content == "old"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_does_not_wait_for_large_contents() {
+    let (store, destination) = (MemoryStore::new(), MemoryDestination::new("destination"));
+    let mut source = MemorySource::new("groups");
+    for group in ["a", "b", "c", "d"] {
+        source = source.slices(group, vec![Blob::pattern(1, 100_000), Blob::pattern(2, 100_000)]);
+    }
+    let id = back_up(&store, backup_request(source, destination.clone())).await;
+    // Taken whole, groups are written like large files: two at once, the others wait.
+    let target = MemoryTarget::new("target").with_granularity(Granularity::Whole);
+    let mut request = RestoreRequest::new(Arc::new(destination.clone()), id, Arc::new(target.clone()));
+    request.limits.write = backup_core::limit::RateLimit::new(std::num::NonZeroU64::new(1000));
+    let handle = engine(&store).restore(request).await.unwrap();
+    let operation = handle.id().clone();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    handle.pause();
+    let ended = tokio::time::timeout(Duration::from_secs(20), wait(handle)).await;
+    let outcome = ended.expect("the pause waits for what is being written");
+    assert!(matches!(outcome, Ok(Outcome::Paused { reason: PauseReason::Requested, .. })), "{outcome:?}");
+
+    let request = resume_restore_request(&operation, destination.clone(), target.clone());
+    let outcome = wait(engine(&store).resume_restore(request).await.unwrap()).await;
+    assert!(is_completed(&outcome), "{outcome:?}");
+    for group in ["a", "b", "c", "d"] {
+        let whole = [Blob::pattern(1, 100_000).bytes(), Blob::pattern(2, 100_000).bytes()].concat();
+        assert!(target.content(group).unwrap() == whole, "{group}");
     }
 }

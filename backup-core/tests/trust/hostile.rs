@@ -4,13 +4,17 @@ use crate::common::*;
 use async_trait::async_trait;
 use backup_core::adapter::{ByteStream, Destination, DestinationProperties, Granularity, ObjectInfo, Payload};
 use backup_core::archive::Codec;
-use backup_core::engine::{Archive, BackupOptions, OpenOptions, Outcome, RestoreRequest, Selection, VerifyMode};
+use backup_core::engine::{
+    Archive, BackupOptions, Finding, OpenOptions, Outcome, RestoreRequest, Selection, VerifyMode,
+};
 use backup_core::limit::RateLimit;
 use backup_core::local::{LocalTarget, LocalTargetConfig, NameRule};
 use backup_core::memory::MemoryStore;
 use backup_core::model::{ArchiveId, EntryKind, GroupName, Identity, LogQuery, ObjectName, OperationId};
 use backup_core::{Digest, Error, ErrorClass, Result};
-use backup_testkit::doubles::{Blob, MemoryContent, MemoryDestination, MemoryEntry, MemorySource, MemoryTarget};
+use backup_testkit::doubles::{
+    Blob, Damage, MemoryContent, MemoryDestination, MemoryEntry, MemorySource, MemoryTarget,
+};
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
@@ -140,7 +144,7 @@ async fn names_do_no_harm(rule: NameRule, overwrite: bool) {
     let alive = format!("file {:?}", b"alive");
     let directory = "directory".to_owned();
     let expected =
-        vec![(b"canary".to_vec(), &alive), (b"outside".to_vec(), &directory), (b"outside/canary".to_vec(), &alive)];
+        [(b"canary".to_vec(), &alive), (b"outside".to_vec(), &directory), (b"outside/canary".to_vec(), &alive)];
     let expected: Vec<_> = expected.iter().map(|(name, what)| (name, *what)).collect();
     assert_eq!(outside, expected, "something happened outside the target\n{log}");
     for (name, content) in [("good", &b"first"[..]), ("zz/good", b"last")] {
@@ -458,6 +462,25 @@ const EDITS: &[Edit] = &[
 
 /// Lies that fit in themselves: without a seal only comparing the index with the tar stream shows them.
 const PLAUSIBLE: &[Edit] = &[
+    ("a stream without its end", |f| {
+        const END: u64 = 1024;
+        let last = f.lines.iter().filter(|line| line.get("volume").is_some()).count() - 1;
+        let volume = f.volume(last);
+        let name = volume["volume"].as_str().unwrap().to_owned();
+        let size = volume["size"].as_u64().unwrap() - END;
+        volume["size"] = json!(size);
+        let frame = volume["frames"].as_array_mut().unwrap().last_mut().unwrap();
+        for length in frame.as_array_mut().unwrap() {
+            *length = json!(length.as_u64().unwrap() - END);
+        }
+        let object = ObjectName::new(format!("{}/{name}", f.id)).unwrap();
+        let bytes = f.destination.bytes(&object).unwrap().slice(..size as usize);
+        f.volume(last)["sha256"] = json!(Digest::of(&bytes).to_string());
+        f.destination.insert(object.as_str(), bytes);
+        let end = f.piece()["raw"]["end"].as_u64().unwrap() - END;
+        f.piece()["raw"]["end"] = json!(end);
+        f.manifest["totals"]["raw_bytes"] = json!(end);
+    }),
     ("another name", |f| f.entry("dir/small")["name"] = json!("dir/else")),
     ("an entry less", |f| {
         let at = f.lines.iter().position(|line| line["name"] == "dir/small").unwrap();
@@ -529,16 +552,25 @@ async fn figures_that_cannot_be_true_are_errors_and_cost_nothing() {
     assert!(peak < 1 << 30, "{} MiB were taken", peak >> 20);
 }
 
-/// Gives more bytes of one object than it has, without an end.
+/// What is strange about an object.
+#[derive(Clone, Debug)]
+enum Way {
+    /// There are more bytes of it than it has, without an end; counts them.
+    Endless(Arc<AtomicU64>),
+    /// It lies on a bad sector.
+    Unreadable,
+}
+
+/// A destination with one strange object.
 #[derive(Debug)]
-struct Generous {
+struct Strange {
     inner: MemoryDestination,
     object: ObjectName,
-    given: Arc<AtomicU64>,
+    way: Way,
 }
 
 #[async_trait]
-impl Destination for Generous {
+impl Destination for Strange {
     fn identity(&self) -> Identity {
         self.inner.identity()
     }
@@ -564,7 +596,7 @@ impl Destination for Generous {
         if *name != self.object {
             return Ok(true_bytes);
         }
-        let given = self.given.clone();
+        let Way::Endless(given) = self.way.clone() else { return Err(Error::permanent("input/output error").on(name)) };
         let zeros = Bytes::from(vec![0; 1 << 20]);
         let more = futures::stream::repeat_with(move || {
             given.fetch_add(zeros.len() as u64, Ordering::Relaxed);
@@ -609,10 +641,11 @@ async fn an_object_without_end_is_not_read_to_its_end() {
         objects.extend(keys.is_some().then(|| object("keys/0.json")));
         for object in objects {
             let given = Arc::new(AtomicU64::new(0));
-            let generous = Generous { inner: inner.clone(), object: object.clone(), given: given.clone() };
+            let way = Way::Endless(given.clone());
+            let strange = Strange { inner: inner.clone(), object: object.clone(), way };
             let reading = async {
                 let open = OpenOptions { keys: keys.clone(), allow_unsealed: false };
-                let archive = Archive::open(Arc::new(generous), &id, &open).await?;
+                let archive = Archive::open(Arc::new(strange), &id, &open).await?;
                 let outcome = verify(&archive, VerifyMode::Full).await?;
                 if outcome.is_sound() { Ok(()) } else { Err(Error::corrupt(format!("{:?}", outcome.findings))) }
             };
@@ -621,6 +654,24 @@ async fn an_object_without_end_is_not_read_to_its_end() {
             assert_eq!(error.class(), ErrorClass::Corrupt, "{object}: {}", error.chain());
             let given = given.load(Ordering::Relaxed);
             assert!(given <= 64 << 20, "{object}: {} MiB were taken", given >> 20);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_that_the_disk_cannot_read_is_a_finding_and_the_others_are_looked_at() {
+    let inner = MemoryDestination::new("destination");
+    let id = archive_of(1, &inner, Codec::Zstd, &None).await;
+    let volumes = below(&inner, &id, "data");
+    inner.corrupt(&volumes[2], Damage::Flip { at: 100, mask: 1 });
+    let way = Way::Unreadable;
+    let strange = Strange { inner: inner.clone(), object: volumes[0].clone(), way };
+    let archive = Archive::open(Arc::new(strange), &id, &OpenOptions::default()).await.unwrap();
+    for mode in [VerifyMode::Full, VerifyMode::Sample { percent: 100.0 }] {
+        let found = verify(&archive, mode).await.unwrap();
+        for volume in [&volumes[0], &volumes[2]] {
+            let about = |f: &Finding| f.object.as_deref().is_some_and(|object| volume.as_str().ends_with(object));
+            assert!(found.findings.iter().any(about), "{mode:?} {volume}: {found:?}");
         }
     }
 }

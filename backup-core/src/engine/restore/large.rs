@@ -83,25 +83,28 @@ impl LargeWriter {
             .boxed()
     }
 
-    /// Trouble with one entry at the target is a warning, but an archive that cannot be read fails the restore.
-    fn written(&self, entry: &Entry, result: Result<Written>, unreadable: &Unreadable) -> Result<()> {
-        match result {
+    /// Trouble with one entry at the target is a warning, but an archive that cannot be read, or a target that is in trouble
+    /// as a whole, fails the restore.
+    fn written(entry: &Entry, result: Result<Result<Written>>, unreadable: &Unreadable, work: &mut Work) -> Result<()> {
+        match result.map_err(|e| e.on(&entry.name))? {
+            // A target that takes a reader's error for one of the entry must not make intact entries be left out.
             Err(error) if unreadable.load(Ordering::Relaxed) => Err(error),
-            result => self.ledger.written(entry, result),
+            result => work.written(entry, result),
         }
     }
 
     /// Writes an entry, from where an earlier attempt left off if the target still can.
-    pub(super) async fn entry(self, entry: Entry, work: Work) -> Result<()> {
+    pub(super) async fn entry(self, entry: Entry, mut work: Work) -> Result<()> {
         let mut progress = self.ledger.progress(entry.ordinal);
         let mut tries = 0;
         let unreadable = Unreadable::default();
         let result = loop {
             tries += 1;
+            self.ledger.ensure_held()?;
             unreadable.store(false, Ordering::Relaxed);
             let content = self.reader(&entry, &progress, &unreadable);
             match self.target.write_large(&self.plan, &entry, content, &progress).await {
-                Err(e) if tries < TRIES && (e.class() == ErrorClass::Changed || e.is_retryable()) => {
+                Err(e) | Ok(Err(e)) if tries < TRIES && (e.class() == ErrorClass::Changed || e.is_retryable()) => {
                     if e.class() == ErrorClass::Changed {
                         progress = self.ledger.forget_progress(entry.ordinal);
                     }
@@ -110,30 +113,31 @@ impl LargeWriter {
                 result => break result,
             }
         };
-        self.written(&entry, result, &unreadable)?;
+        Self::written(&entry, result, &unreadable, &mut work)?;
         work.done(Some(entry.ordinal));
         Ok(())
     }
 
     /// Writes all slices of a group as one content. Never from the middle: a resumed restore starts it over.
-    pub(super) async fn group(self, plan: Plan, first: Entry, group: GroupName, work: Work) -> Result<()> {
-        let progress = EntryProgress::default();
+    pub(super) async fn group(self, plan: Plan, first: Entry, group: GroupName, mut work: Work) -> Result<()> {
         let mut tries = 0;
         let unreadable = Unreadable::default();
         let result = loop {
             tries += 1;
+            self.ledger.ensure_held()?;
+            let progress = EntryProgress::default();
             unreadable.store(false, Ordering::Relaxed);
             let stream = slices(plan.clone(), self.fetcher.clone(), first.ordinal, group.clone());
             let stream = self.limited(stream, &unreadable);
             let content = ContentReader::new(stream, Sha256::new(), None, None);
             match self.target.write_large(&self.plan, &first, content, &progress).await {
-                Err(e) if tries < TRIES && (e.class() == ErrorClass::Changed || e.is_retryable()) => {
+                Err(e) | Ok(Err(e)) if tries < TRIES && (e.class() == ErrorClass::Changed || e.is_retryable()) => {
                     tracing::warn!(%group, error = %e.chain(), "writing a group is started over");
                 }
                 result => break result,
             }
         };
-        self.written(&first, result, &unreadable)?;
+        Self::written(&first, result, &unreadable, &mut work)?;
         self.ledger.group_done(group);
         work.done(None);
         Ok(())
