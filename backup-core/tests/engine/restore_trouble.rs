@@ -91,8 +91,8 @@ async fn a_hard_link_that_is_chosen_alone_comes_with_its_content() {
     let source = Arc::new(source);
     let destination = MemoryDestination::default();
     let mut request = request(&source, &destination);
-    request.options.volume_size = Some(64 << 10);
-    request.options.frame_size = 16 << 10;
+    request.options.volume_size = Some(256 << 10);
+    request.options.frame_size = 64 << 10;
     let archive = back_up(request).await;
     let target = MemoryTarget::default();
     let mut request = restore_request(&destination, &archive, &target, None);

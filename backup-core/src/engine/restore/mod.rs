@@ -451,8 +451,9 @@ impl Splitter {
 
     /// Begins the entry at the front of the queue when there is room; `false` when a pause came before.
     async fn begin_large(&mut self) -> Result<bool> {
-        // So that each work is of consecutive entries, and figures up to an ordinal are those of whole works.
-        self.small.flush().await?;
+        // What comes before is written before: a private directory is not made with other rights on the way to the entry, and a
+        // symbolic link is there to be met. Also, each work is of consecutive entries so, and figures are those of whole works.
+        self.small.drain().await?;
         let Some(Planned { entry, apart }) = self.queue.pop_front() else { return Ok(true) };
         let whole = Attempt::is_whole(&*self.target, &entry);
         if let Some(group) = entry.group.as_ref().filter(|_| whole)
