@@ -436,7 +436,7 @@ impl RestoreTarget for Moody {
         entry: &Entry,
         content: backup_core::adapter::ContentReader,
         progress: &backup_core::adapter::EntryProgress,
-    ) -> Result<Written> {
+    ) -> Result<Result<Written>> {
         self.0.write_large(plan, entry, content, progress).await
     }
     async fn sync(&self) -> Result<()> {

@@ -181,7 +181,7 @@ async fn a_large_write_breaks_off_and_goes_on_from_its_progress() {
         assert_eq!(progress.saved().unwrap().offset, expected);
         assert!(memory.items().is_empty());
     }
-    target.write_large(&plan, &entry, content(&whole, &progress), &progress).await.unwrap();
+    target.write_large(&plan, &entry, content(&whole, &progress), &progress).await.unwrap().unwrap();
     assert_eq!(memory.content("large").unwrap(), whole);
 }
 

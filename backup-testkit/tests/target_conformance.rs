@@ -180,7 +180,7 @@ impl RestoreTarget for Careless {
         entry: &Entry,
         mut content: ContentReader,
         progress: &EntryProgress,
-    ) -> Result<Written> {
+    ) -> Result<Result<Written>> {
         match self.1 {
             Sin::IgnoresTheDigest => {
                 let hash = progress.saved().map(|saved| saved.hash).unwrap_or_default();

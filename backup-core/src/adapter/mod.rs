@@ -14,8 +14,8 @@ mod stored;
 pub use destination::{ByteStream, Destination, DestinationProperties, ObjectInfo, Payload};
 pub use log_sink::LogSink;
 pub use restore_target::{
-    ContentReader, EntryProgress, Granularity, Mismatch, PlanEntries, RestorePlan, RestoreTarget, SavedProgress,
-    SmallEntry, VerifyReport, Warning, Written,
+    ContentReader, EntryProgress, Granularity, Mismatch, MismatchKind, PlanEntries, RestorePlan, RestoreTarget,
+    SavedProgress, SmallEntry, VerifyReport, Warning, Written,
 };
 pub use source::{
     Content, Cursor, Estimate, MAX_CURSOR, MAX_INLINE, Opened, ReadContext, Source, SourceEntry, SourceEvent,

@@ -50,6 +50,8 @@ pub struct Warning {
     pub name: Option<EntryName>,
     /// What happened, for people.
     pub message: String,
+    /// The entry is missing or has other content, and not just other metadata. Without a name: so are entries that are not named.
+    pub left_out: bool,
 }
 
 /// Where a plan gets its entries; the engine implements it on an archive's index.
@@ -57,6 +59,13 @@ pub trait PlanEntries: std::fmt::Debug + Send + Sync + 'static {
     /// The entries that are restored, in the archive's order, from the start.
     /// Superseded ones are left out. May be called several times.
     fn entries(&self) -> BoxStream<'static, Result<Entry>>;
+
+    /// Up to which kind an entry is known to differ from the archive's, because somebody has been warned of it already:
+    /// for one that was left out, [`Content`](MismatchKind::Content).
+    fn known_to_differ(&self, name: &EntryName) -> Option<MismatchKind> {
+        let _ = name;
+        None
+    }
 }
 
 /// What is to be restored, and how.
@@ -79,20 +88,68 @@ pub struct VerifyReport {
     pub entries: u64,
     /// Content bytes read back.
     pub bytes: u64,
-    /// Entries that are not as the archive has them: the first 1,000.
+    /// Entries that are not as the archive has them, without the known ones: of each kind the first 1,000.
     pub mismatches: Vec<Mismatch>,
-    /// How many are not as the archive has them.
+    /// How many differ in their content, without the known ones.
     pub mismatch_count: u64,
+    /// How many differ in nothing but their metadata, without the known ones.
+    pub metadata_count: u64,
+    /// How many differ as the plan [knows](PlanEntries::known_to_differ) already.
+    pub known_count: u64,
 }
 
+/// Mismatches of each kind that a report keeps.
+const KEPT: u64 = 1000;
+
 impl VerifyReport {
-    /// Counts a mismatch, and keeps it while there is room.
-    pub fn mismatch(&mut self, name: &EntryName, message: impl Into<String>) {
-        self.mismatch_count += 1;
-        if self.mismatches.len() < 1000 {
-            self.mismatches.push(Mismatch { name: name.clone(), message: message.into() });
+    /// Counts a mismatch, and keeps it while there is room and the plan does not know of it.
+    pub fn mismatch(&mut self, plan: &RestorePlan, name: &EntryName, kind: MismatchKind, message: impl Into<String>) {
+        if plan.entries.known_to_differ(name) >= Some(kind) {
+            self.known_count += 1;
+            return;
+        }
+        let count = self.count(kind);
+        *count += 1;
+        if *count <= KEPT {
+            self.mismatches.push(Mismatch { name: name.clone(), message: message.into(), kind });
         }
     }
+
+    /// Adds the report of another part of the plan.
+    pub fn add(&mut self, other: Self) {
+        let Self { entries, bytes, mismatches, mismatch_count, metadata_count, known_count } = other;
+        self.entries += entries;
+        self.bytes += bytes;
+        self.known_count += known_count;
+        let mut room =
+            [MismatchKind::Content, MismatchKind::Metadata].map(|kind| KEPT.saturating_sub(*self.count(kind)));
+        for mismatch in mismatches {
+            let [content, metadata] = &mut room;
+            let room = if mismatch.kind == MismatchKind::Content { content } else { metadata };
+            if *room > 0 {
+                *room -= 1;
+                self.mismatches.push(mismatch);
+            }
+        }
+        self.mismatch_count += mismatch_count;
+        self.metadata_count += metadata_count;
+    }
+
+    fn count(&mut self, kind: MismatchKind) -> &mut u64 {
+        match kind {
+            MismatchKind::Metadata => &mut self.metadata_count,
+            MismatchKind::Content => &mut self.mismatch_count,
+        }
+    }
+}
+
+/// How an entry differs; the later one is the worse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MismatchKind {
+    /// The content is right, but owner, permissions, times or attributes are not.
+    Metadata,
+    /// It is missing, cannot be read, is of another kind, leads elsewhere or has other bytes.
+    Content,
 }
 
 /// An entry that is not as the archive has it.
@@ -102,6 +159,8 @@ pub struct Mismatch {
     pub name: EntryName,
     /// What differs.
     pub message: String,
+    /// The worst kind of difference.
+    pub kind: MismatchKind,
 }
 
 /// State of a half-written large entry, kept in the restore's checkpoint.
@@ -253,15 +312,16 @@ pub trait RestoreTarget: std::fmt::Debug + Send + Sync + 'static {
     /// # Behavior
     /// - Publishes only after [`ContentReader::finish`] succeeded; until then nothing is visible under the entry's name.
     /// - Existing items are treated as by `write_small`.
-    /// - With saved progress, the reader starts at its offset, and the result is the same as without interruption; when the saved state is of no use any more, the error is `Changed` and the engine starts the entry over.
-    /// - An error of the reader is returned as it is, and nothing is published.
+    /// - The inner error is about this entry, which is then left out with a warning; an outer error means the target as a whole is in trouble, or the reader.
+    /// - With saved progress, the reader starts at its offset, and the result is the same as without interruption; when the saved state is of no use any more, the inner error is `Changed` and the engine starts the entry over.
+    /// - An error of the reader is returned as it is, as the outer error, and nothing is published.
     async fn write_large(
         &self,
         plan: &RestorePlan,
         entry: &Entry,
         content: ContentReader,
         progress: &EntryProgress,
-    ) -> Result<Written>;
+    ) -> Result<Result<Written>>;
 
     /// Makes everything durable that was written, and every progress recorded, before the call.
     ///
@@ -281,6 +341,6 @@ pub trait RestoreTarget: std::fmt::Debug + Send + Sync + 'static {
     ///
     /// # Behavior
     /// - Every entry of the plan is compared, content by digest and metadata as far as the target keeps it.
-    /// - An entry that is missing or differs is a mismatch in the report, not an error.
+    /// - An entry that is missing or differs is a mismatch in the report, not an error; one in nothing but metadata is of that kind.
     async fn verify(&self, plan: &RestorePlan) -> Result<VerifyReport>;
 }

@@ -3,7 +3,7 @@
 //! A line that starts with `{"volume":` is a volume, one that starts with `{"name":` an entry; other kinds of lines are refused.
 //! Members of a line that are not known are passed over.
 
-use super::{MAX_FRAME, MAX_NAME, padding, sealed_length};
+use super::{MAX_FRAME, MAX_NAME, max_packed, padding, sealed_length};
 use crate::model::{Entry, EntryKind, EntryName, GroupName, Metadata, ObjectName, Timestamp};
 use crate::{Digest, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -68,12 +68,14 @@ impl VolumeRecord {
     fn check(&self) -> Result<()> {
         let stored: u64 = self.frames.iter().map(|(stored, _)| u64::from(*stored)).sum();
         let size = if self.sha256.is_none() { sealed_length(stored) } else { stored };
-        let frame_ok = |raw: u32| (1..=MAX_FRAME).contains(&(raw as usize));
+        let frame_ok = |(stored, raw): (u32, u32)| {
+            (1..=MAX_FRAME).contains(&(raw as usize)) && (1..=max_packed(u64::from(raw))).contains(&u64::from(stored))
+        };
         let right = self.name.starts_with("data/")
             && ObjectName::new(&self.name).is_ok()
             && self.size == size
             && !self.frames.is_empty()
-            && self.frames.iter().all(|(_, raw)| frame_ok(*raw))
+            && self.frames.iter().all(|frame| frame_ok(*frame))
             && self.raw_range().end < u64::MAX;
         if right {
             Ok(())

@@ -20,7 +20,7 @@ mod sealed;
 mod tar;
 mod tar_reader;
 
-pub use codec::{Codec, Compression, Compressor, Decompressor, MAX_FRAME};
+pub use codec::{Codec, Compression, Compressor, Decompressor, MAX_FRAME, max_packed};
 pub use document::READER_VERSION;
 pub use header::Header;
 pub use index::{FrameSpan, IndexDecoder, IndexEncoder, IndexRecord, VolumeRecord};

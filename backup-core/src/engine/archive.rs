@@ -4,8 +4,8 @@ use super::OpenOptions;
 use super::index_reader::VolumeCache;
 use crate::adapter::Destination;
 use crate::archive::{
-    ArchiveKey, Decompressor, Header, KeyProvider, KeyWraps, Manifest, ObjectNames, SEALED_HEAD, Unsealer,
-    sealed_length, unseal,
+    ArchiveKey, Decompressor, Header, KeyProvider, KeyWraps, MAX_FRAME, Manifest, ObjectNames, SEALED_HEAD, Unsealer,
+    max_packed, sealed_length, unseal,
 };
 use crate::model::{ArchiveId, ObjectName};
 use crate::retry::{RetryPolicy, Retrying};
@@ -19,6 +19,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 const MAX_SMALL_OBJECT: u64 = 1 << 20;
 /// A manifest is never longer: about two million index pieces.
 const MAX_MANIFEST: u64 = 512 << 20;
+/// Memory for longer pieces of objects is taken as they come: what names their lengths is not to be trusted.
+const MAX_RESERVED: usize = 32 << 20;
 
 /// A complete archive, opened with its key if it is sealed. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -46,7 +48,17 @@ impl Archive {
     /// open it; `Invalid` when keys are given, it is not sealed, and that is not allowed; `Unsupported` when it needs a newer
     /// reader; `Corrupt` when an object is damaged or the archive was swept.
     pub async fn open(destination: Arc<dyn Destination>, id: &ArchiveId, options: &OpenOptions) -> Result<Self> {
-        let destination: Arc<dyn Destination> = Retrying::new(destination, RetryPolicy::default());
+        Self::open_with(destination, id, options, RetryPolicy::default()).await
+    }
+
+    /// The same, with another policy for what is read now and later.
+    pub(super) async fn open_with(
+        destination: Arc<dyn Destination>,
+        id: &ArchiveId,
+        options: &OpenOptions,
+        retry: RetryPolicy,
+    ) -> Result<Self> {
+        let destination: Arc<dyn Destination> = Retrying::new(destination, retry);
         let (header, header_bytes) = read_header(&*destination, id).await?;
         let names = ObjectNames::new(id.clone(), header.codec, header.sealed);
         let key = match (header.sealed, &options.keys) {
@@ -72,14 +84,18 @@ impl Archive {
             _ => e,
         })?;
         let manifest_sha256 = Digest::of(&stored);
-        let plain = match &key {
-            Some(key) => {
-                unseal(key, id, relative(&names, &names.manifest())?, &stored).map_err(|e| e.on(names.manifest()))?
-            }
-            None => stored.to_vec(),
-        };
-        let manifest = Manifest::parse(&plain).map_err(|e| e.on(names.manifest()))?;
-        manifest.check_against(&header, &Digest::of(&header_bytes)).map_err(|e| e.on(names.manifest()))?;
+        let name = names.manifest();
+        let (id, relative) = (id.clone(), relative(&names, &name)?.to_owned());
+        // It may be long.
+        let parse = tokio::task::spawn_blocking(move || {
+            let manifest = match &key {
+                Some(key) => Manifest::parse(&unseal(key, &id, &relative, &stored)?)?,
+                None => Manifest::parse(&stored)?,
+            };
+            manifest.check_against(&header, &Digest::of(&header_bytes))?;
+            Ok((manifest, header, key))
+        });
+        let (manifest, header, key) = parse.await.map_err(panicked)?.map_err(|e: Error| e.on(name))?;
         let inner = Inner {
             destination,
             names,
@@ -120,18 +136,17 @@ impl Inner {
         let name = self.names.object(relative)?;
         let wanted = range.end - range.start;
         let Some(_) = &self.key else {
-            return exactly(collect(&*self.destination, &name, Some(range)).await?, wanted, &name);
+            return collect(&*self.destination, &name, range, wanted).await;
         };
-        // The first bytes hold the salt. A range near the start comes together with them.
-        let head =
-            exactly(collect(&*self.destination, &name, Some(0..SEALED_HEAD as u64)).await?, SEALED_HEAD as u64, &name)?;
+        // The first bytes hold the salt.
+        let head = collect(&*self.destination, &name, 0..SEALED_HEAD as u64, SEALED_HEAD as u64).await?;
         let unsealer = {
             let key = self.key.as_ref().ok_or_else(|| Error::permanent("the key is gone"))?;
             Unsealer::new(key, &self.header.id, relative, size, &head).map_err(|e| e.on(&name))?
         };
         let sealed_range = unsealer.sealed_range(range.clone()).map_err(|e| e.on(&name))?;
         let length = sealed_range.end - sealed_range.start;
-        let sealed = exactly(collect(&*self.destination, &name, Some(sealed_range)).await?, length, &name)?;
+        let sealed = collect(&*self.destination, &name, sealed_range, length).await?;
         let opened = tokio::task::spawn_blocking(move || unsealer.open(range, &sealed).map(Bytes::from));
         opened.await.map_err(panicked)?.map_err(|e| e.on(&name))
     }
@@ -139,7 +154,13 @@ impl Inner {
     /// Reads a whole small object and checks its digest.
     pub(super) async fn read_object(self: &Arc<Self>, relative: &str, size: u64, sha256: Digest) -> Result<Bytes> {
         let name = self.names.object(relative)?;
-        let stored = exactly(collect(&*self.destination, &name, None).await?, size, &name)?;
+        if size == 0 || size > sealed_length(max_packed(MAX_FRAME as u64)) {
+            return Err(
+                Error::corrupt(format!("the archive names an object of {size} bytes, as no writer makes")).on(&name)
+            );
+        }
+        // With its range, so that an object that is longer than it should be is not read, and one that is cut off is read again.
+        let stored = collect(&*self.destination, &name, 0..size, size).await?;
         let (inner, relative) = (self.clone(), relative.to_owned());
         let check = tokio::task::spawn_blocking(move || {
             if Digest::of(&stored) != sha256 {
@@ -224,24 +245,35 @@ pub(super) async fn read_small(destination: &dyn Destination, name: &ObjectName,
     Ok(bytes.freeze())
 }
 
-async fn collect(destination: &dyn Destination, name: &ObjectName, range: Option<Range<u64>>) -> Result<Bytes> {
-    let length = range.as_ref().map(|range| range.end - range.start);
-    let mut stream = destination.get(name, range).await.map_err(|e| e.on(name))?;
-    let Some(first) = stream.try_next().await.map_err(|e| e.on(name))? else { return Ok(Bytes::new()) };
-    if Some(first.len() as u64) == length {
-        return Ok(first);
+/// Reads a range of an object that the archive names: exactly `length` bytes; takes no more than that, whatever comes.
+async fn collect(destination: &dyn Destination, name: &ObjectName, range: Range<u64>, length: u64) -> Result<Bytes> {
+    let wrong = |came: &dyn std::fmt::Display| {
+        Error::corrupt(format!("{came} bytes came where the archive names {length}")).on(name)
+    };
+    let failed = |e: Error| match e.class() {
+        ErrorClass::NotFound => Error::corrupt("the object is missing, the archive is damaged").on(name).because(e),
+        _ => e.on(name),
+    };
+    let mut stream = destination.get(name, Some(range)).await.map_err(failed)?;
+    // A single piece is taken as it is; several are joined.
+    let (mut first, mut joined, mut came) = (Bytes::new(), BytesMut::new(), 0);
+    while let Some(piece) = stream.try_next().await.map_err(failed)? {
+        came += piece.len() as u64;
+        if came > length {
+            return Err(wrong(&"more"));
+        }
+        if first.is_empty() {
+            first = piece;
+            continue;
+        }
+        if joined.is_empty() {
+            joined.reserve(usize::try_from(length).map_or(MAX_RESERVED, |length| length.min(MAX_RESERVED)));
+            joined.extend_from_slice(&first);
+        }
+        joined.extend_from_slice(&piece);
     }
-    let mut bytes = BytesMut::with_capacity(usize::try_from(length.unwrap_or(first.len() as u64)).unwrap_or(0));
-    bytes.extend_from_slice(&first);
-    while let Some(piece) = stream.try_next().await.map_err(|e| e.on(name))? {
-        bytes.extend_from_slice(&piece);
+    if came < length {
+        return Err(wrong(&came));
     }
-    Ok(bytes.freeze())
-}
-
-fn exactly(bytes: Bytes, length: u64, name: &ObjectName) -> Result<Bytes> {
-    if bytes.len() as u64 == length {
-        return Ok(bytes);
-    }
-    Err(Error::corrupt(format!("{} bytes came where the archive names {length}", bytes.len())).on(name))
+    Ok(if joined.is_empty() { first } else { joined.freeze() })
 }

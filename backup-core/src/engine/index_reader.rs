@@ -115,8 +115,6 @@ fn decode(archive: &Inner, packed: &[u8], record: &PieceRecord) -> Result<Piece>
                 volumes.push(volume);
             }
             IndexRecord::Entry(entry) => entries.push(*entry),
-            #[allow(unreachable_patterns)]
-            _ => {}
         }
     }
     if raw != record.raw.end || volumes.len() as u64 != record.volumes || entries.len() as u64 != record.entries {

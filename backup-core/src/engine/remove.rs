@@ -36,15 +36,33 @@ pub(super) async fn cancel(
         }
     };
     if cancelled.new.kind == OperationKind::Backup {
-        let removed = remove_objects(destination, &cancelled.new.archive).await;
+        let removed = remove_unfinished(destination, &cancelled.new.archive).await;
         let log = match &removed {
-            Ok(count) => LogRecord::info("cancel", format!("removed {count} objects of the unfinished archive")),
+            Ok(None) => {
+                let text = "the archive was completed, by a worker whose store is not this one, or just before this operation \
+                            failed; it stays, delete it if it is not wanted";
+                LogRecord::warning("cancel", text)
+            }
+            Ok(Some(count)) => LogRecord::info("cancel", format!("removed {count} objects of the unfinished archive")),
             Err(e) => LogRecord::warning("cancel", format!("objects remain, a sweep removes them: {}", e.chain())),
         };
         store.append_log(id, &[log]).await?;
         removed?;
     }
     Ok(cancelled)
+}
+
+/// Removes all objects of an archive without a manifest. `None` when it has one: what is complete is removed by its own name only.
+pub(super) async fn remove_unfinished(destination: &dyn Destination, archive: &ArchiveId) -> Result<Option<u64>> {
+    let names = |sealed| ObjectNames::new(archive.clone(), Codec::None, sealed);
+    if destination.stat(&names(false).swept()).await?.is_none() {
+        for manifest in [names(false).manifest(), names(true).manifest()] {
+            if destination.stat(&manifest).await?.is_some() {
+                return Ok(None);
+            }
+        }
+    }
+    remove_objects(destination, archive).await.map(Some)
 }
 
 /// Removes all objects of an archive, the manifest first, so that what is half removed is never taken for complete.
@@ -55,8 +73,9 @@ pub(super) async fn remove_objects(destination: &dyn Destination, archive: &Arch
         destination.delete(&manifest).await?;
     }
     let mut count = 0;
-    // The marks that tell what this was come last.
-    let last = [names.swept(), names.header()];
+    // The marks that tell what this was come last, and that of a sweep at the very end: a backup that is about to complete
+    // the archive finds it, or else no header.
+    let last = [names.header(), names.swept()];
     // A listing may not show what was put a moment ago.
     for _ in 0..2 {
         let mut listed = destination.list(Some(&names.root()));
@@ -67,7 +86,10 @@ pub(super) async fn remove_objects(destination: &dyn Destination, archive: &Arch
             }
         }
     }
-    destination.remove_staged(&names.root()).await?;
+    if let Err(error) = destination.remove_staged(&names.root()).await {
+        // A worker may still have a put on its way; what it leaves behind is no object.
+        tracing::warn!(%archive, error = %error.chain(), "staged leftovers remain");
+    }
     for name in last {
         if destination.stat(&name).await?.is_some() {
             destination.delete(&name).await?;
@@ -175,7 +197,8 @@ pub struct SweepReport {
     pub bytes: u64,
 }
 
-/// Removes archives that were never completed and have not grown for a long time. `swept.json` is put first: a backup that was
+/// Removes archives that were never completed and have not grown for a long time, and what broken puts left staged in complete
+/// ones of that age. `swept.json` is put first: a backup that was
 /// only asleep finds it and fails, instead of completing an archive with holes.
 ///
 /// # Errors
@@ -187,10 +210,12 @@ pub async fn sweep(destination: &dyn Destination, options: &SweepOptions) -> Res
         return Ok(report);
     }
     let now = destination.now().await?;
+    // What the clock dates in the future was put before the clock was set back: nobody knows when.
+    let age = |then: jiff::Timestamp| Duration::try_from(now.duration_since(then)).unwrap_or_default();
     for id in ids {
-        let (codec, sealed) = match read_header(destination, &id).await {
-            Ok((header, _)) => (header.codec, header.sealed),
-            Err(e) if e.class() == ErrorClass::NotFound => (Codec::None, false),
+        let (codec, sealed, has_header) = match read_header(destination, &id).await {
+            Ok((header, _)) => (header.codec, header.sealed, true),
+            Err(e) if e.class() == ErrorClass::NotFound => (Codec::None, false, false),
             Err(e) if matches!(e.class(), ErrorClass::Corrupt | ErrorClass::Unsupported) => {
                 report.kept.push((id, e.chain()));
                 continue;
@@ -200,18 +225,26 @@ pub async fn sweep(destination: &dyn Destination, options: &SweepOptions) -> Res
         let names = ObjectNames::new(id.clone(), codec, sealed);
         let manifest = destination.stat(&names.manifest()).await?;
         let mark = destination.stat(&names.swept()).await?;
-        if let (Some(_), None) = (&manifest, &mark) {
+        if let (Some(manifest), None, true) = (&manifest, &mark, has_header) {
+            // A worker that died after another had taken over leaves what it was putting; by now nobody puts there.
+            if !options.dry_run && age(manifest.modified) >= options.min_age {
+                destination.remove_staged(&names.root()).await?;
+            }
             continue;
         }
         let (mut objects, mut bytes, mut newest) = (0, 0, None);
+        let mut data = false;
         let mut listed = destination.list(Some(&names.root()));
         while let Some(object) = listed.try_next().await? {
             objects += 1;
             bytes += object.size;
+            data |= object.name.as_str().contains("/data/");
             newest = newest.max(Some(object.modified));
         }
-        let age = |then: jiff::Timestamp| now.duration_since(then).unsigned_abs();
         let why_kept = match &mark {
+            None if manifest.is_some() && data => {
+                Some("it has a manifest and data, but its header is missing: delete it if it is not wanted".to_owned())
+            }
             Some(_) if manifest.is_some() => {
                 Some("it has a manifest and was swept, by whom cannot be told: verify it, or delete it".to_owned())
             }
@@ -230,7 +263,7 @@ pub async fn sweep(destination: &dyn Destination, options: &SweepOptions) -> Res
         }
         if !options.dry_run {
             if mark.is_none()
-                && let Some(why) = mark_swept(destination, &names).await?
+                && let Some(why) = mark_swept(destination, &names, has_header).await?
             {
                 report.kept.push((id, why));
                 continue;
@@ -250,7 +283,7 @@ pub async fn sweep(destination: &dyn Destination, options: &SweepOptions) -> Res
 /// From here on a backup that wakes up finds the mark after it has put its manifest, and fails. One that had put its manifest
 /// before the mark has completed, and the mark is taken away again; that is safe only while no other sweep can have taken
 /// the mark for that of a dead one.
-async fn mark_swept(destination: &dyn Destination, names: &ObjectNames) -> Result<Option<String>> {
+async fn mark_swept(destination: &dyn Destination, names: &ObjectNames, has_header: bool) -> Result<Option<String>> {
     let start = boot_time();
     let token = format!("{{\"swept\":true,\"token\":\"{:032x}\"}}\n", rand::random::<u128>());
     match destination.put(&names.swept(), Payload::from(token.into_bytes())).await {
@@ -258,7 +291,8 @@ async fn mark_swept(destination: &dyn Destination, names: &ObjectNames) -> Resul
         Err(e) if e.class() == ErrorClass::Conflict => return Ok(Some("another sweep has just begun".to_owned())),
         Err(e) => return Err(e),
     }
-    if destination.stat(&names.manifest()).await?.is_none() {
+    // A manifest alone is what a worker put that woke up after a sweep; it completes nothing.
+    if !has_header || destination.stat(&names.manifest()).await?.is_none() {
         return Ok(None);
     }
     if boot_time() - start < OTHER_SWEEP / 4 {

@@ -7,12 +7,14 @@ use crate::adapter::{LogSink, Store};
 use crate::model::{
     Checkpoint, Claim, ClaimOver, ClaimRequest, Fence, Guard, LogRecord, Operation, OperationId, Request, Transition,
 };
+use crate::retry::RetryPolicy;
 use crate::state::{Event, PauseReason, State};
 use crate::{Error, ErrorClass, Result};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// How often a worker renews at the longest, so that a request of another process is soon seen.
 const RENEW_AT_MOST: Duration = Duration::from_secs(1);
@@ -32,10 +34,15 @@ pub(super) struct Session {
     pub(super) pause: CancellationToken,
     /// Cancelled when the claim is void.
     lost: CancellationToken,
+    /// A change of state that ends this hold is under way: the store may refuse a renewal, which then means nothing.
+    leaving: AtomicBool,
+    retry: RetryPolicy,
     log: Mutex<Vec<LogRecord>>,
     /// Log records are appended by one caller at a time, so that they keep their order.
     appending: tokio::sync::Mutex<()>,
     pub(super) meter: Meter,
+    /// What writes at the destination on tasks of its own.
+    pub(super) writers: TaskTracker,
 }
 
 impl Session {
@@ -64,9 +71,12 @@ impl Session {
                         deadline: AtomicU64::new(0),
                         pause: CancellationToken::new(),
                         lost: CancellationToken::new(),
+                        leaving: AtomicBool::new(false),
+                        retry: engine.options.retry,
                         log: Mutex::default(),
                         appending: tokio::sync::Mutex::default(),
                         meter: Meter::new(claim.operation.progress.clone()),
+                        writers: TaskTracker::new(),
                     };
                     session.lease_runs_from(before);
                     return Ok((Arc::new(session), claim));
@@ -115,6 +125,7 @@ impl Session {
             }
         };
         tokio::select! {
+            biased;
             result = work => result,
             () = keep => Err(self.lost_error()),
         }
@@ -130,7 +141,7 @@ impl Session {
             tick.tick().await;
             let progress = self.meter.publish();
             let start = boot_time();
-            if start < renewed + pace {
+            if start < renewed + pace || self.leaving.load(Ordering::Acquire) {
                 continue;
             }
             match self.store.renew(&self.fence, self.lease, Some(&progress)).await {
@@ -145,6 +156,7 @@ impl Session {
                         tracing::warn!(error = %e.chain(), "the job log could not be written yet");
                     }
                 }
+                Err(_) if self.leaving.load(Ordering::Acquire) => {}
                 Err(e) if e.class() == ErrorClass::Conflict => return self.lost.cancel(),
                 // The store may come back before the lease has run out.
                 Err(e) => {
@@ -176,25 +188,41 @@ impl Session {
         }
     }
 
+    /// Brings the records so far into the store. They leave the queue only when they are there: a flush that is dropped loses none.
     pub(super) async fn flush_log(&self) -> Result<()> {
         let _one_at_a_time = self.appending.lock().await;
-        let records = std::mem::take(&mut *self.log.lock().unwrap_or_else(PoisonError::into_inner));
+        let records = self.log.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if records.is_empty() {
             return Ok(());
         }
-        let result = self.store.append_log(&self.fence.operation, &records).await;
-        if result.is_err() {
-            let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-            let newer = std::mem::replace(&mut *log, records);
-            log.extend(newer);
+        self.persist(|| self.store.append_log(&self.fence.operation, &records)).await?;
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).drain(..records.len());
+        Ok(())
+    }
+
+    /// Repeats a call to the store that is harmless to repeat, while passing faults are all that it meets and the hold lasts.
+    async fn persist<'a, F: Future<Output = Result<()>> + 'a>(&self, call: impl Fn() -> F) -> Result<()> {
+        let mut wait = self.retry.initial;
+        loop {
+            match call().await {
+                Err(e) if e.is_retryable() && self.ensure_held().is_ok() => {
+                    tracing::warn!(error = %e.chain(), "the store does not answer as it should; trying again");
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(self.retry.max);
+                }
+                Err(e) if e.class() == ErrorClass::Conflict => {
+                    self.lost.cancel();
+                    return Err(e);
+                }
+                result => return result,
+            }
         }
-        result
     }
 
     /// Saves a checkpoint under this claim.
     pub(super) async fn save(&self, checkpoint: &Checkpoint) -> Result<()> {
         self.ensure_held()?;
-        self.store.save_checkpoint(&self.fence, checkpoint).await
+        self.persist(|| self.store.save_checkpoint(&self.fence, checkpoint)).await
     }
 
     /// Changes the state under this claim, after the log records so far.
@@ -212,7 +240,47 @@ impl Session {
         let mut transition = Transition::new(self.fence.operation.clone(), guard, event, log);
         transition.progress = Some(self.meter.publish());
         with(&mut transition);
-        self.store.transition(transition).await
+        self.leaving.store(transition.event != Event::Commit, Ordering::Release);
+        let result = self.store.transition(transition).await;
+        if let Err(error) = &result {
+            self.leaving.store(false, Ordering::Release);
+            if error.class() == ErrorClass::Conflict {
+                self.lost.cancel();
+            }
+        }
+        result
+    }
+
+    /// Waits until no task of this worker writes any more; all have been told to stop.
+    pub(super) async fn writers_stopped(&self) {
+        self.writers.close();
+        self.writers.wait().await;
+    }
+
+    /// How the operation has ended or paused, when that has happened although this worker met an error: it was cancelled,
+    /// or the answer to this worker's own change of state got lost.
+    pub(super) async fn settled(&self) -> Option<Outcome> {
+        let operation = self.store.get(&self.fence.operation).await.ok()??;
+        let own = (operation.attempt, operation.nonce) == (self.fence.attempt, self.fence.nonce);
+        match operation.state {
+            State::Cancelled => Some(Outcome::Cancelled),
+            State::Completed { warnings } if own => {
+                Some(Outcome::Completed { warnings, progress: self.meter.snapshot() })
+            }
+            State::Paused { reason, resume_at } if own => Some(Outcome::Paused { reason, resume_at, message: None }),
+            _ => None,
+        }
+    }
+
+    /// Makes sure that an operation whose data is complete stands in `Committing`, from which it cannot be cancelled: after a
+    /// failure there it was claimed as `Running`.
+    pub(super) async fn committing(&self) -> Result<()> {
+        let operation = self.store.get(&self.fence.operation).await?.ok_or_else(|| no_such(&self.fence.operation))?;
+        if operation.state == State::Running {
+            let log = LogRecord::info("commit", "all data had been stored before; completing the archive");
+            self.transition(Event::Commit, log, |_| {}).await?;
+        }
+        Ok(())
     }
 
     /// Pauses on request.
@@ -249,12 +317,18 @@ impl Session {
             }
             _ => (None, None),
         };
-        let ended = match reason {
+        let paused = match reason {
             Some(reason) => {
                 let log = LogRecord::error("pause", format!("paused until somebody sees to it: {chain}"));
-                self.pause_for(reason, resume_at, Some(chain), log).await.map(Some)
+                Some(self.pause_for(reason, resume_at, Some(chain.clone()), log).await)
             }
-            None => {
+            None => None,
+        };
+        let ended = match paused {
+            Some(Ok(outcome)) => Ok(Some(outcome)),
+            // What is completing cannot pause.
+            Some(Err(e)) if e.class() != ErrorClass::Conflict => Err(e),
+            Some(Err(_)) | None => {
                 let log = LogRecord::error("failed", chain.clone());
                 self.transition(Event::Fail { error: chain }, log, |_| {}).await.map(|_| None)
             }

@@ -4,7 +4,7 @@ use super::archive::Archive;
 use super::fetch::{Decoded, Fetcher, RawFrame, VolumeDigest, chunks_of};
 use crate::archive::{TarEvent, TarReader, VolumeRecord, WARNINGS_FILE};
 use crate::limit::RateLimit;
-use crate::model::{Entry, EntryName, Phase, Progress};
+use crate::model::{Entry, EntryKind, EntryName, Phase, Progress};
 use crate::{Error, ErrorClass, Result, Sha256};
 use futures::{StreamExt, TryStreamExt};
 use std::collections::{HashMap, VecDeque};
@@ -73,6 +73,9 @@ impl VerifyOutcome {
     }
 }
 
+/// So many entries of the stream wait for their records at most.
+const MAX_PASSED: usize = 100_000;
+
 /// Memory for what is read and not yet compared.
 const MEMORY: u64 = 96 << 20;
 
@@ -94,7 +97,7 @@ impl Archive {
             outcome: VerifyOutcome::default(),
             sizes: self.listed_sizes().await?,
             walker: Some(Walker::default()),
-            names: Sha256::new(),
+            names: Some(Sha256::new()),
         };
         progress.send_modify(|p| {
             p.phase = Phase::Verifying;
@@ -129,8 +132,8 @@ struct Run<'a> {
     sizes: HashMap<String, u64>,
     /// Compares the tar stream with the index, as long as no part of it is missing.
     walker: Option<Walker>,
-    /// What `volumes.txt` should be.
-    names: Sha256,
+    /// What `volumes.txt` should be, as long as that is known.
+    names: Option<Sha256>,
 }
 
 /// Damage of the archive, as opposed to a destination that cannot be reached.
@@ -148,17 +151,23 @@ impl Run<'_> {
             }
             raw = record.raw.end;
             self.outcome.objects += 1;
-            self.outcome.bytes += record.size;
+            self.size(&record.name, record.size);
             match self.archive.piece(number).await {
                 Ok(piece) => {
+                    self.outcome.bytes += record.size;
                     for volume in piece.volumes.iter() {
-                        self.names.update(format!("{}\n", volume.name).as_bytes());
+                        if let Some(names) = &mut self.names {
+                            names.update(format!("{}\n", volume.name).as_bytes());
+                        }
                     }
                     self.volumes(&piece.volumes, piece.entries).await?;
                 }
-                Err(e) if is_damage(&e) => {
-                    self.outcome.find(Some(&record.name), None, e.chain());
+                Err(e) if self.is_finding(&e).await => {
+                    if self.sizes.contains_key(&record.name) {
+                        self.outcome.find(Some(&record.name), None, e.chain());
+                    } // Else that it is missing has been said.
                     self.walker = None;
+                    self.names = None;
                 }
                 Err(e) => return Err(e),
             }
@@ -174,14 +183,21 @@ impl Run<'_> {
         self.volumes_txt().await
     }
 
+    /// Whether an error of reading one object is a finding: also one such as a bad sector is, if the destination as a whole can
+    /// still be reached.
+    async fn is_finding(&self, error: &Error) -> bool {
+        let inner = &self.archive.inner;
+        is_damage(error)
+            || (error.class() == ErrorClass::Permanent
+                && inner.destination.stat(&inner.names.header()).await.is_ok_and(|header| header.is_some()))
+    }
+
     /// `volumes.txt` is for people with `tar`, but it should be right all the same.
     async fn volumes_txt(&mut self) -> Result<()> {
         let inner = &self.archive.inner;
-        if inner.key.is_some() {
-            return Ok(());
-        }
+        let Some(expected) = self.names.take().filter(|_| inner.key.is_none()) else { return Ok(()) };
+        let expected = expected.finish();
         let name = inner.names.volumes_txt();
-        let expected = std::mem::take(&mut self.names).finish();
         let mut found = Sha256::new();
         let read = async {
             let mut stream = inner.destination.get(&name, None).await?;
@@ -201,18 +217,23 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Compares the length of an object with its record.
+    fn size(&mut self, name: &str, recorded: u64) {
+        match self.sizes.get(name) {
+            Some(size) if *size == recorded => {}
+            Some(size) => {
+                let text = format!("it has {size} bytes where the archive's records say {recorded}");
+                self.outcome.find(Some(name), None, text);
+            }
+            None => self.outcome.find(Some(name), None, "it is missing"),
+        }
+    }
+
     async fn volumes(&mut self, volumes: &Arc<Vec<VolumeRecord>>, entries: Vec<Entry>) -> Result<()> {
         let mut read = Vec::new();
         for volume in volumes.iter() {
             self.outcome.objects += 1;
-            match self.sizes.get(&volume.name) {
-                Some(size) if *size == volume.size => {}
-                Some(size) => {
-                    let text = format!("it has {size} bytes where the index says {}", volume.size);
-                    self.outcome.find(Some(&volume.name), None, text);
-                }
-                None => self.outcome.find(Some(&volume.name), None, "it is missing"),
-            }
+            self.size(&volume.name, volume.size);
             let chosen = match self.mode {
                 VerifyMode::Quick => false,
                 VerifyMode::Full => true,
@@ -225,6 +246,10 @@ impl Run<'_> {
         match self.mode {
             VerifyMode::Quick => Ok(()),
             VerifyMode::Full => {
+                if self.walker.as_ref().is_some_and(|walker| walker.expected.len() > MAX_PASSED) {
+                    self.outcome.find(None, None, "the index has many entries that the tar stream has not");
+                    self.walker = None;
+                }
                 if let Some(walker) = &mut self.walker {
                     walker.expected.extend(entries);
                 }
@@ -264,7 +289,7 @@ impl Run<'_> {
                     }
                     self.walk(decoded).await?;
                 }
-                Err(e) if is_damage(&e) => {
+                Err(e) if self.is_finding(&e).await => {
                     // One finding a volume says enough.
                     if broken.as_ref() != Some(&chunk.volume.name) {
                         self.outcome.find(Some(&chunk.volume.name), None, e.chain());
@@ -302,7 +327,7 @@ impl Run<'_> {
                 outcome.find(
                     Some(&decoded.chunk.volume.name),
                     None,
-                    format!("its tar stream is damaged: {}", e.chain()),
+                    format!("its tar stream is not as it should be: {}", e.chain()),
                 );
             }
             (intact.is_ok().then_some(walker), outcome)
@@ -328,7 +353,7 @@ impl Run<'_> {
                     });
                     (sampler, self.outcome) = walked.await.map_err(super::archive::panicked)?;
                 }
-                Err(e) if is_damage(&e) => {
+                Err(e) if self.is_finding(&e).await => {
                     self.outcome.find(Some(&volume.name), None, e.chain());
                     return Ok(());
                 }
@@ -357,6 +382,7 @@ struct Passing {
     size: u64,
     path: Vec<u8>,
     true_name: Option<EntryName>,
+    typeflag: u8,
     hash: Sha256,
 }
 
@@ -372,6 +398,7 @@ impl Walker {
                             size: header.size,
                             path: header.path,
                             true_name: header.true_name,
+                            typeflag: header.typeflag,
                             hash: Sha256::new(),
                         });
                     }
@@ -385,6 +412,9 @@ impl Walker {
             }
         }
         self.compare(outcome);
+        if self.passed.len() > MAX_PASSED {
+            return Err(Error::corrupt("the index lacks records of what is in the stream"));
+        }
         Ok(())
     }
 
@@ -402,6 +432,9 @@ impl Walker {
     fn finish(mut self, outcome: &mut VerifyOutcome) {
         self.passed.extend(self.present.take());
         self.compare(outcome);
+        if let Err(e) = std::mem::take(&mut self.tar).finish() {
+            outcome.find(None, None, format!("the tar stream is damaged: {}", e.chain()));
+        }
         for entry in &self.expected {
             outcome.find(None, Some(&entry.name), "the index has it, the tar stream has not");
         }
@@ -419,6 +452,15 @@ fn difference(passed: &Passing, entry: &Entry) -> Option<&'static str> {
     }
     if (passed.offset, passed.size) != (entry.offset, entry.size) {
         return Some("tar stream and index disagree on where it is");
+    }
+    let flag = match entry.kind {
+        EntryKind::File | EntryKind::Slice => b'0',
+        EntryKind::HardLink { .. } => b'1',
+        EntryKind::Symlink { .. } => b'2',
+        EntryKind::Directory => b'5',
+    };
+    if passed.typeflag != flag {
+        return Some("the tar stream has another kind of entry in its place");
     }
     match entry.sha256 {
         Some(sha256) if passed.hash.clone().finish() != sha256 => Some("its content's SHA-256 is not the recorded one"),
@@ -439,12 +481,25 @@ impl Sampler {
         let end = frame.start + frame.bytes.len() as u64;
         while let Some(entry) = self.entries.front() {
             let at = entry.offset + self.hash.length();
+            if at < frame.start {
+                outcome.find(None, Some(&entry.name), "the index places it out of order");
+                self.hash = Sha256::new();
+                self.entries.pop_front();
+                continue;
+            }
             if at > end || (at == end && entry.size > self.hash.length()) {
                 return;
             }
+            if at < frame.start {
+                // The frame that has its first bytes has passed.
+                outcome.find(None, Some(&entry.name), "the index places entries out of order");
+                self.hash = Sha256::new();
+                self.entries.pop_front();
+                continue;
+            }
             let stop = end.min(entry.offset + entry.size);
             // Both are offsets into a frame, which lies in memory.
-            let (from, to) = (at.saturating_sub(frame.start) as usize, (stop - frame.start) as usize);
+            let (from, to) = ((at - frame.start) as usize, (stop - frame.start) as usize);
             self.hash.update(&frame.bytes[from..to]);
             if stop < entry.offset + entry.size {
                 return;

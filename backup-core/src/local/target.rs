@@ -160,7 +160,7 @@ impl RestoreTarget for LocalTarget {
         entry: &Entry,
         content: ContentReader,
         progress: &EntryProgress,
-    ) -> Result<Written> {
+    ) -> Result<Result<Written>> {
         self.shared.names.learn(plan, false).await?;
         large::write(&self.shared, plan, entry, content, progress).await.map_err(|e| e.on(&entry.name))
     }

@@ -35,6 +35,7 @@ struct Data {
     ahead: Duration,
 }
 
+#[derive(Clone)]
 struct Row {
     stored: StoredOperation,
     checkpoint: Option<Checkpoint>,
@@ -62,6 +63,14 @@ impl MemoryStore {
     pub fn advance(&self, by: Duration) {
         let mut data = self.lock();
         data.ahead = data.ahead.saturating_add(by);
+    }
+
+    /// An independent copy of everything as it is now, as a backup of a database is one.
+    pub fn snapshot(&self) -> Self {
+        let data = self.lock();
+        let Data { operations, archives, ahead } = &*data;
+        let data = Data { operations: operations.clone(), archives: archives.clone(), ahead: *ahead };
+        Self { data: Arc::new(Mutex::new(data)), clock: self.clock.clone() }
     }
 
     /// The lock is only ever held inside one synchronous method, and each change is made of a whole new row.

@@ -85,7 +85,7 @@ impl<T: RestoreTarget + ?Sized> RestoreTarget for Retrying<T> {
         entry: &Entry,
         content: ContentReader,
         progress: &EntryProgress,
-    ) -> Result<Written> {
+    ) -> Result<Result<Written>> {
         self.inner.write_large(plan, entry, content, progress).await
     }
 

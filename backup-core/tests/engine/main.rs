@@ -4,5 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod backup_restore;
+mod bad_input;
 mod common;
+mod damage;
+mod hostile;
+mod model;
 mod pause_resume;
+mod races;

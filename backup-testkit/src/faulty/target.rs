@@ -59,7 +59,7 @@ impl RestoreTarget for FaultyTarget {
         entry: &Entry,
         content: ContentReader,
         progress: &EntryProgress,
-    ) -> Result<Written> {
+    ) -> Result<Result<Written>> {
         match self.script.decide(Method::WriteLarge, &entry.name) {
             Some(fault @ (Fault::Break { .. } | Fault::Stall { .. })) => {
                 let spoiled = rewrap(content, progress, |stream| body::body(stream, Some(fault)));

@@ -62,7 +62,7 @@ impl RestoreTarget for RecordingTarget {
         entry: &Entry,
         content: ContentReader,
         progress: &EntryProgress,
-    ) -> Result<Written> {
+    ) -> Result<Result<Written>> {
         let start = content.position();
         let range = start..entry.size.max(start);
         let running = Arc::new(Mutex::new(self.recorder.begin(Method::WriteLarge, &entry.name, Some(range))));
@@ -77,7 +77,12 @@ impl RestoreTarget for RecordingTarget {
                 .boxed()
         });
         let answer = self.inner.write_large(plan, entry, content, progress).await;
-        running.lock().unwrap_or_else(PoisonError::into_inner).end(&answer);
+        let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
+        match &answer {
+            Ok(inner) => running.end(inner),
+            outer => running.end(outer),
+        }
+        drop(running);
         answer
     }
 

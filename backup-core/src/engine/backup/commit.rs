@@ -18,12 +18,7 @@ pub(super) async fn prepare(tracker: &mut Tracker, header: &Header) -> Result<()
     let outlet = tracker.outlet.clone();
     outlet.session.meter.phase(Phase::Finishing);
     tracker.flush_tail().await?;
-    let leftovers = check_objects(&outlet, &tracker.body).await?;
-    for name in leftovers {
-        outlet.session.ensure_held()?;
-        outlet.destination.delete(&name).await.map_err(|e| e.on(&name))?;
-        outlet.session.log(LogRecord::info("clean", format!("removed {name}, left over by an earlier attempt")));
-    }
+    check_objects(&outlet, &tracker.body).await?;
     let manifest = manifest(header, &tracker.head.header.0, &tracker.body);
     let (key, names) = (outlet.key.clone(), outlet.names.clone());
     let bytes = tokio::task::spawn_blocking(move || -> Result<Bytes> {
@@ -41,35 +36,30 @@ pub(super) async fn prepare(tracker: &mut Tracker, header: &Header) -> Result<()
     Ok(())
 }
 
-/// Compares what the destination lists with what the archive names; returns what earlier attempts left over.
-async fn check_objects(outlet: &Outlet, body: &Body) -> Result<Vec<ObjectName>> {
+/// Compares what the destination lists with what the archive names.
+async fn check_objects(outlet: &Outlet, body: &Body) -> Result<()> {
     let names = &outlet.names;
+    let mut header = false;
     let mut sizes = vec![None; usize::try_from(body.volume_count).unwrap_or(usize::MAX)];
     let mut pieces = vec![None; body.pieces.len()];
-    let mut leftovers = Vec::new();
     let mut listed = outlet.destination.list(Some(&names.root()));
     while let Some(object) = listed.try_next().await? {
         if object.name == names.swept() {
             return Err(swept(names));
         }
+        if object.name == names.manifest() {
+            return Err(completed_elsewhere(names));
+        }
+        header |= object.name == names.header();
         let Some(attempted) = ObjectNames::parse_attempt(&object.name) else { continue };
         let number = usize::try_from(attempted.number).unwrap_or(usize::MAX);
-        let is_volume = object.name == names.volume(attempted);
-        let expected = if is_volume {
-            writer(body, attempted.number)
-        } else {
-            body.pieces
-                .get(number)
-                .and_then(|piece| names.object(&piece.record.name).ok())
-                .and_then(|name| ObjectNames::parse_attempt(&name))
-        };
-        match (expected == Some(attempted), is_volume) {
-            (true, true) => sizes[number] = Some(object.size),
-            (true, false) => pieces[number] = Some(object.size),
-            // A newer attempt may be at work already; what is not older than this one is not ours to remove.
-            (false, _) if attempted.attempt < outlet.session.fence().attempt => leftovers.push(object.name),
-            (false, _) => {}
+        if names_it(names, body, &object.name, attempted) {
+            let is_volume = object.name == names.volume(attempted);
+            (if is_volume { &mut sizes } else { &mut pieces })[number] = Some(object.size);
         }
+    }
+    if !header {
+        return Err(swept(names));
     }
     for (number, size) in sizes.iter().enumerate() {
         if size.is_none() {
@@ -91,7 +81,34 @@ async fn check_objects(outlet: &Outlet, body: &Body) -> Result<Vec<ObjectName>> 
             return Err(Error::corrupt("the destination lists other sizes than were stored").on(range));
         }
     }
-    Ok(leftovers)
+    Ok(())
+}
+
+/// Whether the archive names this volume or index piece.
+fn names_it(names: &ObjectNames, body: &Body, name: &ObjectName, attempted: Attempted) -> bool {
+    if *name == names.volume(attempted) {
+        return writer(body, attempted.number) == Some(attempted);
+    }
+    let piece = usize::try_from(attempted.number).ok().and_then(|number| body.pieces.get(number));
+    piece.is_some_and(|piece| names.relative(name) == Some(piece.record.name.as_str()))
+}
+
+/// Removes what earlier attempts have put and the archive does not name. Only once the manifest is there: until then another
+/// worker, whose store is a copy of this one's, may be about to complete the archive with just these objects.
+async fn remove_leftovers(outlet: &Outlet, body: &Body) -> Result<()> {
+    let names = &outlet.names;
+    let mut listed = outlet.destination.list(Some(&names.root()));
+    while let Some(object) = listed.try_next().await? {
+        let name = object.name;
+        let Some(attempted) = ObjectNames::parse_attempt(&name) else { continue };
+        // A newer attempt may be at work already; what is not older than this one is not ours to remove.
+        if attempted.attempt < outlet.session.fence().attempt && !names_it(names, body, &name, attempted) {
+            outlet.session.ensure_held()?;
+            outlet.destination.delete(&name).await.map_err(|e| e.on(&name))?;
+            outlet.session.log(LogRecord::info("clean", format!("removed {name}, left over by an earlier attempt")));
+        }
+    }
+    Ok(())
 }
 
 /// Who wrote the volume with this number, by the archive's own record.
@@ -155,6 +172,11 @@ pub(super) async fn complete(outlet: &Outlet, body: &Body, source: Identity) -> 
     not_swept(&*outlet.destination, names).await?;
     outlet.put_as_is(&names.manifest(), Payload::from(bytes.clone())).await?;
     not_swept(&*outlet.destination, names).await?;
+    if let Err(error) = remove_leftovers(outlet, body).await {
+        let text = format!("the archive is complete, but leftovers of earlier attempts remain: {}", error.chain());
+        outlet.session.log(LogRecord::warning("clean", text));
+    }
+    outlet.remove_staged().await;
     let warnings = body.position.warnings.count;
     let record = ArchiveRecord {
         archive: names.archive().clone(),
@@ -175,12 +197,35 @@ pub(super) async fn complete(outlet: &Outlet, body: &Body, source: Identity) -> 
     Ok(Outcome::Completed { warnings, progress: outlet.session.meter.snapshot() })
 }
 
-/// Fails when somebody swept the archive.
-pub(super) async fn not_swept(destination: &dyn Destination, names: &ObjectNames) -> Result<()> {
-    match destination.stat(&names.swept()).await? {
-        Some(_) => Err(swept(names)),
+/// Fails when somebody sweeps the archive or has swept it.
+///
+/// A sweep puts `swept.json` first, and removes the header before that mark. Looked at in this order, a sweep that was over
+/// before shows by the missing header, one that is at work by its mark, and one that begins after finds the manifest.
+async fn not_swept(destination: &dyn Destination, names: &ObjectNames) -> Result<()> {
+    if destination.stat(&names.swept()).await?.is_some() || destination.stat(&names.header()).await?.is_none() {
+        return Err(swept(names));
+    }
+    Ok(())
+}
+
+/// Fails when it makes no sense to go on with a backup: its archive was swept, or another worker has completed it.
+pub(super) async fn may_go_on(destination: &dyn Destination, names: &ObjectNames, body: &Body) -> Result<()> {
+    if body.volume_count > 0 {
+        not_swept(destination, names).await?;
+    } else if destination.stat(&names.swept()).await?.is_some() {
+        // The header may not be there yet.
+        return Err(swept(names));
+    }
+    match destination.stat(&names.manifest()).await? {
+        Some(_) => Err(completed_elsewhere(names)),
         None => Ok(()),
     }
+}
+
+fn completed_elsewhere(names: &ObjectNames) -> Error {
+    let text = "another worker has completed this archive, with a store of which this one is a copy; cancel this operation, \
+                the archive stays";
+    Error::conflict(text).on(names.archive())
 }
 
 fn swept(names: &ObjectNames) -> Error {

@@ -18,7 +18,7 @@ use super::{BackupRequest, Engine, OperationHandle, Outcome, ResumeBackup};
 use crate::adapter::{Cursor, Destination, Payload, ReadContext, Source};
 use crate::archive::{ArchiveKey, Header, KeyProvider, KeyWraps, ObjectNames, Previous};
 use crate::budget::ByteBudget;
-use crate::model::{ArchiveId, Claim, Identity, LogRecord, NewOperation, Operation, OperationId, OperationKind, Phase};
+use crate::model::{ArchiveId, Claim, Identity, LogRecord, NewOperation, OperationId, OperationKind, Phase};
 use crate::retry::Retrying;
 use crate::state::State;
 use crate::{Error, ErrorClass, Result};
@@ -247,26 +247,30 @@ impl Attempt {
         let session = self.session.clone();
         match session.hold(Box::pin(self.work(body))).await {
             Ok(outcome) => Ok(outcome),
-            Err(error) => match self.cancelled().await {
-                Some(outcome) => Ok(outcome),
-                None => session.broke_off(error).await,
-            },
+            Err(error) => {
+                session.writers_stopped().await;
+                self.ended(error).await
+            }
         }
     }
 
-    /// Whether somebody cancelled the operation; then what this worker still had in flight is removed as well.
-    async fn cancelled(&self) -> Option<Outcome> {
-        if !self.session.is_lost() {
-            return None;
+    async fn ended(&self, error: Error) -> Result<Outcome> {
+        match self.session.settled().await {
+            Some(outcome) => {
+                if outcome == Outcome::Cancelled {
+                    self.clean_up().await;
+                }
+                Ok(outcome)
+            }
+            None => self.session.broke_off(error).await,
         }
-        let operation: Operation = self.engine.store.get(&self.session.fence().operation).await.ok()??;
-        if operation.state != State::Cancelled {
-            return None;
-        }
-        if let Err(error) = super::remove::remove_objects(&*self.adapters.destination, &self.head.archive).await {
+    }
+
+    /// Somebody has cancelled the operation and removed its archive; what this worker still had in flight goes as well.
+    async fn clean_up(&self) {
+        if let Err(error) = super::remove::remove_unfinished(&*self.adapters.destination, &self.head.archive).await {
             tracing::warn!(error = %error.chain(), "objects of the cancelled archive remain; a sweep removes them");
         }
-        Some(Outcome::Cancelled)
     }
 
     async fn work(&self, body: Body) -> Result<Outcome> {
@@ -282,11 +286,10 @@ impl Attempt {
         };
         if body.manifest.is_some() {
             session.log(LogRecord::info("commit", "completing the archive"));
-            // What the put left behind that an earlier attempt was killed in.
-            outlet.destination.remove_staged(&names.root()).await?;
+            session.committing().await?;
             return commit::complete(&outlet, &body, header.source).await;
         }
-        self.connect(&outlet).await?;
+        self.connect(&outlet, &body).await?;
         session.meter.phase(Phase::Transferring);
         let estimate = self.estimate();
         let packers = Arc::new(Packers::new(body.options.compression));
@@ -311,12 +314,12 @@ impl Attempt {
     }
 
     /// Makes sure that source and destination can be used, and that the archive's first objects are there.
-    async fn connect(&self, outlet: &Outlet) -> Result<()> {
+    async fn connect(&self, outlet: &Outlet, body: &Body) -> Result<()> {
         self.adapters.check().await?;
         let (source, destination) = (self.adapters.source.identity(), self.adapters.destination.identity());
         self.session.log(LogRecord::info("connect", format!("backing up {source} to {destination}")));
-        commit::not_swept(&*outlet.destination, &outlet.names).await?;
-        outlet.destination.remove_staged(&outlet.names.root()).await?;
+        commit::may_go_on(&*outlet.destination, &outlet.names, body).await?;
+        outlet.remove_staged().await;
         outlet.put_as_is(&outlet.names.header(), Payload::from(self.head.header.0.clone())).await?;
         if let Some(keys) = &self.head.keys {
             outlet.put_as_is(&outlet.names.keys(), Payload::from(keys.0.clone())).await?;
@@ -326,11 +329,26 @@ impl Attempt {
 
     /// Totals for the progress.
     async fn estimate(&self) {
+        // A backup that is done by then needs no estimate.
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         match self.adapters.source.estimate().await {
             Ok(estimate) => {
+                self.warn_of_little_space(estimate.bytes).await;
                 self.session.meter.update(|p| (p.entries_total, p.bytes_total) = (estimate.entries, estimate.bytes))
             }
             Err(error) => tracing::debug!(error = %error.chain(), "the source could not be counted"),
+        }
+    }
+
+    /// Says so when the source holds more than the destination has room for. It may fit all the same: nobody knows yet how well
+    /// the data compresses. A disk that does get full pauses the backup.
+    async fn warn_of_little_space(&self, bytes: Option<u64>) {
+        let Some(bytes) = bytes else { return };
+        if let Ok(Some(free)) = self.adapters.destination.free_space().await
+            && free < bytes
+        {
+            let text = format!("the source holds {bytes} bytes, and the destination has room for {free}");
+            self.session.log(LogRecord::warning("space", text));
         }
     }
 
@@ -345,7 +363,9 @@ impl Attempt {
         let properties = self.adapters.destination.properties();
         let memory = self.engine.options.memory;
         let shares = Shares::of(memory, options, properties.preferred_volume_size, properties.max_object_size);
-        let threads = self.engine.options.threads.max(1);
+        // A packed frame waits for its place in a volume outside of the budget.
+        let most = shares.volumes / 4 / u64::from(shares.frame_size).max(1);
+        let threads = self.engine.options.threads.clamp(1, usize::try_from(most).unwrap_or(1).max(1));
 
         // A stored entry takes two places: its start and its first range.
         let parallel_reads = self.adapters.source.properties().parallel_reads;

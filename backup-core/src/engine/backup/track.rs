@@ -30,14 +30,26 @@ impl Tracker {
     /// Follows the volumes until they end; afterwards everything durable is in the last checkpoint.
     pub(super) async fn run(&mut self, mut volumes: mpsc::Receiver<Sent>) -> Result<()> {
         while let Some(mut sent) = volumes.recv().await {
+            let mut unsaved = false;
             loop {
-                let stored = sent.put.join().await?;
+                let stored = match sent.put.join().await {
+                    Ok(stored) => stored,
+                    Err(error) => {
+                        // What came before it need not be read again.
+                        if unsaved && let Err(second) = self.save().await {
+                            tracing::warn!(error = %second.chain(), "the last checkpoint could not be saved");
+                        }
+                        return Err(error);
+                    }
+                };
                 self.durable(sent.meta, stored).await?;
+                unsaved = true;
                 // One checkpoint for all that is durable already.
                 match volumes.try_recv() {
                     Ok(next) if next.put.0.is_finished() => sent = next,
                     Ok(next) => {
                         self.save().await?;
+                        unsaved = false;
                         sent = next;
                     }
                     Err(_) => break,
@@ -102,7 +114,8 @@ impl Tracker {
 
     async fn put_piece(&mut self, packed: Bytes) -> Result<()> {
         let name = self.outlet.names.index(self.outlet.attempted(self.body.pieces.len() as u64));
-        let (size, sha256) = self.outlet.put(&name, vec![packed]).await?;
+        let (size, sha256) = self.outlet.put(&name, vec![packed], true).await?;
+        let sha256 = sha256.ok_or_else(|| Error::permanent("the piece was not hashed"))?;
         let tail = std::mem::take(&mut self.body.tail);
         let record = PieceRecord {
             name: self.outlet.relative(&name)?.to_owned(),

@@ -1,47 +1,133 @@
 //! What a restore needs to go on.
 
+use super::left::SavedNames;
 use crate::adapter::SavedProgress;
+use crate::archive::{ArchiveKey, seal_checkpoint, unseal_checkpoint};
 use crate::engine::RestoreOptions;
-use crate::model::{ArchiveId, Checkpoint, EntryName};
+use crate::model::{ArchiveId, Checkpoint, GroupName};
 use crate::{Digest, Error, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde::{Deserialize, Serialize};
 
-/// Checkpoint of a restore. Holds names and hash states, no content: also that of a sealed archive is not sealed but for the
-/// names in the selection, which the caller gave in the clear.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// Checkpoint of a restore.
+#[derive(Clone, Debug)]
 pub(super) struct RestoreCheckpoint {
-    pub(super) version: u32,
+    pub(super) head: Head,
+    pub(super) body: Body,
+}
+
+/// What a resume has to know to open the archive; always in the clear.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Head {
+    version: u32,
     pub(super) archive: ArchiveId,
     /// The archive must be the same on a resume.
     pub(super) manifest_sha256: Digest,
+}
+
+/// The rest. Names and the states of hashes, which hold some bytes of content, so that of a sealed archive is sealed too.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Body {
     pub(super) options: RestoreOptions,
+    pub(super) account: Account,
+}
+
+/// What is done.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Account {
     /// Entries before this ordinal are done.
     pub(super) done: u64,
     /// Progress of large entries, by ordinal.
     pub(super) large: Vec<(u64, SavedProgress)>,
-    /// Warnings so far.
+    /// Groups that were taken as a whole and are done, though later slices of them may come behind `done`.
+    pub(super) groups: Vec<GroupName>,
+    /// The figures of what is before `done`.
+    pub(super) tally: Tally,
+    /// Entries that were left out, each with a warning: reading back must not count them as damage.
+    pub(super) left: SavedNames,
+}
+
+/// Figures of a part of a restore.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Tally {
+    /// Entries that were restored.
+    pub(super) entries: u64,
+    /// Their content in bytes.
+    pub(super) bytes: u64,
+    /// Warnings.
     pub(super) warnings: u64,
-    /// Entries that were not restored, each with a warning: verifying must not count them as damage. The first 1,000.
-    pub(super) left: Vec<EntryName>,
+}
+
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.entries += other.entries;
+        self.bytes += other.bytes;
+        self.warnings += other.warnings;
+    }
+}
+
+/// How it is stored.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    #[serde(flatten)]
+    head: Head,
+    /// Of an archive that is not sealed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    body: Option<Body>,
+    /// Of a sealed archive, in base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sealed: Option<String>,
 }
 
 impl RestoreCheckpoint {
-    pub(super) fn encode(&self) -> Result<Checkpoint> {
-        let json =
-            serde_json::to_vec(self).map_err(|e| Error::permanent("the checkpoint could not be encoded").because(e))?;
-        Ok(Checkpoint(json.into()))
+    /// At the start of a restore.
+    pub(super) fn first(archive: ArchiveId, manifest_sha256: Digest, options: RestoreOptions) -> Self {
+        let head = Head { version: 1, archive, manifest_sha256 };
+        Self { head, body: Body { options, account: Account::default() } }
     }
 
-    pub(super) fn decode(checkpoint: &Checkpoint) -> Result<Self> {
-        let read: Self = serde_json::from_slice(&checkpoint.0)
-            .map_err(|e| Error::corrupt("it cannot be read").on("checkpoint").because(e))?;
-        if read.version != 1 {
-            return Err(Error::unsupported(format!(
-                "it is of version {}, written by another program version",
-                read.version
-            ))
-            .on("checkpoint"));
-        }
-        Ok(read)
+    /// Sealed with the archive's key if it has one.
+    pub(super) fn encode(&self, key: Option<&ArchiveKey>) -> Result<Checkpoint> {
+        let failed = |e| Error::permanent("the checkpoint could not be encoded").because(e);
+        let head = self.head.clone();
+        let stored = match key {
+            None => Stored { head, body: Some(self.body.clone()), sealed: None },
+            Some(key) => {
+                let body = serde_json::to_vec(&self.body).map_err(failed)?;
+                let sealed = STANDARD_NO_PAD.encode(seal_checkpoint(key, &head.archive, &body)?);
+                Stored { head, body: None, sealed: Some(sealed) }
+            }
+        };
+        Ok(Checkpoint(serde_json::to_vec(&stored).map_err(failed)?.into()))
     }
+
+    /// What can be read without a key.
+    pub(super) fn decode_head(checkpoint: &Checkpoint) -> Result<Head> {
+        let head: Head = serde_json::from_slice(&checkpoint.0).map_err(|e| damaged().because(e))?;
+        if head.version != 1 {
+            let text = format!("it is of version {}, written by another program version", head.version);
+            return Err(Error::unsupported(text).on("checkpoint"));
+        }
+        Ok(head)
+    }
+
+    /// All of it, with the key of the archive that the head names.
+    pub(super) fn decode(checkpoint: &Checkpoint, key: Option<&ArchiveKey>) -> Result<Self> {
+        let Stored { head, body, sealed } = serde_json::from_slice(&checkpoint.0).map_err(|e| damaged().because(e))?;
+        let body = match (body, sealed, key) {
+            (Some(body), None, None) => body,
+            (None, Some(sealed), Some(key)) => {
+                let sealed = STANDARD_NO_PAD.decode(sealed).map_err(|e| damaged().because(e))?;
+                let body = unseal_checkpoint(key, &head.archive, &sealed).map_err(|e| e.on("checkpoint"))?;
+                serde_json::from_slice(&body).map_err(|e| damaged().because(e))?
+            }
+            _ => return Err(damaged()),
+        };
+        Ok(Self { head, body })
+    }
+}
+
+fn damaged() -> Error {
+    Error::corrupt("it cannot be read").on("checkpoint")
 }

@@ -1,8 +1,9 @@
 //! Large entries, and groups that a target takes as a whole: each reads its own frames and can be started over.
 
+use super::LARGE;
 use super::ledger::{Ledger, Work};
 use super::plan::Plan;
-use crate::adapter::{ByteStream, ContentReader, EntryProgress, RestorePlan, RestoreTarget};
+use crate::adapter::{ByteStream, ContentReader, EntryProgress, RestorePlan, RestoreTarget, Written};
 use crate::engine::archive::Archive;
 use crate::engine::fetch::{Fetcher, chunks_of};
 use crate::limit::RateLimit;
@@ -10,9 +11,13 @@ use crate::model::{Entry, GroupName};
 use crate::{ErrorClass, Result, Sha256};
 use futures::StreamExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How often a target may ask to start an entry over.
 const TRIES: u32 = 3;
+
+/// Whether the archive's side of a content has failed, as opposed to the target.
+type Unreadable = Arc<AtomicBool>;
 
 /// Writes one large entry or whole group.
 #[derive(Clone, Debug)]
@@ -56,20 +61,21 @@ pub(in crate::engine) fn content(fetcher: Fetcher, entry: &Entry, from: u64) -> 
 }
 
 impl LargeWriter {
-    fn reader(&self, entry: &Entry, progress: &EntryProgress) -> ContentReader {
+    fn reader(&self, entry: &Entry, progress: &EntryProgress, unreadable: &Unreadable) -> ContentReader {
         let hash = progress.saved().map(|saved| saved.hash).unwrap_or_default();
-        let stream = self.limited(content(self.fetcher.clone(), entry, hash.length()));
+        let stream = self.limited(content(self.fetcher.clone(), entry, hash.length()), unreadable);
         ContentReader::new(stream, hash, Some(entry.size), entry.sha256)
     }
 
-    fn limited(&self, stream: ByteStream) -> ByteStream {
-        let limit = self.limit.clone();
+    fn limited(&self, stream: ByteStream, unreadable: &Unreadable) -> ByteStream {
+        let (limit, unreadable) = (self.limit.clone(), unreadable.clone());
         stream
             .then(move |piece| {
-                let limit = limit.clone();
+                let (limit, unreadable) = (limit.clone(), unreadable.clone());
                 async move {
-                    if let Ok(bytes) = &piece {
-                        limit.take(bytes.len() as u64).await;
+                    match &piece {
+                        Ok(bytes) => limit.take(bytes.len() as u64).await,
+                        Err(_) => unreadable.store(true, Ordering::Relaxed),
                     }
                     piece
                 }
@@ -77,15 +83,28 @@ impl LargeWriter {
             .boxed()
     }
 
+    /// Trouble with one entry at the target is a warning, but an archive that cannot be read, or a target that is in trouble
+    /// as a whole, fails the restore.
+    fn written(entry: &Entry, result: Result<Result<Written>>, unreadable: &Unreadable, work: &mut Work) -> Result<()> {
+        match result.map_err(|e| e.on(&entry.name))? {
+            // A target that takes a reader's error for one of the entry must not make intact entries be left out.
+            Err(error) if unreadable.load(Ordering::Relaxed) => Err(error),
+            result => work.written(entry, result),
+        }
+    }
+
     /// Writes an entry, from where an earlier attempt left off if the target still can.
-    pub(super) async fn entry(self, entry: Entry, work: Work) -> Result<()> {
+    pub(super) async fn entry(self, entry: Entry, mut work: Work) -> Result<()> {
         let mut progress = self.ledger.progress(entry.ordinal);
         let mut tries = 0;
+        let unreadable = Unreadable::default();
         let result = loop {
             tries += 1;
-            let content = self.reader(&entry, &progress);
+            self.ledger.ensure_held()?;
+            unreadable.store(false, Ordering::Relaxed);
+            let content = self.reader(&entry, &progress, &unreadable);
             match self.target.write_large(&self.plan, &entry, content, &progress).await {
-                Err(e) if tries < TRIES && (e.class() == ErrorClass::Changed || e.is_retryable()) => {
+                Err(e) | Ok(Err(e)) if tries < TRIES && (e.class() == ErrorClass::Changed || e.is_retryable()) => {
                     if e.class() == ErrorClass::Changed {
                         progress = self.ledger.forget_progress(entry.ordinal);
                     }
@@ -94,27 +113,32 @@ impl LargeWriter {
                 result => break result,
             }
         };
-        self.ledger.written(&entry, result)?;
+        Self::written(&entry, result, &unreadable, &mut work)?;
         work.done(Some(entry.ordinal));
         Ok(())
     }
 
     /// Writes all slices of a group as one content. Never from the middle: a resumed restore starts it over.
-    pub(super) async fn group(self, plan: Plan, first: Entry, group: GroupName, work: Work) -> Result<()> {
-        let progress = EntryProgress::default();
+    pub(super) async fn group(self, plan: Plan, first: Entry, group: GroupName, mut work: Work) -> Result<()> {
         let mut tries = 0;
+        let unreadable = Unreadable::default();
         let result = loop {
             tries += 1;
-            let stream = self.limited(slices(plan.clone(), self.fetcher.clone(), first.ordinal, group.clone()));
+            self.ledger.ensure_held()?;
+            let progress = EntryProgress::default();
+            unreadable.store(false, Ordering::Relaxed);
+            let stream = slices(plan.clone(), self.fetcher.clone(), first.ordinal, group.clone());
+            let stream = self.limited(stream, &unreadable);
             let content = ContentReader::new(stream, Sha256::new(), None, None);
             match self.target.write_large(&self.plan, &first, content, &progress).await {
-                Err(e) if tries < TRIES && (e.class() == ErrorClass::Changed || e.is_retryable()) => {
+                Err(e) | Ok(Err(e)) if tries < TRIES && (e.class() == ErrorClass::Changed || e.is_retryable()) => {
                     tracing::warn!(%group, error = %e.chain(), "writing a group is started over");
                 }
                 result => break result,
             }
         };
-        self.ledger.written(&first, result)?;
+        Self::written(&first, result, &unreadable, &mut work)?;
+        self.ledger.group_done(group);
         work.done(None);
         Ok(())
     }
@@ -129,19 +153,35 @@ fn slices(plan: Plan, fetcher: Fetcher, from: u64, group: GroupName) -> ByteStre
             if entry.group.as_ref() != Some(&group) {
                 continue;
             }
+            // A slice is short enough to be held; what claims to be one and is not is read twice.
+            let held = entry.size <= LARGE;
             let mut hash = Sha256::new();
             let mut pieces = Vec::new();
             let mut stream = content(fetcher.clone(), &entry, 0);
             while let Some(piece) = stream.next().await {
                 let piece = piece?;
                 hash.update(&piece);
-                pieces.push(piece);
+                if held {
+                    pieces.push(piece);
+                }
             }
             if Some(hash.finish()) != entry.sha256 {
                 Err(Ledger::damaged(&entry))?;
             }
             for piece in pieces {
                 yield piece;
+            }
+            if !held {
+                let mut again = Sha256::new();
+                let mut stream = content(fetcher.clone(), &entry, 0);
+                while let Some(piece) = stream.next().await {
+                    let piece = piece?;
+                    again.update(&piece);
+                    yield piece;
+                }
+                if Some(again.finish()) != entry.sha256 {
+                    Err(Ledger::damaged(&entry))?;
+                }
             }
         }
     })

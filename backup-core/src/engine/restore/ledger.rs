@@ -1,14 +1,13 @@
 //! Keeps account of what is done, so that a checkpoint can say from where a restore goes on.
 
-use crate::adapter::{EntryProgress, SavedProgress, Written};
+use super::checkpoint::{Account, Tally};
+use super::left::Names;
+use crate::adapter::{EntryProgress, MismatchKind, Warning, Written};
 use crate::engine::session::Session;
-use crate::model::{Entry, EntryName, LogRecord};
+use crate::model::{Entry, EntryName, GroupName, LogRecord};
 use crate::{Error, ErrorClass, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
-
-/// Names of entries that were not restored are kept up to this number.
-const MAX_LEFT: usize = 1000;
 
 /// What is done and what is under way.
 #[derive(Debug)]
@@ -24,8 +23,17 @@ struct Inner {
     /// Lowest ordinals of what is under way, with how many works begin there.
     under_way: BTreeMap<u64, u32>,
     large: BTreeMap<u64, EntryProgress>,
-    left: Vec<EntryName>,
+    groups: BTreeSet<GroupName>,
+    /// Figures of all that is done before everything under way.
+    settled: Tally,
+    /// Figures of what is done behind something that is under way, by first ordinal.
+    unsettled: BTreeMap<u64, Tally>,
+    /// Warnings in all.
     warnings: u64,
+    /// Entries that were left out, each with a warning.
+    left: Names,
+    /// Entries with a warning about their metadata.
+    noted: Names,
 }
 
 /// Work under way; dropping it without [`Work::done`] leaves it to be done again.
@@ -33,22 +41,22 @@ struct Inner {
 pub(super) struct Work {
     ledger: Arc<Ledger>,
     start: u64,
-}
-
-/// What a checkpoint takes from the ledger.
-#[derive(Clone, Debug)]
-pub(super) struct Account {
-    pub(super) done: u64,
-    pub(super) large: Vec<(u64, SavedProgress)>,
-    pub(super) left: Vec<EntryName>,
-    pub(super) warnings: u64,
+    tally: Tally,
 }
 
 impl Ledger {
-    pub(super) fn new(session: Arc<Session>, start: Account) -> Arc<Self> {
-        let large = start.large.into_iter().map(|(n, saved)| (n, EntryProgress::resumed(Some(saved)))).collect();
-        let inner = Inner { next: start.done, large, left: start.left, warnings: start.warnings, ..Inner::default() };
-        Arc::new(Self { session, inner: Mutex::new(inner) })
+    pub(super) fn new(session: Arc<Session>, start: Account) -> Result<Arc<Self>> {
+        let Account { done, large, groups, tally, left } = start;
+        let inner = Inner {
+            next: done,
+            large: large.into_iter().map(|(n, saved)| (n, EntryProgress::resumed(Some(saved)))).collect(),
+            groups: groups.into_iter().collect(),
+            settled: tally,
+            warnings: tally.warnings,
+            left: Names::read(&left)?,
+            ..Inner::default()
+        };
+        Ok(Arc::new(Self { session, inner: Mutex::new(inner) }))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
@@ -58,7 +66,7 @@ impl Ledger {
     /// Work begins whose first entry has this ordinal.
     pub(super) fn begin(self: &Arc<Self>, start: u64) -> Work {
         *self.lock().under_way.entry(start).or_default() += 1;
-        Work { ledger: self.clone(), start }
+        Work { ledger: self.clone(), start, tally: Tally::default() }
     }
 
     /// All entries before this ordinal have been begun.
@@ -79,48 +87,88 @@ impl Ledger {
         fresh
     }
 
+    /// What a checkpoint says at this moment.
     pub(super) fn account(&self) -> Account {
-        let inner = self.lock();
-        let done = inner.under_way.keys().next().copied().unwrap_or(inner.next);
-        let large = inner.large.iter().filter_map(|(n, progress)| Some((*n, progress.saved()?))).collect();
-        Account { done, large, left: inner.left.clone(), warnings: inner.warnings }
-    }
-
-    /// Whether an entry was left out with a warning, as far as that is known.
-    pub(super) fn may_have_left(&self, name: &EntryName) -> bool {
-        let inner = self.lock();
-        inner.left.len() >= MAX_LEFT || inner.left.contains(name)
-    }
-
-    /// Counts an entry, or records why it could not be restored. Trouble of the target as a whole is an error.
-    pub(super) fn written(&self, entry: &Entry, result: Result<Written>) -> Result<()> {
-        use ErrorClass as C;
-        match result {
-            Ok(_) => {
-                self.session.meter.update(|p| {
-                    p.entries += 1;
-                    p.bytes += entry.size;
-                });
-                Ok(())
-            }
-            Err(e) if matches!(e.class(), C::Conflict | C::Invalid | C::Unsupported | C::Permanent | C::NotFound) => {
-                self.warn(Some(&entry.name), &format!("not restored: {}", e.chain()));
-                Ok(())
-            }
-            Err(e) => Err(e.on(&entry.name)),
+        let mut inner = self.lock();
+        let done = inner.done();
+        inner.settle();
+        Account {
+            done,
+            large: inner.large.iter().filter_map(|(n, progress)| Some((*n, progress.saved()?))).collect(),
+            groups: inner.groups.iter().cloned().collect(),
+            tally: inner.settled,
+            left: inner.left.save(),
         }
     }
 
-    pub(super) fn warn(&self, name: Option<&EntryName>, message: &str) {
+    /// Groups that are taken as a whole and are done.
+    pub(super) fn groups(&self) -> BTreeSet<GroupName> {
+        self.lock().groups.clone()
+    }
+
+    /// Warnings in all.
+    pub(super) fn warnings(&self) -> u64 {
+        self.lock().warnings
+    }
+
+    /// A group that is taken as a whole is done.
+    pub(super) fn group_done(&self, group: GroupName) {
+        self.lock().groups.insert(group);
+    }
+
+    /// Counts an entry that is written as a part of what comes before it.
+    pub(super) fn passed(&self, entry: &Entry) {
+        let tally = Tally { entries: 1, bytes: entry.size, warnings: 0 };
+        *self.lock().unsettled.entry(entry.ordinal).or_default() += tally;
+        self.count(tally);
+    }
+
+    /// Fails when another worker may have taken over.
+    pub(super) fn ensure_held(&self) -> Result<()> {
+        self.session.ensure_held()
+    }
+
+    fn count(&self, tally: Tally) {
+        self.session.meter.update(|p| {
+            p.entries += tally.entries;
+            p.bytes += tally.bytes;
+            p.warnings += tally.warnings;
+        });
+    }
+
+    /// Whether somebody was told how an entry differs.
+    pub(super) fn known_to_differ(&self, name: &EntryName) -> Option<MismatchKind> {
+        let inner = self.lock();
+        if inner.left.contains(name) {
+            Some(MismatchKind::Content)
+        } else {
+            inner.noted.contains(name).then_some(MismatchKind::Metadata)
+        }
+    }
+
+    /// Whether entries were left out that are not known by name.
+    pub(super) fn has_left_out_more(&self) -> bool {
+        self.lock().left.has_more()
+    }
+
+    /// Takes a warning of the end of a restore. It belongs to no work: a resume does the end again, and is warned again.
+    pub(super) fn finished_with(&self, warning: &Warning) {
         let mut inner = self.lock();
-        inner.warnings += 1;
-        if let Some(name) = name.filter(|_| inner.left.len() < MAX_LEFT) {
-            inner.left.push(name.clone());
+        match (&warning.name, warning.left_out) {
+            (Some(name), true) => inner.left.insert(name),
+            (Some(name), false) => inner.noted.insert(name),
+            (None, true) => inner.left.more(),
+            (None, false) => {}
         }
         drop(inner);
-        self.session.meter.update(|p| p.warnings += 1);
-        let text = name.map(|name| format!("{name}: {message}")).unwrap_or_else(|| message.to_owned());
-        self.session.log(LogRecord::warning("transfer", text));
+        self.warn("finish", 1, &said(warning.name.as_ref(), &warning.message));
+    }
+
+    /// Counts warnings, and tells of them in one record.
+    pub(super) fn warn(&self, step: &'static str, count: u64, text: &str) {
+        self.lock().warnings += count;
+        self.count(Tally { warnings: count, ..Tally::default() });
+        self.session.log(LogRecord::warning(step, text.to_owned()));
     }
 
     /// An error that names an entry.
@@ -129,18 +177,67 @@ impl Ledger {
     }
 }
 
+impl Inner {
+    fn done(&self) -> u64 {
+        self.under_way.keys().next().copied().unwrap_or(self.next)
+    }
+
+    /// Adds up what nothing that is under way comes before any more.
+    fn settle(&mut self) {
+        let done = self.done();
+        let later = self.unsettled.split_off(&done);
+        for tally in std::mem::replace(&mut self.unsettled, later).into_values() {
+            self.settled += tally;
+        }
+    }
+}
+
 impl Work {
+    /// Counts an entry, or records why it could not be restored: it is left out with a warning, unless trying again may help.
+    ///
+    /// # Errors
+    /// When the attempt should end.
+    pub(super) fn written(&mut self, entry: &Entry, result: Result<Written>) -> Result<()> {
+        match result {
+            Ok(_) => {
+                // An earlier attempt may have left it out and not have come to save that it was done.
+                self.ledger.lock().left.remove(&entry.name);
+                let tally = Tally { entries: 1, bytes: entry.size, warnings: 0 };
+                self.tally += tally;
+                self.ledger.count(tally);
+                Ok(())
+            }
+            // Whoever resumes when the trouble is over gets the entry.
+            Err(e) if e.is_retryable() || matches!(e.class(), ErrorClass::Unauthorized | ErrorClass::Cancelled) => {
+                Err(e.on(&entry.name))
+            }
+            Err(e) => {
+                self.tally.warnings += 1;
+                self.ledger.lock().left.insert(&entry.name);
+                let text = format!("not restored: {}", e.chain());
+                self.ledger.warn("transfer", 1, &said(Some(&entry.name), &text));
+                Ok(())
+            }
+        }
+    }
+
     /// The work is done; `large` names the entry whose progress is not needed any more.
     pub(super) fn done(self, large: Option<u64>) {
         let mut inner = self.ledger.lock();
         if let Some(ordinal) = large {
             inner.large.remove(&ordinal);
         }
+        *inner.unsettled.entry(self.start).or_default() += self.tally;
         if let Some(count) = inner.under_way.get_mut(&self.start) {
             *count -= 1;
             if *count == 0 {
                 inner.under_way.remove(&self.start);
             }
         }
+        inner.settle();
     }
+}
+
+fn said(name: Option<&EntryName>, message: &str) -> String {
+    name.map(|name| format!("{name}: {message}")).unwrap_or_else(|| message.to_owned())
 }

@@ -3,11 +3,13 @@
 mod checkpoint;
 mod large;
 mod ledger;
+mod left;
 mod plan;
 mod small;
 
 pub(super) use large::content;
 pub(super) use plan::Plan;
+use plan::Planned;
 
 use super::archive::Archive;
 use super::backup::{has_content, same_place};
@@ -15,27 +17,32 @@ use super::fetch::{Decoded, Fetcher};
 use super::handle::AbortOnDrop;
 use super::selection::Chosen;
 use super::session::{Session, no_such};
-use super::{Engine, Limits, OpenOptions, OperationHandle, Outcome, RestoreRequest, ResumeRestore};
-use crate::adapter::{Granularity, RestorePlan, RestoreTarget};
-use crate::model::{Entry, EntryKind, GroupName, LogRecord, NewOperation, OperationId, OperationKind, Phase};
+use super::{Engine, Limits, OperationHandle, Outcome, RestoreRequest, ResumeRestore};
+use crate::adapter::{Granularity, MismatchKind, PlanEntries, RestorePlan, RestoreTarget};
+use crate::model::{
+    Entry, EntryKind, EntryName, GroupName, LogRecord, NewOperation, OperationId, OperationKind, Phase,
+};
 use crate::retry::Retrying;
 use crate::state::{Event, State};
 use crate::{Error, ErrorClass, Result};
 use bytes::Bytes;
-use checkpoint::RestoreCheckpoint;
+use checkpoint::{Body, RestoreCheckpoint};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use large::LargeWriter;
-use ledger::{Account, Ledger};
+use ledger::Ledger;
 use small::SmallWriter;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// Content up to this length is held in memory and written in batches; longer content is streamed.
 const LARGE: u64 = 16 << 20;
+/// So many planned entries wait for their content; the index is read on when there are fewer.
+const WAITING: usize = 50_000;
 /// Large entries at once.
 const PARALLEL_LARGE: usize = 2;
 /// The shortest time between two checkpoints; more when making the target durable takes long.
@@ -44,7 +51,7 @@ const CHECKPOINT_PAUSE: Duration = Duration::from_secs(2);
 pub(super) async fn start(engine: &Engine, request: RestoreRequest) -> Result<OperationHandle> {
     let RestoreRequest { destination, archive: id, target, open, options, limits, name, spec } = request;
     Chosen::new(&options.selection)?;
-    let archive = Archive::open(destination.clone(), &id, &open).await?;
+    let archive = Archive::open_with(destination.clone(), &id, &open, engine.options.retry).await?;
     let place = destination.identity();
     let known = engine.store.archives(&place).await?;
     if known.iter().any(|r| r.archive == id && r.manifest_sha256 != archive.manifest_sha256()) {
@@ -52,16 +59,7 @@ pub(super) async fn start(engine: &Engine, request: RestoreRequest) -> Result<Op
         return Err(Error::corrupt(text).on(&id));
     }
     target.check().await.map_err(|e| e.context(format!("the target {} cannot be used", target.identity())))?;
-    let first = RestoreCheckpoint {
-        version: 1,
-        archive: id.clone(),
-        manifest_sha256: archive.manifest_sha256(),
-        options,
-        done: 0,
-        large: Vec::new(),
-        warnings: 0,
-        left: Vec::new(),
-    };
+    let first = RestoreCheckpoint::first(id.clone(), archive.manifest_sha256(), options);
     let op = OperationId::generate(jiff::Timestamp::now());
     let new = NewOperation {
         id: op.clone(),
@@ -72,7 +70,7 @@ pub(super) async fn start(engine: &Engine, request: RestoreRequest) -> Result<Op
         archive: id,
         spec,
     };
-    engine.store.create(new, Some(&first.encode()?)).await?;
+    engine.store.create(new, Some(&first.encode(archive.inner.key.as_ref())?)).await?;
     let (session, _) = Session::claim(engine, &op, super::TakeOver::WhenFree).await?;
     Ok(spawn(engine, session, archive, target, limits, first, false))
 }
@@ -88,11 +86,12 @@ pub(super) async fn resume(engine: &Engine, request: ResumeRestore) -> Result<Op
     let (session, claim) = Session::claim(engine, &id, take_over).await?;
     let opened = async {
         let saved = claim.checkpoint.as_ref().ok_or_else(|| Error::corrupt("the operation has no checkpoint"))?;
-        let saved = RestoreCheckpoint::decode(saved)?;
-        let archive = Archive::open(destination, &saved.archive, &OpenOptions { ..open }).await?;
-        if archive.manifest_sha256() != saved.manifest_sha256 {
+        let head = RestoreCheckpoint::decode_head(saved)?;
+        let archive = Archive::open_with(destination, &head.archive, &open, engine.options.retry).await?;
+        if archive.manifest_sha256() != head.manifest_sha256 {
             return Err(Error::corrupt("the archive is not the one that the restore began with").on(archive.id()));
         }
+        let saved = RestoreCheckpoint::decode(saved, archive.inner.key.as_ref())?;
         Ok((archive, saved))
     };
     match opened.await {
@@ -148,23 +147,25 @@ impl Attempt {
         let session = self.session.clone();
         match session.hold(Box::pin(self.work(start))).await {
             Ok(outcome) => Ok(outcome),
-            Err(error) if session.is_lost() => {
-                let operation = self.engine.store.get(&session.fence().operation).await?;
-                if operation.is_some_and(|o| o.state == State::Cancelled) { Ok(Outcome::Cancelled) } else { Err(error) }
-            }
-            Err(error) => session.broke_off(error).await,
+            Err(error) => match session.settled().await {
+                Some(outcome) => Ok(outcome),
+                None => session.broke_off(error).await,
+            },
         }
     }
 
     async fn work(&self, mut saved: RestoreCheckpoint) -> Result<Outcome> {
         let session = &self.session;
-        let chosen = Arc::new(Chosen::new(&saved.options.selection)?);
+        let account = std::mem::take(&mut saved.body.account);
+        let (options, from, tally) = (saved.body.options.clone(), account.done, account.tally);
+        let chosen = Arc::new(Chosen::new(&options.selection)?);
         let plan = Plan { archive: self.archive.clone(), chosen: chosen.clone() };
+        let ledger = Ledger::new(session.clone(), account)?;
         let restore_plan = RestorePlan {
             tag: session.fence().operation.to_string(),
             resumed: self.resumed,
-            overwrite: saved.options.overwrite,
-            entries: Arc::new(plan.clone()),
+            overwrite: options.overwrite,
+            entries: Arc::new(TargetPlan { plan: plan.clone(), ledger: ledger.clone() }),
         };
         let text = format!("restoring {} to {}", self.archive.id(), self.target.identity());
         session.log(LogRecord::info("connect", text));
@@ -173,21 +174,15 @@ impl Attempt {
         let totals = self.archive.manifest().totals;
         session.meter.update(|p| {
             p.phase = Phase::Transferring;
-            p.warnings = saved.warnings;
+            // What was counted behind the checkpoint is done and counted again.
+            (p.entries, p.bytes, p.warnings) = (tally.entries, tally.bytes, tally.warnings);
             if chosen.is_all() {
                 p.entries_total = Some(totals.entries);
                 p.bytes_total = Some(totals.bytes);
             }
         });
-        let account = Account {
-            done: saved.done,
-            large: std::mem::take(&mut saved.large),
-            left: std::mem::take(&mut saved.left),
-            warnings: saved.warnings,
-        };
-        let ledger = Ledger::new(session.clone(), account);
         let ended = {
-            let transfer = Box::pin(self.transfer(&plan, &restore_plan, &ledger, saved.done));
+            let transfer = Box::pin(self.transfer(&plan, &restore_plan, &ledger, from));
             let keep_account = Box::pin(self.keep_account(&saved, &ledger));
             tokio::select! {
                 ended = transfer => ended?,
@@ -195,18 +190,23 @@ impl Attempt {
             }
         };
         self.save(&saved, &ledger).await?;
-        if ended == Ended::Paused {
+        if ended == Ended::Paused || session.pause.is_cancelled() {
             return session.paused().await;
         }
         session.meter.phase(Phase::Finishing);
         for warning in self.target.finish(&restore_plan).await? {
-            ledger.warn(warning.name.as_ref(), &warning.message);
+            ledger.finished_with(&warning);
             session.log_pressure().await?;
         }
-        if !saved.options.skip_verify {
-            self.verify(&restore_plan, &ledger).await?;
+        if !options.skip_verify {
+            tokio::select! {
+                biased;
+                // Whoever resumes comes here at once, for all is written.
+                () = session.pause.cancelled() => return session.paused().await,
+                verified = self.verify(&restore_plan, &ledger) => verified?,
+            }
         }
-        let warnings = ledger.account().warnings;
+        let warnings = ledger.warnings();
         session.meter.phase(Phase::Done);
         let progress = session.meter.snapshot();
         let log =
@@ -219,29 +219,41 @@ impl Attempt {
         Ok(Outcome::Completed { warnings, progress })
     }
 
-    /// Reads the target back. What was left out with a warning is no damage; anything else that differs is.
+    /// Reads the target back. What was left out with a warning is no damage, and other metadata is a warning; other content
+    /// is damage.
     async fn verify(&self, plan: &RestorePlan, ledger: &Ledger) -> Result<()> {
         let session = &self.session;
         session.meter.phase(Phase::Verifying);
         session.log(LogRecord::info("verify", "reading the restored data back"));
         let report = self.target.verify(plan).await?;
-        let known = report.mismatches.iter().filter(|m| ledger.may_have_left(&m.name)).count() as u64;
         for mismatch in &report.mismatches {
             let text = format!("{}: {}", mismatch.name, mismatch.message);
             session.log(LogRecord::warning("verify", text));
         }
-        if report.mismatch_count > known {
+        let (content, metadata) = (report.mismatch_count, report.metadata_count);
+        if metadata > 0 {
             let text = format!(
-                "reading back found {} entries that are not as the archive has them; the first ones are in the job log",
-                report.mismatch_count - known
+                "{metadata} entries have other metadata than in the archive; the first ones are in the job log"
+            );
+            ledger.warn("verify", metadata, &text);
+        }
+        if content > 0 && !ledger.has_left_out_more() {
+            let text = format!(
+                "reading back found {content} entries that are not as the archive has them; the first ones are in the job log"
             );
             return Err(Error::corrupt(text));
         }
-        let text = format!(
-            "{} entries with {} bytes are as the archive has them",
-            report.entries - known.min(report.entries),
-            report.bytes
-        );
+        if content > 0 {
+            let text = format!(
+                "{content} entries are not as the archive has them. So many entries were left out that not all of their names \
+                 are known any more, so these may be among them, or may be damage of the target: compare the first ones, \
+                 which are in the job log, with the warnings before"
+            );
+            ledger.warn("verify", content, &text);
+        }
+        let differ = content.saturating_add(metadata).saturating_add(report.known_count);
+        let (entries, bytes) = (report.entries.saturating_sub(differ), report.bytes);
+        let text = format!("{entries} entries are as the archive has them; {bytes} bytes were read back");
         session.log(LogRecord::info("verify", text));
         Ok(())
     }
@@ -263,9 +275,9 @@ impl Attempt {
     async fn save(&self, saved: &RestoreCheckpoint, ledger: &Ledger) -> Result<()> {
         let account = ledger.account();
         self.target.sync().await?;
-        let Account { done, large, left, warnings } = account;
-        let checkpoint = RestoreCheckpoint { done, large, left, warnings, ..saved.clone() };
-        self.session.save(&checkpoint.encode()?).await?;
+        let RestoreCheckpoint { head, body } = saved.clone();
+        let checkpoint = RestoreCheckpoint { head, body: Body { account, ..body } };
+        self.session.save(&checkpoint.encode(self.archive.inner.key.as_ref())?).await?;
         self.session.log_pressure().await
     }
 
@@ -312,8 +324,9 @@ impl Attempt {
             small,
             large,
             running: VecDeque::new(),
-            groups: HashSet::new(),
+            groups: ledger.groups().into_iter().collect(),
             queue: VecDeque::new(),
+            pause: self.session.pause.clone(),
         };
         let ended = self.feed(&mut splitter, &mut entries, &mut decoded).await;
         if !matches!(ended, Ok(Ended::Complete)) {
@@ -326,7 +339,7 @@ impl Attempt {
     async fn feed(
         &self,
         splitter: &mut Splitter,
-        entries: &mut mpsc::Receiver<Vec<Entry>>,
+        entries: &mut mpsc::Receiver<Vec<Planned>>,
         decoded: &mut BoxStream<'static, Result<Decoded>>,
     ) -> Result<Ended> {
         let pause = self.session.pause.clone();
@@ -338,7 +351,8 @@ impl Attempt {
                     splitter.small.drain().await?;
                     return Ok(Ended::Paused);
                 }
-                batch = entries.recv() => match batch {
+                // When no frames come any more, nothing but the rest of the plan can follow.
+                batch = entries.recv(), if splitter.queue.len() < WAITING || !more_frames => match batch {
                     Some(batch) => {
                         splitter.queue.extend(batch);
                         splitter.advance(None).await?;
@@ -352,14 +366,37 @@ impl Attempt {
                 },
             }
         }
-        while let Some(frames) = decoded.next().await {
-            if pause.is_cancelled() {
-                splitter.small.drain().await?;
-                return Ok(Ended::Paused);
+        while more_frames && !pause.is_cancelled() {
+            tokio::select! {
+                () = pause.cancelled() => {}
+                frames = decoded.next() => match frames {
+                    Some(frames) => splitter.frames(frames?).await?,
+                    None => more_frames = false,
+                },
             }
-            splitter.frames(frames?).await?;
         }
-        splitter.finish(&pause).await
+        if pause.is_cancelled() {
+            splitter.small.drain().await?;
+            return Ok(Ended::Paused);
+        }
+        splitter.finish().await
+    }
+}
+
+/// The plan as the target sees it.
+#[derive(Debug)]
+struct TargetPlan {
+    plan: Plan,
+    ledger: Arc<Ledger>,
+}
+
+impl PlanEntries for TargetPlan {
+    fn entries(&self) -> BoxStream<'static, Result<Entry>> {
+        self.plan.clone().restored()
+    }
+
+    fn known_to_differ(&self, name: &EntryName) -> Option<MismatchKind> {
+        self.ledger.known_to_differ(name)
     }
 }
 
@@ -375,7 +412,8 @@ struct Splitter {
     /// Groups that are taken as a whole and have been begun.
     groups: HashSet<GroupName>,
     /// Entries whose content has not come yet, in order.
-    queue: VecDeque<Entry>,
+    queue: VecDeque<Planned>,
+    pause: CancellationToken,
 }
 
 impl Splitter {
@@ -389,18 +427,19 @@ impl Splitter {
     async fn advance(&mut self, decoded: Option<&Decoded>) -> Result<()> {
         let mut frames = decoded.map(|d| d.frames.iter()).into_iter().flatten();
         let mut frame = frames.next();
-        while let Some(entry) = self.queue.front() {
-            if Attempt::is_large(&*self.target, entry) {
-                let Some(entry) = self.queue.pop_front() else { break };
-                self.begin_large(entry).await?;
+        while let Some(Planned { entry, apart }) = self.queue.front() {
+            if Attempt::is_large(&*self.target, entry) || (*apart && entry.size > 0) {
+                if !self.begin_large().await? {
+                    return Ok(());
+                }
             } else if entry.size == 0 {
-                let Some(entry) = self.queue.pop_front() else { break };
+                let Some(Planned { entry, .. }) = self.queue.pop_front() else { break };
                 self.small.add(entry, Bytes::new(), None).await?;
             } else {
                 let Some(present) = frame else { break };
                 match self.small.take(entry, present)? {
                     Some(content) => {
-                        let Some(entry) = self.queue.pop_front() else { break };
+                        let Some(Planned { entry, .. }) = self.queue.pop_front() else { break };
                         self.small.add(entry, content, decoded).await?;
                     }
                     None => frame = frames.next(),
@@ -410,17 +449,28 @@ impl Splitter {
         Ok(())
     }
 
-    async fn begin_large(&mut self, entry: Entry) -> Result<()> {
+    /// Begins the entry at the front of the queue when there is room; `false` when a pause came before.
+    async fn begin_large(&mut self) -> Result<bool> {
+        let Some(Planned { entry, apart }) = self.queue.pop_front() else { return Ok(true) };
         let whole = Attempt::is_whole(&*self.target, &entry);
         if let Some(group) = entry.group.as_ref().filter(|_| whole)
             && !self.groups.insert(group.clone())
         {
             // Its group's writer reads it.
             self.ledger.handed_out(entry.ordinal + 1);
-            return self.ledger.written(&entry, Ok(crate::adapter::Written::AlreadyThere));
+            self.ledger.passed(&entry);
+            return Ok(true);
         }
+        let pause = self.pause.clone();
         while self.running.len() >= PARALLEL_LARGE {
-            self.first_done().await?;
+            tokio::select! {
+                biased;
+                () = pause.cancelled() => {
+                    self.queue.push_front(Planned { entry, apart });
+                    return Ok(false);
+                }
+                done = self.first_done() => done?,
+            }
         }
         let work = self.ledger.begin(entry.ordinal);
         self.ledger.handed_out(entry.ordinal + 1);
@@ -430,7 +480,7 @@ impl Splitter {
             None => tokio::spawn(writer.entry(entry, work)),
         };
         self.running.push_back(AbortOnDrop(task));
-        Ok(())
+        Ok(true)
     }
 
     async fn first_done(&mut self) -> Result<()> {
@@ -450,8 +500,9 @@ impl Splitter {
     }
 
     /// Waits for everything that was begun.
-    async fn finish(&mut self, pause: &tokio_util::sync::CancellationToken) -> Result<Ended> {
-        if let Some(entry) = self.queue.front() {
+    async fn finish(&mut self) -> Result<Ended> {
+        let pause = self.pause.clone();
+        if let Some(Planned { entry, .. }) = self.queue.front() {
             return Err(Error::corrupt("the index names content that no frame holds").on(&entry.name));
         }
         self.small.drain().await?;

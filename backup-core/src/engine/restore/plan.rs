@@ -1,13 +1,14 @@
 //! Which entries are restored, and which chunks hold them.
 
 use crate::Result;
-use crate::adapter::PlanEntries;
+use crate::archive::PieceRecord;
 use crate::engine::archive::Archive;
 use crate::engine::fetch::{Chunk, chunks_of};
 use crate::engine::selection::Chosen;
-use crate::model::Entry;
+use crate::model::{Entry, EntryKind, EntryName};
 
 use futures::stream::BoxStream;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -19,10 +20,12 @@ pub(in crate::engine) struct Plan {
     pub(in crate::engine) chosen: Arc<Chosen>,
 }
 
-impl PlanEntries for Plan {
-    fn entries(&self) -> BoxStream<'static, Result<Entry>> {
-        self.clone().from(0)
-    }
+/// An entry that is to be restored.
+#[derive(Clone, Debug)]
+pub(super) struct Planned {
+    pub(super) entry: Entry,
+    /// Its content does not lie where its ordinal says, so it is read by itself.
+    pub(super) apart: bool,
 }
 
 impl Plan {
@@ -34,12 +37,8 @@ impl Plan {
     /// Pieces that can hold chosen entries from an ordinal on.
     fn pieces_from(&self, ordinal: u64) -> Vec<usize> {
         let pieces = &self.archive.manifest().pieces;
-        let may_hold = |piece: &crate::archive::PieceRecord| {
-            let Some(names) = self.chosen.exact_names() else { return true };
-            match (&piece.first_name, &piece.last_name) {
-                (Some(first), Some(last)) => names.iter().any(|name| name >= first && name <= last),
-                _ => false,
-            }
+        let may_hold = |piece: &PieceRecord| {
+            self.chosen.exact_names().is_none_or(|names| names.iter().any(|name| piece.may_hold(name)))
         };
         (0..pieces.len())
             .filter(|n| pieces[*n].first_entry + pieces[*n].entries > ordinal && may_hold(&pieces[*n]))
@@ -61,6 +60,64 @@ impl Plan {
         })
     }
 
+    /// The chosen entries of a piece from an ordinal on. A hard link whose first name is not chosen, so that there will be
+    /// nothing to link to, becomes what that name stands for.
+    async fn planned(&self, number: usize, ordinal: u64) -> Result<Vec<Planned>> {
+        let piece = self.archive.piece(number).await?;
+        let mut chosen: Vec<Planned> = piece
+            .entries
+            .into_iter()
+            .filter(|entry| entry.ordinal >= ordinal && self.wants(entry))
+            .map(|entry| Planned { entry, apart: false })
+            .collect();
+        let lonely = |entry: &Entry| match &entry.kind {
+            EntryKind::HardLink { target } if !self.chosen.contains_name(target) => Some(target.clone()),
+            _ => None,
+        };
+        let targets: HashSet<EntryName> = chosen.iter().filter_map(|planned| lonely(&planned.entry)).collect();
+        let found = self.find(targets).await?;
+        for planned in &mut chosen {
+            if let Some(first) = lonely(&planned.entry).and_then(|target| found.get(&target)) {
+                let (name, ordinal) = (planned.entry.name.clone(), planned.entry.ordinal);
+                planned.entry = Entry { name, ordinal, ..first.clone() };
+                planned.apart = true;
+            }
+        }
+        Ok(chosen)
+    }
+
+    /// Looks files and symbolic links up by their names, wherever in the archive they are.
+    async fn find(&self, mut names: HashSet<EntryName>) -> Result<HashMap<EntryName, Entry>> {
+        let mut found = HashMap::new();
+        let manifest = self.archive.manifest();
+        for (number, record) in manifest.pieces.iter().enumerate() {
+            if !names.iter().any(|name| record.may_hold(name)) {
+                continue;
+            }
+            for entry in self.archive.piece(number).await?.entries {
+                let is_it = matches!(entry.kind, EntryKind::File | EntryKind::Symlink { .. })
+                    && !entry.superseded
+                    && !manifest.voids(&entry);
+                if is_it && names.remove(&entry.name) {
+                    found.insert(entry.name.clone(), entry);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The entries as they are restored, from the start.
+    pub(super) fn restored(self) -> BoxStream<'static, Result<Entry>> {
+        let pieces = self.pieces_from(0);
+        Box::pin(async_stream::try_stream! {
+            for number in pieces {
+                for planned in self.planned(number, 0).await? {
+                    yield planned.entry;
+                }
+            }
+        })
+    }
+
     /// Plans the reading: entries go to `entries`, and the chunks that hold the contents of those that `reads` picks come out as
     /// a stream, both in order. The entries of a chunk have always been sent when it comes out. A chunk that holds the end of
     /// one index piece's entries and the start of the next one's comes out twice.
@@ -68,16 +125,16 @@ impl Plan {
         self,
         ordinal: u64,
         reads: impl Fn(&Entry) -> bool + Send + Sync + 'static,
-        entries: mpsc::Sender<Vec<Entry>>,
+        entries: mpsc::Sender<Vec<Planned>>,
     ) -> BoxStream<'static, Result<Chunk>> {
         let pieces = self.pieces_from(ordinal);
         Box::pin(async_stream::try_stream! {
             for number in pieces {
-                let piece = self.archive.piece(number).await?;
-                let chosen: Vec<Entry> =
-                    piece.entries.into_iter().filter(|e| e.ordinal >= ordinal && self.wants(e)).collect();
+                let chosen = self.planned(number, ordinal).await?;
                 let wanted: Vec<Range<u64>> = chosen
                     .iter()
+                    .filter(|planned| !planned.apart)
+                    .map(|planned| &planned.entry)
                     .filter(|entry| entry.size > 0 && reads(entry))
                     .map(|entry| entry.offset..entry.offset + entry.size)
                     .collect();

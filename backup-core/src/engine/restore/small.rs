@@ -121,7 +121,7 @@ impl SmallWriter {
 
     /// Sends the batch off.
     pub(super) async fn flush(&mut self) -> Result<()> {
-        let Some(work) = self.batch_work.take() else { return Ok(()) };
+        let Some(mut work) = self.batch_work.take() else { return Ok(()) };
         let batch = std::mem::take(&mut self.batch);
         let permits = std::mem::take(&mut self.permits);
         let bytes = std::mem::take(&mut self.batch_bytes);
@@ -148,12 +148,13 @@ impl SmallWriter {
                 turn.await.map_err(|e| Error::cancelled("the batch before failed").because(e))?;
             }
             let entries: Vec<Entry> = batch.iter().map(|small| small.entry.clone()).collect();
+            ledger.ensure_held()?;
             let results = target.write_small(&plan, batch).await?;
             if results.len() != entries.len() {
                 return Err(Error::permanent("the target did not answer for each entry of a batch"));
             }
             for (entry, result) in entries.iter().zip(results) {
-                ledger.written(entry, result)?;
+                work.written(entry, result)?;
             }
             drop(permits);
             work.done(None);

@@ -80,7 +80,14 @@ impl Shared {
                 EntryKind::HardLink { target } => {
                     let target = self.names.path(target);
                     if check_name(path.as_bytes()).is_ok() && check_name(target.as_bytes()).is_ok() {
-                        self.or_note(&entry, "the hard link is not made", self.link(&root, plan, &path, &target))?;
+                        match self.link(&root, plan, &path, &target) {
+                            Err(e) if super::is_fatal(&e) => return Err(e.on(&entry.name)),
+                            Err(e) => {
+                                let text = format!("the hard link is not made: {}", e.chain());
+                                self.notes.add_left_out(&entry.name, text);
+                            }
+                            Ok(()) => {}
+                        }
                     } // Else that was the answer of `write_small`.
                 }
                 EntryKind::Directory if later.directories.len() < KEPT => later.directories.push(entry),

@@ -1,8 +1,8 @@
 //! Large entries: content goes to a blocking thread piece by piece, and a staged file is found again after a restart.
 
-use super::Shared;
 use super::small::{Content, Looked, NEW_FILE, STAGE_MODE};
 use super::stage::{Existing, StageNames, Staged};
+use super::{Shared, is_fatal};
 use crate::adapter::{ContentReader, EntryProgress, RestorePlan, SavedProgress, SmallEntry, Written};
 use crate::local::beneath::{Place, Root, TRIES};
 use crate::local::blocking::{blocking, joined};
@@ -61,12 +61,12 @@ pub(super) async fn write(
     entry: &Entry,
     mut content: ContentReader,
     progress: &EntryProgress,
-) -> Result<Written> {
+) -> Result<Result<Written>> {
     if !matches!(entry.kind, EntryKind::File | EntryKind::Slice) {
         let (shared, plan, entry) = (shared.clone(), plan.clone(), entry.clone());
         let item = SmallEntry { entry, content: Bytes::new() };
         let answers = blocking(move || shared.write_batch(&plan, vec![item])).await?;
-        return answers.into_iter().next().unwrap_or_else(|| Err(Error::permanent("no answer for the entry")));
+        return answers.into_iter().next().ok_or_else(|| Error::permanent("no answer for the entry"));
     }
     let saved = progress.saved();
     if content.position() != saved.as_ref().map_or(0, |saved| saved.offset) {
@@ -74,15 +74,19 @@ pub(super) async fn write(
     }
     let had_progress = saved.is_some();
     let opened = {
-        let (shared, plan, entry) = (shared.clone(), plan.clone(), entry.clone());
-        blocking(move || shared.open_large(plan, entry, saved)).await?
+        let (shared, plan, of) = (shared.clone(), plan.clone(), entry.clone());
+        of_entry(blocking(move || Ok(shared.open_large(plan, of, saved))).await?, entry)?
     };
-    let Some(open) = opened else { return Ok(Written::AlreadyThere) };
+    let open = match opened {
+        Ok(Some(open)) => open,
+        Ok(None) => return Ok(Ok(Written::AlreadyThere)),
+        Err(e) => return Ok(Err(e)),
+    };
     let state = serde_json::json!({ "staged": open.stage });
     let (steps, to_do) = channel(WAITING);
     let writer = {
         let shared = shared.clone();
-        tokio::task::spawn_blocking(move || shared.write_steps(open, to_do))
+        tokio::task::spawn_blocking(move || Ok(shared.write_steps(open, to_do)))
     };
     let read = feed(&mut content, &steps, progress, state).await;
     let keep = had_progress || progress.saved().is_some();
@@ -107,7 +111,19 @@ pub(super) async fn write(
     let written = joined(writer.await);
     match failed {
         Some(e) => Err(e),
-        None => written?.ok_or_else(|| Error::permanent("writing stopped before its end")),
+        None => match of_entry(written?, entry)? {
+            Ok(Some(written)) => Ok(Ok(written)),
+            Ok(None) => Err(Error::permanent("writing stopped before its end")),
+            Err(e) => Ok(Err(e)),
+        },
+    }
+}
+
+/// Tells the errors of the entry from those that other entries would meet too, which are the outer ones.
+fn of_entry<T>(result: Result<T>, entry: &Entry) -> Result<Result<T>> {
+    match result {
+        Err(e) if is_fatal(&e) => Err(e),
+        result => Ok(result.map_err(|e| e.on(&entry.name))),
     }
 }
 

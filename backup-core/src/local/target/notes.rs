@@ -9,30 +9,54 @@ const KEPT: usize = 1000;
 
 /// A bounded collection of warnings.
 #[derive(Debug, Default)]
-pub(super) struct Notes(Mutex<(Vec<Warning>, u64)>);
+pub(super) struct Notes(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    kept: Vec<Warning>,
+    /// How many were not kept.
+    more: u64,
+    /// One of those that were not kept is about an entry that is not there.
+    more_left_out: bool,
+}
 
 impl Notes {
     /// Adds what went wrong with an entry.
     pub(super) fn add(&self, name: &EntryName, messages: impl IntoIterator<Item = String>) {
+        self.push(name, messages, false);
+    }
+
+    /// Adds why an entry is not there.
+    pub(super) fn add_left_out(&self, name: &EntryName, message: String) {
+        self.push(name, [message], true);
+    }
+
+    fn push(&self, name: &EntryName, messages: impl IntoIterator<Item = String>, left_out: bool) {
         let mut messages = messages.into_iter().peekable();
         if messages.peek().is_none() {
             return;
         }
         let mut notes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for message in messages {
-            if notes.0.len() < KEPT {
-                notes.0.push(Warning { name: Some(name.clone()), message });
+            if notes.kept.len() < KEPT {
+                notes.kept.push(Warning { name: Some(name.clone()), message, left_out });
             } else {
-                notes.1 += 1;
+                notes.more += 1;
+                notes.more_left_out |= left_out;
             }
         }
     }
 
     /// Takes all warnings, the last one with the number of those that were not kept.
     pub(super) fn take(&self) -> Vec<Warning> {
-        let (mut kept, more) = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let Inner { mut kept, more, more_left_out } =
+            std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         if more > 0 {
-            kept.push(Warning { name: None, message: format!("{more} more warnings are not shown") });
+            kept.push(Warning {
+                name: None,
+                message: format!("{more} more warnings are not shown"),
+                left_out: more_left_out,
+            });
         }
         kept
     }

@@ -283,7 +283,7 @@ async fn hostile_names_are_invalid_and_write_nothing() {
             let content = large::reader(&items[0], 0);
             if matches!(kind, EntryKind::File | EntryKind::Slice) {
                 let error = f.target.write_large(&plan, &items[0].entry, content, &EntryProgress::default()).await;
-                assert_eq!(error.unwrap_err().class(), ErrorClass::Invalid);
+                assert_eq!(error.unwrap().unwrap_err().class(), ErrorClass::Invalid);
             }
             assert_eq!(f.target.finish(&plan).await.unwrap(), []);
             assert_eq!(f.target.verify(&plan).await.unwrap().mismatch_count, 1);

@@ -3,7 +3,7 @@
 use super::Shared;
 use super::finish::BATCH;
 use super::small::{READ, digest_of};
-use crate::adapter::{RestorePlan, VerifyReport};
+use crate::adapter::{MismatchKind, RestorePlan, VerifyReport};
 use crate::local::apply::{SET_ID, look_error, path_through};
 use crate::local::beneath::{DIRECTORY, Missing, Place, Root};
 use crate::local::blocking::blocking;
@@ -27,78 +27,83 @@ pub(super) async fn verify(shared: &Arc<Shared>, plan: &RestorePlan) -> Result<V
         .entries()
         .try_chunks(BATCH)
         .map(|batch| {
-            let shared = shared.clone();
+            let (shared, plan) = (shared.clone(), plan.clone());
             async move {
                 let batch = batch.map_err(|e| e.1)?;
-                blocking(move || shared.verify_batch(&batch)).await
+                blocking(move || shared.verify_batch(&plan, &batch)).await
             }
         })
         .buffered(PARALLEL);
     let mut whole = VerifyReport::default();
-    while let Some(VerifyReport { entries, bytes, mismatches, mismatch_count }) = reports.try_next().await? {
-        whole.entries += entries;
-        whole.bytes += bytes;
-        let kept = mismatches.len() as u64;
-        mismatches.into_iter().for_each(|found| whole.mismatch(&found.name, found.message));
-        whole.mismatch_count += mismatch_count - kept;
+    while let Some(report) = reports.try_next().await? {
+        whole.add(report);
     }
     Ok(whole)
 }
 
+/// What differs, in words.
+#[derive(Default)]
+struct Differences {
+    content: Vec<String>,
+    metadata: Vec<String>,
+}
+
 impl Shared {
-    fn verify_batch(&self, batch: &[Entry]) -> Result<VerifyReport> {
+    fn verify_batch(&self, plan: &RestorePlan, batch: &[Entry]) -> Result<VerifyReport> {
         let root = self.root()?;
         let mut report = VerifyReport::default();
         for entry in batch {
             report.entries += 1;
-            let differences = match self.verify_entry(&root, entry, &mut report.bytes) {
+            let Differences { content, metadata } = match self.verify_entry(&root, entry, &mut report.bytes) {
                 Ok(differences) => differences,
                 Err(e) if super::is_fatal(&e) => return Err(e.on(&entry.name)),
-                Err(e) => vec![e.chain()],
+                Err(e) => Differences { content: vec![e.chain()], metadata: Vec::new() },
             };
+            let kind = if content.is_empty() { MismatchKind::Metadata } else { MismatchKind::Content };
+            let differences = [content, metadata].concat();
             if !differences.is_empty() {
-                report.mismatch(&entry.name, differences.join("; "));
+                report.mismatch(plan, &entry.name, kind, differences.join("; "));
             }
         }
         Ok(report)
     }
 
     /// What differs; an error says why the entry could not be compared.
-    fn verify_entry(&self, root: &Root, entry: &Entry, bytes: &mut u64) -> Result<Vec<String>> {
+    fn verify_entry(&self, root: &Root, entry: &Entry, bytes: &mut u64) -> Result<Differences> {
         let path = self.names.path(&entry.name);
         let place = root.place(path.as_bytes(), Missing::Fail).map_err(missing)?;
         let stat = look(&place)?;
         let kind = FileType::from_raw_mode(stat.st_mode);
-        let mut differences = Vec::new();
+        let mut differences = Differences::default();
         match &entry.kind {
             EntryKind::File | EntryKind::Slice if kind == FileType::RegularFile => {
                 let file = openat(&place.dir, place.last, READ, Mode::empty())
                     .map_err(|e| io_error(e, "cannot open the file"))?;
                 let size = u64::try_from(stat.st_size).unwrap_or(0);
                 if size != entry.size {
-                    differences.push(format!("it has {size} bytes instead of {}", entry.size));
+                    differences.content.push(format!("it has {size} bytes instead of {}", entry.size));
                 } else {
                     let digest = digest_of(&file).map_err(|e| io_error(e, "cannot read the file"))?;
                     *bytes += size;
                     if entry.sha256 != Some(digest) {
-                        differences.push("its content is different".to_owned());
+                        differences.content.push("its content is different".to_owned());
                     }
                 }
-                self.compare_metadata(&place, Some(file), entry, &stat, &mut differences);
+                self.compare_metadata(&place, Some(file), entry, &stat, &mut differences.metadata);
             }
             EntryKind::Directory if kind == FileType::Directory => {
                 let dir = openat(&place.dir, place.last, DIRECTORY, Mode::empty()).ok();
-                self.compare_metadata(&place, dir, entry, &stat, &mut differences);
+                self.compare_metadata(&place, dir, entry, &stat, &mut differences.metadata);
             }
             EntryKind::Symlink { target } if kind == FileType::Symlink => {
                 let found = readlinkat(&place.dir, place.last, Vec::with_capacity(target.len() + 1));
                 if found.map_err(look_error)?.as_bytes() != &target[..] {
-                    differences.push("the symbolic link leads elsewhere".to_owned());
+                    differences.content.push("the symbolic link leads elsewhere".to_owned());
                 }
-                self.compare_metadata(&place, None, entry, &stat, &mut differences);
+                self.compare_metadata(&place, None, entry, &stat, &mut differences.metadata);
             }
-            EntryKind::HardLink { target } => self.compare_link(root, &stat, target, &mut differences)?,
-            _ => differences.push(format!("it is a {}", name_of(kind))),
+            EntryKind::HardLink { target } => self.compare_link(root, &stat, target, &mut differences.content)?,
+            _ => differences.content.push(format!("it is a {}", name_of(kind))),
         }
         Ok(differences)
     }

@@ -27,7 +27,7 @@ async fn write_large(
     progress: &EntryProgress,
     ending: Ending,
 ) -> Result<Written> {
-    target.write_large(plan, &sample.entry, reader(&sample.content, progress, ending), progress).await
+    target.write_large(plan, &sample.entry, reader(&sample.content, progress, ending), progress).await.flatten()
 }
 
 pub(super) async fn nothing_is_visible_before_the_end(fixture: &dyn TargetFixture) -> Outcome {
@@ -140,9 +140,10 @@ pub(super) async fn an_error_of_the_reader_comes_back_and_nothing_is_published(f
     let (place, target, large, plan) = prepared(fixture).await?;
     for (at, class) in [(0, ErrorClass::NotFound), (large.entry.size / 2, ErrorClass::Corrupt)] {
         let error = || Error::new(class, "the test's own error").on("volume 7");
-        let ending = Ending::Error(at, error());
-        let Err(answer) = write_large(&*target, &plan, &large, &EntryProgress::default(), ending).await else {
-            return Err(Stop::Failed("a write whose content broke off succeeded".to_owned()));
+        let (ending, progress) = (Ending::Error(at, error()), EntryProgress::default());
+        let content = reader(&large.content, &progress, ending);
+        let Err(answer) = target.write_large(&plan, &large.entry, content, &progress).await else {
+            return Err(Stop::Failed("a write whose content broke off gave no outer error".to_owned()));
         };
         let same = answer.class() == class && answer.to_string() == error().to_string();
         ensure!(same, "the reader's error came back as {answer:?}");

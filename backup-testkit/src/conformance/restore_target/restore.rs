@@ -103,7 +103,7 @@ pub(super) async fn restore(target: &dyn RestoreTarget, samples: &Samples) -> Ou
     for sample in large {
         let progress = EntryProgress::default();
         let content = reader(&sample.content, &progress, Ending::Whole);
-        target.write_large(&plan, &sample.entry, content, &progress).await?;
+        target.write_large(&plan, &sample.entry, content, &progress).await.flatten()?;
     }
     for group in &samples.groups {
         let (group, others) = slices.split_at(group.len());
@@ -113,7 +113,7 @@ pub(super) async fn restore(target: &dyn RestoreTarget, samples: &Samples) -> Ou
                 let content = whole_group(group);
                 let progress = EntryProgress::default();
                 let content = reader(&content, &progress, Ending::Whole);
-                target.write_large(&plan, &first.entry, content, &progress).await?;
+                target.write_large(&plan, &first.entry, content, &progress).await.flatten()?;
             }
             _ => {
                 for slice in group {

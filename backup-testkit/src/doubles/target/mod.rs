@@ -5,7 +5,8 @@ mod place;
 use super::lock;
 use async_trait::async_trait;
 use backup_core::adapter::{
-    ContentReader, EntryProgress, Granularity, RestorePlan, RestoreTarget, SmallEntry, VerifyReport, Warning, Written,
+    ContentReader, EntryProgress, Granularity, MismatchKind, RestorePlan, RestoreTarget, SmallEntry, VerifyReport,
+    Warning, Written,
 };
 use backup_core::model::{Entry, EntryKind, EntryName, GroupName, Identity};
 use backup_core::{Digest, Error, Result};
@@ -239,7 +240,7 @@ impl RestoreTarget for MemoryTarget {
         entry: &Entry,
         mut content: ContentReader,
         progress: &EntryProgress,
-    ) -> Result<Written> {
+    ) -> Result<Result<Written>> {
         self.check_open(plan)?;
         let whole = self.granularity(&entry.kind) == Granularity::Whole;
         let name = match &entry.group {
@@ -248,7 +249,9 @@ impl RestoreTarget for MemoryTarget {
         };
         let stage = {
             let mut place = lock(&self.place);
-            self.check_name(&place, &name)?;
+            if let Err(error) = self.check_name(&place, &name) {
+                return Ok(Err(error));
+            }
             let saved = progress.saved();
             let start = saved.as_ref().map_or(0, |saved| saved.offset);
             if content.position() != start {
@@ -266,7 +269,7 @@ impl RestoreTarget for MemoryTarget {
             };
             match place.staged.get_mut(&stage) {
                 Some(staged) if staged.bytes.len() as u64 >= start => staged.bytes.truncate(start as usize),
-                _ => return Err(Error::changed("what was staged before is gone").on(&name)),
+                _ => return Ok(Err(Error::changed("what was staged before is gone").on(&name))),
             }
             stage
         };
@@ -284,7 +287,7 @@ impl RestoreTarget for MemoryTarget {
         let written = {
             let mut place = lock(&self.place);
             let bytes = place.staged.remove(&stage).ok_or_else(lost)?.bytes;
-            place.publish(&name, restored(entry.clone(), bytes.into()), plan.overwrite)?
+            place.publish(&name, restored(entry.clone(), bytes.into()), plan.overwrite)
         };
         tokio::task::yield_now().await;
         Ok(written)
@@ -312,7 +315,7 @@ impl RestoreTarget for MemoryTarget {
                 None => Err(Error::not_found("the target of the hard link is missing")),
             };
             if let Err(error) = made {
-                warnings.push(Warning { name: Some(entry.name), message: error.chain() });
+                warnings.push(Warning { name: Some(entry.name), message: error.chain(), left_out: true });
             }
         }
         let mut place = lock(&self.place);
@@ -348,17 +351,17 @@ impl RestoreTarget for MemoryTarget {
                 }
             };
             let Some(item) = item else {
-                report.mismatch(&entry.name, "missing");
+                report.mismatch(plan, &entry.name, MismatchKind::Content, "missing");
                 continue;
             };
             let content = content.unwrap_or_default();
             report.bytes += content.len() as u64;
             if item.kind != entry.kind {
-                report.mismatch(&entry.name, "another kind");
+                report.mismatch(plan, &entry.name, MismatchKind::Content, "another kind");
             } else if entry.sha256.is_some_and(|digest| digest != Digest::of(&content)) {
-                report.mismatch(&entry.name, "another content");
+                report.mismatch(plan, &entry.name, MismatchKind::Content, "another content");
             } else if !whole && (item.mtime != entry.mtime || item.metadata != entry.metadata) {
-                report.mismatch(&entry.name, "other metadata");
+                report.mismatch(plan, &entry.name, MismatchKind::Metadata, "other metadata");
             }
         }
         Ok(report)

@@ -30,7 +30,7 @@ fn saved(progress: &EntryProgress) -> Option<SavedProgress> {
 }
 
 async fn write(f: &Fixture, plan: &RestorePlan, item: &SmallEntry) -> Result<Written> {
-    f.target.write_large(plan, &item.entry, reader(item, 0), &EntryProgress::default()).await
+    f.target.write_large(plan, &item.entry, reader(item, 0), &EntryProgress::default()).await.flatten()
 }
 
 #[tokio::test]
@@ -40,7 +40,7 @@ async fn a_large_entry_comes_back_whole_and_again_it_is_already_there() {
     let plan = plan(std::slice::from_ref(&item));
     f.target.prepare(&plan).await.unwrap();
     let progress = EntryProgress::default();
-    let written = f.target.write_large(&plan, &item.entry, reader(&item, 0), &progress).await.unwrap();
+    let written = f.target.write_large(&plan, &item.entry, reader(&item, 0), &progress).await.unwrap().unwrap();
     assert_eq!(written, Created);
     assert_eq!(progress.saved().unwrap().offset, 18_000_000);
     assert_eq!(write(&f, &plan, &item).await.unwrap(), AlreadyThere);
@@ -121,7 +121,7 @@ async fn a_restore_resumes_at_every_recorded_point_with_the_same_result() {
             other.prepare(&resume).await.unwrap();
             let progress = EntryProgress::resumed(Some(first.clone()));
             let content = resumed(&item, &first, item.content.len(), None);
-            assert_eq!(other.write_large(&resume, &item.entry, content, &progress).await.unwrap(), Created);
+            assert_eq!(other.write_large(&resume, &item.entry, content, &progress).await.unwrap().unwrap(), Created);
             assert_eq!(other.finish(&resume).await.unwrap(), []);
             assert_eq!(other.verify(&resume).await.unwrap().mismatches, []);
             assert_eq!(f.tree(), ["d/", "d/big"]);
@@ -150,7 +150,7 @@ async fn saved_progress_without_its_staged_file_is_changed_and_starting_over_wor
     let staged = std::fs::read_dir(f.path("")).unwrap().next().unwrap().unwrap().path();
     let attempt = async |saved: SavedProgress| {
         let content = resumed(&item, &saved, item.content.len(), None);
-        f.target.write_large(&plan, &item.entry, content, &EntryProgress::resumed(Some(saved))).await
+        f.target.write_large(&plan, &item.entry, content, &EntryProgress::resumed(Some(saved))).await.flatten()
     };
     let mut foreign = first.clone();
     foreign.state = serde_json::json!({ "upload": "x" });
@@ -187,7 +187,7 @@ async fn a_call_dropped_at_any_moment_can_be_resumed_from_what_it_recorded() {
         let call = f.target.write_large(&resume, &item.entry, content, &progress);
         match tokio::time::timeout(Duration::from_millis(i * 4), call).await {
             Ok(done) => {
-                assert!(matches!(done.unwrap(), Created | AlreadyThere));
+                assert!(matches!(done.unwrap().unwrap(), Created | AlreadyThere));
                 break;
             }
             Err(_) => last = saved(&progress),
@@ -197,7 +197,7 @@ async fn a_call_dropped_at_any_moment_can_be_resumed_from_what_it_recorded() {
         }
     }
     let content = reader(&item, 0);
-    let again = f.target.write_large(&resume, &item.entry, content, &EntryProgress::default()).await.unwrap();
+    let again = f.target.write_large(&resume, &item.entry, content, &EntryProgress::default()).await.unwrap().unwrap();
     assert!(matches!(again, Created | AlreadyThere));
     tokio::time::sleep(Duration::from_millis(100)).await;
     f.target.finish(&resume).await.unwrap();
