@@ -55,10 +55,23 @@ pub struct Warning {
 }
 
 /// Where a plan gets its entries; the engine implements it on an archive's index.
+#[async_trait]
 pub trait PlanEntries: std::fmt::Debug + Send + Sync + 'static {
     /// The entries that are restored, in the archive's order, from the start.
     /// Superseded ones are left out. May be called several times.
     fn entries(&self) -> BoxStream<'static, Result<Entry>>;
+
+    /// The archive's entry of a name, also one that is not restored; for the few whose meaning depends on another entry, as a hard
+    /// link's does. Superseded ones are not found. What is provided looks through [`entries`](PlanEntries::entries).
+    async fn find(&self, name: &EntryName) -> Result<Option<Entry>> {
+        let mut entries = self.entries();
+        while let Some(entry) = entries.next().await.transpose()? {
+            if entry.name == *name {
+                return Ok(Some(entry));
+            }
+        }
+        Ok(None)
+    }
 
     /// Up to which kind an entry is known to differ from the archive's, because somebody has been warned of it already:
     /// for one that was left out, [`Content`](MismatchKind::Content).
@@ -73,6 +86,8 @@ pub trait PlanEntries: std::fmt::Debug + Send + Sync + 'static {
 pub struct RestorePlan {
     /// Tells this restore apart from others at the same target, e.g. in the names of staged files. Characters as in an object name's component.
     pub tag: String,
+    /// The number of this attempt at it: greater than those of all attempts before, also of one that was taken for dead and is not.
+    pub attempt: u64,
     /// An earlier attempt of the same restore may have left parts behind.
     pub resumed: bool,
     /// Existing items may be replaced.

@@ -2,6 +2,7 @@
 
 use super::OpenOptions;
 use super::index_reader::VolumeCache;
+use super::lookup::NameCache;
 use crate::adapter::Destination;
 use crate::archive::{
     ArchiveKey, Decompressor, Header, KeyProvider, KeyWraps, MAX_FRAME, Manifest, ObjectNames, SEALED_HEAD, Unsealer,
@@ -42,6 +43,7 @@ pub(super) struct Inner {
     decompressors: Mutex<Vec<Decompressor>>,
     heads: Mutex<HashMap<String, Bytes>>,
     pub(super) volumes: VolumeCache,
+    pub(super) names_of: NameCache,
 }
 
 impl Archive {
@@ -110,6 +112,7 @@ impl Archive {
             decompressors: Mutex::default(),
             heads: Mutex::default(),
             volumes: VolumeCache::default(),
+            names_of: NameCache::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -147,10 +150,7 @@ impl Inner {
         let known = self.heads.lock().unwrap_or_else(PoisonError::into_inner).get(relative).cloned();
         let head = match known {
             Some(head) => head,
-            None => {
-                let length = SEALED_HEAD as u64;
-                collect(&*self.destination, &name, 0..length, length).await?
-            }
+            None => collect(&*self.destination, &name, 0..SEALED_HEAD as u64, SEALED_HEAD as u64).await?,
         };
         let unsealer = {
             let key = self.key.as_ref().ok_or_else(|| Error::permanent("the key is gone"))?;

@@ -25,6 +25,7 @@ use crate::model::{
 use crate::retry::Retrying;
 use crate::state::{Event, State};
 use crate::{Error, ErrorClass, Result};
+use async_trait::async_trait;
 use bytes::Bytes;
 use checkpoint::{Body, RestoreCheckpoint};
 use futures::StreamExt;
@@ -163,6 +164,7 @@ impl Attempt {
         let ledger = Ledger::new(session.clone(), account)?;
         let restore_plan = RestorePlan {
             tag: session.fence().operation.to_string(),
+            attempt: session.fence().attempt,
             resumed: self.resumed,
             overwrite: options.overwrite,
             entries: Arc::new(TargetPlan { plan: plan.clone(), ledger: ledger.clone() }),
@@ -390,9 +392,14 @@ struct TargetPlan {
     ledger: Arc<Ledger>,
 }
 
+#[async_trait]
 impl PlanEntries for TargetPlan {
     fn entries(&self) -> BoxStream<'static, Result<Entry>> {
         self.plan.clone().restored()
+    }
+
+    async fn find(&self, name: &EntryName) -> Result<Option<Entry>> {
+        self.plan.archive.entry_named(name).await
     }
 
     fn known_to_differ(&self, name: &EntryName) -> Option<MismatchKind> {
