@@ -604,10 +604,15 @@ def place(name, paths):
     return (name if is_safe_name(name, paths) else paths.path(name).encode()).split(b"/")
 
 
+def owner(entry):
+    """User and group id; -1, which changes nothing, for what is not known."""
+    return tuple(entry.metadata.get(whose, {}).get("id", -1) for whose in ("user", "group"))
+
+
 def apply_metadata(fd, entry, warn):
     metadata = entry.metadata
-    if os.geteuid() == 0 and ("user" in metadata or "group" in metadata):
-        os.fchown(fd, metadata.get("user", {}).get("id", -1), metadata.get("group", {}).get("id", -1))
+    if os.geteuid() == 0:
+        os.fchown(fd, *owner(entry))
     for xattr in metadata.get("xattrs", []):
         try:
             os.setxattr(fd, byte_string(xattr["name"]), byte_string(xattr["value"]))
@@ -662,6 +667,8 @@ def extract_entry(target, entry, parts, paths, contents, directories, warn):
             directories.append((entry, parts))
         elif entry.kind == "symlink":
             os.symlink(entry.target, parts[-1], dir_fd=parent)
+            if os.geteuid() == 0:
+                os.chown(parts[-1], *owner(entry), dir_fd=parent, follow_symlinks=False)
             if entry.mtime_ns is not None:
                 os.utime(parts[-1], ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
         elif entry.kind == "hard-link":

@@ -119,7 +119,7 @@ impl SourcePlace for Tree {
             Disturbance::Remove => fs::remove_file(&path),
             Disturbance::Change(content) => fs::write(&path, content),
             Disturbance::Shorten(length) => file().and_then(|file| file.set_len(length)),
-            Disturbance::Deny => fs::set_permissions(&path, fs::Permissions::from_mode(0o0)),
+            Disturbance::Deny => fs::set_permissions(&path, fs::Permissions::from_mode(0o000)),
         }
         .map_err(failed)?;
         Ok(true)

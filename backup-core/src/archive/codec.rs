@@ -137,7 +137,11 @@ const GZIP_TRAILER: usize = 8;
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// Compresses frames, one after the other; keeps its working memory, so keep one per thread.
-pub struct Compressor(CompressorState);
+pub struct Compressor {
+    state: CompressorState,
+    /// The frame is written here, where there is room for incompressible data, and then copied to its size.
+    out: Vec<u8>,
+}
 
 enum CompressorState {
     Zstd(CCtx<'static>),
@@ -151,7 +155,7 @@ impl Compressor {
     /// # Errors
     /// `Permanent` when there is no memory for it.
     pub fn new(compression: Compression) -> Result<Self> {
-        Ok(Self(match compression.codec {
+        let state = match compression.codec {
             Codec::Zstd => {
                 let mut context = CCtx::try_create().ok_or_else(|| Error::permanent("no memory for a compressor"))?;
                 for parameter in [
@@ -167,7 +171,8 @@ impl Compressor {
                 CompressorState::Gzip(Compress::new(flate2::Compression::new(compression.level.unsigned_abs()), false))
             }
             Codec::None => CompressorState::None,
-        }))
+        };
+        Ok(Self { state, out: Vec::new() })
     }
 
     /// One frame that decompresses to the pieces, one after the other.
@@ -179,22 +184,20 @@ impl Compressor {
         if length > MAX_FRAME {
             return Err(Error::invalid(format!("a frame of {length} bytes is longer than the format allows")));
         }
-        let mut out = match &mut self.0 {
-            CompressorState::Zstd(context) => compress_zstd(context, pieces, length)?,
-            CompressorState::Gzip(context) => compress_gzip(context, pieces, length)?,
+        let out = &mut self.out;
+        out.clear();
+        match &mut self.state {
+            CompressorState::Zstd(context) => compress_zstd(context, pieces, length, out)?,
+            CompressorState::Gzip(context) => compress_gzip(context, pieces, length, out)?,
             CompressorState::None => return Ok(pieces.concat()),
-        };
-        // The room was for incompressible data. Giving back the end of a large block moves nothing.
-        if out.capacity() - out.len() > out.len() / 8 {
-            out.shrink_to_fit();
         }
-        Ok(out)
+        Ok(out.to_vec())
     }
 }
 
 impl fmt::Debug for Compressor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.0 {
+        f.write_str(match self.state {
             CompressorState::Zstd(_) => "Compressor(zstd)",
             CompressorState::Gzip(_) => "Compressor(gzip)",
             CompressorState::None => "Compressor(none)",
@@ -206,16 +209,16 @@ fn zstd_failed(code: usize) -> Error {
     Error::permanent(format!("zstd failed: {}", get_error_name(code)))
 }
 
-fn compress_zstd(context: &mut CCtx<'static>, pieces: &[Bytes], length: usize) -> Result<Vec<u8>> {
-    let mut out = Vec::with_capacity(zstd_safe::compress_bound(length));
+fn compress_zstd(context: &mut CCtx<'static>, pieces: &[Bytes], length: usize, out: &mut Vec<u8>) -> Result<()> {
+    out.reserve(zstd_safe::compress_bound(length));
     if let [whole] = pieces {
-        context.compress2(&mut out, whole).map_err(zstd_failed)?;
-        return Ok(out);
+        context.compress2(out, whole).map_err(zstd_failed)?;
+        return Ok(());
     }
     // An earlier call may have failed in the middle of a frame.
     context.reset(ResetDirective::SessionOnly).map_err(zstd_failed)?;
     context.set_pledged_src_size(Some(length as u64)).map_err(zstd_failed)?;
-    let mut to = OutBuffer::around(&mut out);
+    let mut to = OutBuffer::around(out);
     for piece in pieces {
         let mut from = InBuffer::around(piece);
         while from.pos() < piece.len() {
@@ -224,18 +227,18 @@ fn compress_zstd(context: &mut CCtx<'static>, pieces: &[Bytes], length: usize) -
     }
     let mut nothing = InBuffer::around(&[]);
     match context.compress_stream2(&mut to, &mut nothing, ZSTD_EndDirective::ZSTD_e_end).map_err(zstd_failed)? {
-        0 => Ok(out),
+        0 => Ok(()),
         // The bound holds for the whole frame, so that there is always room.
         rest => Err(Error::permanent(format!("zstd kept back {rest} bytes"))),
     }
 }
 
-fn compress_gzip(context: &mut Compress, pieces: &[Bytes], length: usize) -> Result<Vec<u8>> {
+fn compress_gzip(context: &mut Compress, pieces: &[Bytes], length: usize, out: &mut Vec<u8>) -> Result<()> {
     let failed = |e| Error::permanent("gzip failed").because(e);
     context.reset();
     let mut crc = Crc::new();
     // Deflate's worst case: five bytes more a block of 16 KiB, and some.
-    let mut out = Vec::with_capacity(GZIP_HEADER.len() + length + length / 2048 + 64 + GZIP_TRAILER);
+    out.reserve(GZIP_HEADER.len() + length + length / 2048 + 64 + GZIP_TRAILER);
     out.extend_from_slice(&GZIP_HEADER);
     // Each call costs; what is small goes in together.
     const STEP: usize = 64 << 10;
@@ -245,7 +248,7 @@ fn compress_gzip(context: &mut Compress, pieces: &[Bytes], length: usize) -> Res
         while !bytes.is_empty() {
             out.reserve(64);
             let before = context.total_in();
-            context.compress_vec(bytes, &mut out, FlushCompress::None).map_err(failed)?;
+            context.compress_vec(bytes, out, FlushCompress::None).map_err(failed)?;
             bytes = &bytes[(context.total_in() - before) as usize..];
         }
         Ok(())
@@ -260,13 +263,13 @@ fn compress_gzip(context: &mut Compress, pieces: &[Bytes], length: usize) -> Res
     add(&gathered)?;
     loop {
         out.reserve(64);
-        if context.compress_vec(&[], &mut out, FlushCompress::Finish).map_err(failed)? == Status::StreamEnd {
+        if context.compress_vec(&[], out, FlushCompress::Finish).map_err(failed)? == Status::StreamEnd {
             break;
         }
     }
     out.extend_from_slice(&crc.sum().to_le_bytes());
     out.extend_from_slice(&crc.amount().to_le_bytes());
-    Ok(out)
+    Ok(())
 }
 
 /// Decompresses frames, one after the other; keeps its working memory.

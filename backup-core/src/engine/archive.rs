@@ -23,6 +23,8 @@ const MAX_SMALL_OBJECT: u64 = 1 << 20;
 const MAX_HEADS: usize = 256;
 /// A manifest is never longer: about two million index pieces.
 const MAX_MANIFEST: u64 = 512 << 20;
+/// Memory for longer pieces of objects is taken as they come: what names their lengths is not to be trusted.
+const MAX_RESERVED: usize = 32 << 20;
 
 /// A complete archive, opened with its key if it is sealed. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -142,16 +144,13 @@ impl Inner {
         let name = self.names.object(relative)?;
         let wanted = range.end - range.start;
         let Some(_) = &self.key else {
-            return exactly(collect(&*self.destination, &name, range).await?, wanted, &name);
+            return collect(&*self.destination, &name, range, wanted).await;
         };
         // The first bytes hold the salt.
         let known = self.heads.lock().unwrap_or_else(PoisonError::into_inner).get(relative).cloned();
         let head = match known {
             Some(head) => head,
-            None => {
-                let length = SEALED_HEAD as u64;
-                exactly(collect(&*self.destination, &name, 0..length).await?, length, &name)?
-            }
+            None => collect(&*self.destination, &name, 0..SEALED_HEAD as u64, SEALED_HEAD as u64).await?,
         };
         let unsealer = {
             let key = self.key.as_ref().ok_or_else(|| Error::permanent("the key is gone"))?;
@@ -159,7 +158,7 @@ impl Inner {
         };
         let sealed_range = unsealer.sealed_range(range.clone()).map_err(|e| e.on(&name))?;
         let length = sealed_range.end - sealed_range.start;
-        let sealed = exactly(collect(&*self.destination, &name, sealed_range).await?, length, &name)?;
+        let sealed = collect(&*self.destination, &name, sealed_range, length).await?;
         let opened = tokio::task::spawn_blocking(move || unsealer.open(range, &sealed).map(Bytes::from));
         let opened = opened.await.map_err(panicked)?;
         let mut heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
@@ -183,7 +182,7 @@ impl Inner {
             );
         }
         // With its range, so that an object that is longer than it should be is not read, and one that is cut off is read again.
-        let stored = exactly(collect(&*self.destination, &name, 0..size).await?, size, &name)?;
+        let stored = collect(&*self.destination, &name, 0..size, size).await?;
         let (inner, relative) = (self.clone(), relative.to_owned());
         let check = tokio::task::spawn_blocking(move || {
             if Digest::of(&stored) != sha256 {
@@ -268,32 +267,35 @@ pub(super) async fn read_small(destination: &dyn Destination, name: &ObjectName,
     Ok(bytes.freeze())
 }
 
-/// Reads a range of an object that the archive names.
-async fn collect(destination: &dyn Destination, name: &ObjectName, range: Range<u64>) -> Result<Bytes> {
+/// Reads a range of an object that the archive names: exactly `length` bytes; takes no more than that, whatever comes.
+async fn collect(destination: &dyn Destination, name: &ObjectName, range: Range<u64>, length: u64) -> Result<Bytes> {
+    let wrong = |came: &dyn std::fmt::Display| {
+        Error::corrupt(format!("{came} bytes came where the archive names {length}")).on(name)
+    };
     let failed = |e: Error| match e.class() {
         ErrorClass::NotFound => Error::corrupt("the object is missing, the archive is damaged").on(name).because(e),
         _ => e.on(name),
     };
-    let length = range.end - range.start;
     let mut stream = destination.get(name, Some(range)).await.map_err(failed)?;
-    let Some(first) = stream.try_next().await.map_err(failed)? else { return Ok(Bytes::new()) };
-    if first.len() as u64 == length {
-        return Ok(first);
-    }
-    let mut bytes = BytesMut::with_capacity(usize::try_from(length).unwrap_or(0));
-    bytes.extend_from_slice(&first);
+    // A single piece is taken as it is; several are joined.
+    let (mut first, mut joined, mut came) = (Bytes::new(), BytesMut::new(), 0);
     while let Some(piece) = stream.try_next().await.map_err(failed)? {
-        bytes.extend_from_slice(&piece);
-        if bytes.len() as u64 > length {
-            return Err(Error::permanent("the destination delivers more than it was asked for").on(name));
+        came += piece.len() as u64;
+        if came > length {
+            return Err(wrong(&"more"));
         }
+        if first.is_empty() {
+            first = piece;
+            continue;
+        }
+        if joined.is_empty() {
+            joined.reserve(usize::try_from(length).map_or(MAX_RESERVED, |length| length.min(MAX_RESERVED)));
+            joined.extend_from_slice(&first);
+        }
+        joined.extend_from_slice(&piece);
     }
-    Ok(bytes.freeze())
-}
-
-fn exactly(bytes: Bytes, length: u64, name: &ObjectName) -> Result<Bytes> {
-    if bytes.len() as u64 == length {
-        return Ok(bytes);
+    if came < length {
+        return Err(wrong(&came));
     }
-    Err(Error::corrupt(format!("{} bytes came where the archive names {length}", bytes.len())).on(name))
+    Ok(if joined.is_empty() { first } else { joined.freeze() })
 }

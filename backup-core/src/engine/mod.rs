@@ -98,7 +98,8 @@ impl Engine {
         session::request_pause(&self.store, id).await
     }
 
-    /// Cancels an operation, running or not, and removes the objects of a backup's archive.
+    /// Cancels an operation, running or not, and removes the objects of a backup's archive. An archive that has a manifest
+    /// stays: it was completed by a worker with a copy of the store, or just before the operation failed; delete it by its name.
     ///
     /// # Errors
     /// `Conflict` when it is already completing or ended; otherwise what the store or the destination met. When only the removal failed, the operation is cancelled all the same and a sweep removes the rest.

@@ -18,7 +18,23 @@ pub fn this_process() -> Holder {
 /// ended. `false` whenever that cannot be told.
 pub fn holder_is_dead(holder: &Holder) -> bool {
     let here = boot_id();
-    !here.is_empty() && holder.boot == here && started(holder.pid) != Some(holder.started)
+    if here.is_empty() || holder.boot != here {
+        return false;
+    }
+    match started(holder.pid) {
+        Some(started) => started != holder.started,
+        None => is_gone(holder.pid),
+    }
+}
+
+/// Whether there is surely no such process, or only its zombie; `/proc` may hide the processes of other users.
+fn is_gone(pid: u32) -> bool {
+    if let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        // Readable, and yet no start time: a zombie.
+        return !stat.is_empty();
+    }
+    let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else { return false };
+    rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH)
 }
 
 /// Changes with each boot, and differs between process id namespaces; empty where the system does not tell.

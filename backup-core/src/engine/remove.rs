@@ -197,7 +197,8 @@ pub struct SweepReport {
     pub bytes: u64,
 }
 
-/// Removes archives that were never completed and have not grown for a long time. `swept.json` is put first: a backup that was
+/// Removes archives that were never completed and have not grown for a long time, and what broken puts left staged in complete
+/// ones of that age. `swept.json` is put first: a backup that was
 /// only asleep finds it and fails, instead of completing an archive with holes.
 ///
 /// # Errors
@@ -209,6 +210,8 @@ pub async fn sweep(destination: &dyn Destination, options: &SweepOptions) -> Res
         return Ok(report);
     }
     let now = destination.now().await?;
+    // What the clock dates in the future was put before the clock was set back: nobody knows when.
+    let age = |then: jiff::Timestamp| Duration::try_from(now.duration_since(then)).unwrap_or_default();
     for id in ids {
         let (codec, sealed, has_header) = match read_header(destination, &id).await {
             Ok((header, _)) => (header.codec, header.sealed, true),
@@ -222,7 +225,11 @@ pub async fn sweep(destination: &dyn Destination, options: &SweepOptions) -> Res
         let names = ObjectNames::new(id.clone(), codec, sealed);
         let manifest = destination.stat(&names.manifest()).await?;
         let mark = destination.stat(&names.swept()).await?;
-        if let (Some(_), None, true) = (&manifest, &mark, has_header) {
+        if let (Some(manifest), None, true) = (&manifest, &mark, has_header) {
+            // A worker that died after another had taken over leaves what it was putting; by now nobody puts there.
+            if !options.dry_run && age(manifest.modified) >= options.min_age {
+                destination.remove_staged(&names.root()).await?;
+            }
             continue;
         }
         let (mut objects, mut bytes, mut newest) = (0, 0, None);
@@ -234,8 +241,6 @@ pub async fn sweep(destination: &dyn Destination, options: &SweepOptions) -> Res
             data |= object.name.as_str().contains("/data/");
             newest = newest.max(Some(object.modified));
         }
-        // What the clock dates in the future was put before the clock was set back: nobody knows when.
-        let age = |then: jiff::Timestamp| Duration::try_from(now.duration_since(then)).unwrap_or_default();
         let why_kept = match &mark {
             None if manifest.is_some() && data => {
                 Some("it has a manifest and data, but its header is missing: delete it if it is not wanted".to_owned())

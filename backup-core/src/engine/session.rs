@@ -7,9 +7,10 @@ use crate::adapter::{LogSink, Store};
 use crate::model::{
     Checkpoint, Claim, ClaimOver, ClaimRequest, Fence, Guard, LogRecord, Operation, OperationId, Request, Transition,
 };
+use crate::retry::RetryPolicy;
 use crate::state::{Event, PauseReason, State};
 use crate::{Error, ErrorClass, Result};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,9 @@ pub(super) struct Session {
     pub(super) pause: CancellationToken,
     /// Cancelled when the claim is void.
     lost: CancellationToken,
+    /// A change of state that ends this hold is under way: the store may refuse a renewal, which then means nothing.
+    leaving: AtomicBool,
+    retry: RetryPolicy,
     log: Mutex<Vec<LogRecord>>,
     /// Log records are appended by one caller at a time, so that they keep their order.
     appending: tokio::sync::Mutex<()>,
@@ -67,6 +71,8 @@ impl Session {
                         deadline: AtomicU64::new(0),
                         pause: CancellationToken::new(),
                         lost: CancellationToken::new(),
+                        leaving: AtomicBool::new(false),
+                        retry: engine.options.retry,
                         log: Mutex::default(),
                         appending: tokio::sync::Mutex::default(),
                         meter: Meter::new(claim.operation.progress.clone()),
@@ -119,6 +125,7 @@ impl Session {
             }
         };
         tokio::select! {
+            biased;
             result = work => result,
             () = keep => Err(self.lost_error()),
         }
@@ -134,7 +141,7 @@ impl Session {
             tick.tick().await;
             let progress = self.meter.publish();
             let start = boot_time();
-            if start < renewed + pace {
+            if start < renewed + pace || self.leaving.load(Ordering::Acquire) {
                 continue;
             }
             match self.store.renew(&self.fence, self.lease, Some(&progress)).await {
@@ -149,6 +156,7 @@ impl Session {
                         tracing::warn!(error = %e.chain(), "the job log could not be written yet");
                     }
                 }
+                Err(_) if self.leaving.load(Ordering::Acquire) => {}
                 Err(e) if e.class() == ErrorClass::Conflict => return self.lost.cancel(),
                 // The store may come back before the lease has run out.
                 Err(e) => {
@@ -180,25 +188,41 @@ impl Session {
         }
     }
 
+    /// Brings the records so far into the store. They leave the queue only when they are there: a flush that is dropped loses none.
     pub(super) async fn flush_log(&self) -> Result<()> {
         let _one_at_a_time = self.appending.lock().await;
-        let records = std::mem::take(&mut *self.log.lock().unwrap_or_else(PoisonError::into_inner));
+        let records = self.log.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if records.is_empty() {
             return Ok(());
         }
-        let result = self.store.append_log(&self.fence.operation, &records).await;
-        if result.is_err() {
-            let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-            let newer = std::mem::replace(&mut *log, records);
-            log.extend(newer);
+        self.persist(|| self.store.append_log(&self.fence.operation, &records)).await?;
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).drain(..records.len());
+        Ok(())
+    }
+
+    /// Repeats a call to the store that is harmless to repeat, while passing faults are all that it meets and the hold lasts.
+    async fn persist<'a, F: Future<Output = Result<()>> + 'a>(&self, call: impl Fn() -> F) -> Result<()> {
+        let mut wait = self.retry.initial;
+        loop {
+            match call().await {
+                Err(e) if e.is_retryable() && self.ensure_held().is_ok() => {
+                    tracing::warn!(error = %e.chain(), "the store does not answer as it should; trying again");
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(self.retry.max);
+                }
+                Err(e) if e.class() == ErrorClass::Conflict => {
+                    self.lost.cancel();
+                    return Err(e);
+                }
+                result => return result,
+            }
         }
-        result
     }
 
     /// Saves a checkpoint under this claim.
     pub(super) async fn save(&self, checkpoint: &Checkpoint) -> Result<()> {
         self.ensure_held()?;
-        self.store.save_checkpoint(&self.fence, checkpoint).await
+        self.persist(|| self.store.save_checkpoint(&self.fence, checkpoint)).await
     }
 
     /// Changes the state under this claim, after the log records so far.
@@ -216,7 +240,15 @@ impl Session {
         let mut transition = Transition::new(self.fence.operation.clone(), guard, event, log);
         transition.progress = Some(self.meter.publish());
         with(&mut transition);
-        self.store.transition(transition).await
+        self.leaving.store(transition.event != Event::Commit, Ordering::Release);
+        let result = self.store.transition(transition).await;
+        if let Err(error) = &result {
+            self.leaving.store(false, Ordering::Release);
+            if error.class() == ErrorClass::Conflict {
+                self.lost.cancel();
+            }
+        }
+        result
     }
 
     /// Waits until no task of this worker writes any more; all have been told to stop.

@@ -151,10 +151,10 @@ impl Run<'_> {
             }
             raw = record.raw.end;
             self.outcome.objects += 1;
-            self.outcome.bytes += record.size;
             self.size(&record.name, record.size);
             match self.archive.piece(number).await {
                 Ok(piece) => {
+                    self.outcome.bytes += record.size;
                     for volume in piece.volumes.iter() {
                         if let Some(names) = &mut self.names {
                             names.update(format!("{}\n", volume.name).as_bytes());
@@ -246,6 +246,10 @@ impl Run<'_> {
         match self.mode {
             VerifyMode::Quick => Ok(()),
             VerifyMode::Full => {
+                if self.walker.as_ref().is_some_and(|walker| walker.expected.len() > MAX_PASSED) {
+                    self.outcome.find(None, None, "the index has many entries that the tar stream has not");
+                    self.walker = None;
+                }
                 if let Some(walker) = &mut self.walker {
                     walker.expected.extend(entries);
                 }
@@ -323,7 +327,7 @@ impl Run<'_> {
                 outcome.find(
                     Some(&decoded.chunk.volume.name),
                     None,
-                    format!("its tar stream is damaged: {}", e.chain()),
+                    format!("its tar stream is not as it should be: {}", e.chain()),
                 );
             }
             (intact.is_ok().then_some(walker), outcome)
@@ -477,14 +481,15 @@ impl Sampler {
         let end = frame.start + frame.bytes.len() as u64;
         while let Some(entry) = self.entries.front() {
             let at = entry.offset + self.hash.length();
+            if at > end || (at == end && entry.size > self.hash.length()) {
+                return;
+            }
             if at < frame.start {
-                outcome.find(None, Some(&entry.name), "the index places it out of order");
+                // The frame that has its first bytes has passed.
+                outcome.find(None, Some(&entry.name), "the index places entries out of order");
                 self.hash = Sha256::new();
                 self.entries.pop_front();
                 continue;
-            }
-            if at > end || (at == end && entry.size > self.hash.length()) {
-                return;
             }
             let stop = end.min(entry.offset + entry.size);
             // Both are offsets into a frame, which lies in memory.
@@ -543,7 +548,7 @@ mod tests {
             sampler.feed(&RawFrame { start, bytes: bytes.into() }, &mut outcome);
         }
         let found: Vec<_> = outcome.findings.iter().map(|f| (f.entry.clone().unwrap(), &f.message[..])).collect();
-        assert_eq!(found, [("a".into(), "the index places it out of order")]);
+        assert_eq!(found, [("a".into(), "the index places entries out of order")]);
         assert_eq!(outcome.entries, 2);
     }
 }

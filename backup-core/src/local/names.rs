@@ -10,6 +10,9 @@ use rustix::io::Errno;
 /// Bytes of one slot beside the name itself.
 const SLOT: usize = size_of::<Slot>();
 
+/// Unused memory that is not worth giving back.
+const WASTE: usize = 64 << 10;
+
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     start: u32,
@@ -54,6 +57,10 @@ impl Names {
         })?;
         names.more = end.is_some();
         names.sort();
+        if names.more || names.memory() > WASTE {
+            names.text.shrink_to_fit();
+            names.slots.shrink_to_fit();
+        }
         Ok(names)
     }
 
@@ -82,15 +89,21 @@ impl Names {
     /// Keeps the smaller three quarters; returns the smallest name dropped.
     fn drop_largest(&mut self) -> Vec<u8> {
         let keep = (self.slots.len() * 3 / 4).max(1);
-        let text = std::mem::take(&mut self.text);
+        let text = &self.text;
         let (_, first_dropped, _) =
-            self.slots.select_nth_unstable_by(keep, |a, b| Self::text_of(&text, *a).cmp(Self::text_of(&text, *b)));
-        let end = Self::text_of(&text, *first_dropped).to_vec();
-        let kept = std::mem::take(&mut self.slots);
-        self.text.reserve(text.len());
-        for slot in &kept[..keep] {
-            self.push(Self::text_of(&text, *slot), slot.kind);
+            self.slots.select_nth_unstable_by(keep, |a, b| Self::text_of(text, *a).cmp(Self::text_of(text, *b)));
+        let end = Self::text_of(text, *first_dropped).to_vec();
+        self.slots.truncate(keep);
+        // Moved together where they are: a second buffer would double the memory for a moment.
+        self.slots.sort_unstable_by_key(|slot| slot.start);
+        let mut used = 0;
+        for slot in &mut self.slots {
+            let start = slot.start as usize;
+            self.text.copy_within(start..start + usize::from(slot.length), used);
+            slot.start = used as u32;
+            used += usize::from(slot.length);
         }
+        self.text.truncate(used);
         end
     }
 
@@ -177,6 +190,7 @@ mod tests {
             loop {
                 let mut names = Names::list(handle.as_fd(), found.last().map(Vec::as_slice), bound).unwrap();
                 assert!(names.used() <= bound || names.slots.len() == 1);
+                assert!(names.memory() <= bound.max(300), "what is counted is what is held");
                 while let Some((name, kind)) = names.next() {
                     assert!(matches!(kind, FileType::RegularFile | FileType::Unknown));
                     found.push(name.to_vec());

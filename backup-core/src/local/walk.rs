@@ -20,7 +20,8 @@ use std::sync::Arc;
 pub(crate) struct WalkBounds {
     /// Bytes of names of one directory.
     pub(crate) names: usize,
-    /// Bytes of names of all directories that the walk is in.
+    /// Bytes of names of all directories that the walk is in; twice `names` or more, so that a large directory is not listed
+    /// again after each small one in it.
     pub(crate) all_names: usize,
     /// Open handles of directories that the walk is in, at least 1.
     pub(crate) handles: usize,

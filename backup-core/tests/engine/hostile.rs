@@ -156,8 +156,9 @@ async fn a_symbolic_link_is_restored_but_nothing_goes_through_it() {
             .file("fine", "fine");
         let (outcome, tree, log) = restored(source, &place).await;
         let Ok(Outcome::Completed { warnings, .. }) = outcome else { panic!("{outcome:?} {log}") };
-        // An entry below the link may come first and make a directory of it; then the link is what is refused.
-        assert!((4..=5).contains(&warnings), "{log}");
+        // A directory may be made before the link of its name; then the link is what is refused. Else there is one more for the
+        // directory's metadata.
+        assert!((4..=6).contains(&warnings), "{log}");
         assert_eq!(tree[Path::new("relative")], "-> ../outside");
         assert_eq!(tree[Path::new("self")], "-> .");
         assert!(!tree.contains_key(Path::new("inside")), "{tree:?}");

@@ -1,16 +1,18 @@
 //! Restores that meet trouble: what is left out, what makes them fail, and what a resume makes good.
 
-use super::common::*;
+use crate::common::*;
 use backup_core::ErrorClass;
 use backup_core::engine::{Outcome, Selection};
 use backup_core::memory::MemoryStore;
 use backup_core::model::{EntryKind, Metadata};
+use backup_testkit::Method;
 use backup_testkit::doubles::{
     Blob, MemoryContent, MemoryDestination, MemoryEntry, MemorySource, MemoryTarget, Restored,
 };
 use backup_testkit::faulty::{Fault, FaultyDestination, FaultyTarget, Rule, Script, When};
-use backup_testkit::{MIB, Method};
 use std::sync::Arc;
+
+const MIB: u64 = 1 << 20;
 
 fn other() -> Restored {
     Restored { kind: EntryKind::File, mtime: None, metadata: Metadata::default(), content: "other".into() }
@@ -89,8 +91,8 @@ async fn a_hard_link_that_is_chosen_alone_comes_with_its_content() {
     let source = Arc::new(source);
     let destination = MemoryDestination::default();
     let mut request = request(&source, &destination);
-    request.options.volume_size = Some(64 << 10);
-    request.options.frame_size = 16 << 10;
+    request.options.volume_size = Some(256 << 10);
+    request.options.frame_size = 64 << 10;
     let archive = back_up(request).await;
     let target = MemoryTarget::default();
     let mut request = restore_request(&destination, &archive, &target, None);

@@ -16,6 +16,11 @@ mod spec;
 mod store;
 mod units;
 
+/// Buffers of some MiB go from thread to thread here; the C library's allocator keeps a part of them for each thread, and the
+/// process then takes far more memory than its budget.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 use app::App;
 use args::Cli;
 use clap::Parser;

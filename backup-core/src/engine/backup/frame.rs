@@ -196,7 +196,7 @@ impl Packer {
         // A frame that is one piece of a large content needs no copy.
         if let [Part::Content(bytes)] = &frame.parts[..] {
             let packed = self.compressor.compress(std::slice::from_ref(bytes))?;
-            return Ok(Bytes::copy_from_slice(&packed));
+            return Ok(packed.into());
         }
         self.raw.clear();
         for part in &frame.parts {
@@ -226,7 +226,7 @@ impl Packer {
         let raw = Bytes::from(std::mem::take(&mut self.raw));
         let packed = self.compressor.compress(std::slice::from_ref(&raw))?;
         self.raw = Vec::from(raw);
-        Ok(Bytes::copy_from_slice(&packed))
+        Ok(packed.into())
     }
 }
 

@@ -329,11 +329,26 @@ impl Attempt {
 
     /// Totals for the progress.
     async fn estimate(&self) {
+        // A backup that is done by then needs no estimate.
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         match self.adapters.source.estimate().await {
             Ok(estimate) => {
+                self.warn_of_little_space(estimate.bytes).await;
                 self.session.meter.update(|p| (p.entries_total, p.bytes_total) = (estimate.entries, estimate.bytes))
             }
             Err(error) => tracing::debug!(error = %error.chain(), "the source could not be counted"),
+        }
+    }
+
+    /// Says so when the source holds more than the destination has room for. It may fit all the same: nobody knows yet how well
+    /// the data compresses. A disk that does get full pauses the backup.
+    async fn warn_of_little_space(&self, bytes: Option<u64>) {
+        let Some(bytes) = bytes else { return };
+        if let Ok(Some(free)) = self.adapters.destination.free_space().await
+            && free < bytes
+        {
+            let text = format!("the source holds {bytes} bytes, and the destination has room for {free}");
+            self.session.log(LogRecord::warning("space", text));
         }
     }
 
@@ -348,7 +363,9 @@ impl Attempt {
         let properties = self.adapters.destination.properties();
         let memory = self.engine.options.memory;
         let shares = Shares::of(memory, options, properties.preferred_volume_size, properties.max_object_size);
-        let threads = self.engine.options.threads.max(1);
+        // A packed frame waits for its place in a volume outside of the budget.
+        let most = shares.volumes / 4 / u64::from(shares.frame_size).max(1);
+        let threads = self.engine.options.threads.clamp(1, usize::try_from(most).unwrap_or(1).max(1));
 
         // A stored entry takes two places: its start and its first range.
         let parallel_reads = self.adapters.source.properties().parallel_reads;

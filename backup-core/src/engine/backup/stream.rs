@@ -15,6 +15,18 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+/// Bytes of names and metadata at which a frame ends: its index lines must not become longer than a frame may be.
+const MAX_METADATA: usize = 1 << 20;
+
+/// Bytes that an entry's metadata takes in the index, roughly.
+fn weight(metadata: &Metadata) -> usize {
+    let texts = |map: &std::collections::BTreeMap<String, String>| -> usize {
+        map.iter().map(|(k, v)| k.len() + v.len()).sum()
+    };
+    let xattrs: usize = metadata.xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len() * 4 / 3).sum();
+    64 + xattrs + texts(&metadata.headers) + texts(&metadata.user_metadata) + texts(&metadata.tags)
+}
+
 /// What the assembler sends to be packed.
 #[derive(Debug)]
 pub(super) enum ToPack {
@@ -34,6 +46,8 @@ pub(super) struct StreamWriter {
     pub(super) position: Position,
     session: Arc<Session>,
     frame: RawFrame,
+    /// Names and metadata in the frame; they stand in the index, and extended attributes nowhere else.
+    metadata: usize,
     frame_size: u64,
     volume_age: Duration,
     /// When the volume ends for its age.
@@ -70,6 +84,7 @@ impl StreamWriter {
             position,
             session,
             frame: empty_frame(HashIn::Known(hash)),
+            metadata: 0,
             frame_size: u64::from(frame_size),
             volume_age,
             cut_at: Instant::now() + volume_age,
@@ -120,6 +135,7 @@ impl StreamWriter {
             path,
             link_path,
         };
+        self.metadata += weight(&entry.metadata) + entry.name.as_bytes().len();
         let header = staged.header_length();
         staged.entry.offset = self.position.raw + header;
         self.advance(header);
@@ -280,7 +296,8 @@ impl StreamWriter {
     /// The end of an entry goes into the frame of its last bytes: by itself it may have no length, and no frame may be empty.
     async fn flush_full(&mut self) -> Result<(), Stopped> {
         let at_the_end = self.position.open.as_ref().is_some_and(|open| open.offset == open.size);
-        if self.frame.length >= self.frame_size && !at_the_end { self.flush(false).await } else { Ok(()) }
+        let full = self.frame.length >= self.frame_size || self.metadata >= MAX_METADATA;
+        if full && !at_the_end { self.flush(false).await } else { Ok(()) }
     }
 
     /// Sends what there is of the frame; with `cut`, the volume ends behind it.
@@ -300,6 +317,7 @@ impl StreamWriter {
             hash_out = Some(sender);
         }
         let mut frame = std::mem::replace(&mut self.frame, empty_frame(hash_in));
+        self.metadata = 0;
         frame.hash_out = hash_out;
         frame.position = self.position.clone();
         frame.cut = cut;

@@ -114,7 +114,8 @@ impl Tracker {
 
     async fn put_piece(&mut self, packed: Bytes) -> Result<()> {
         let name = self.outlet.names.index(self.outlet.attempted(self.body.pieces.len() as u64));
-        let (size, sha256) = self.outlet.put(&name, vec![packed]).await?;
+        let (size, sha256) = self.outlet.put(&name, vec![packed], true).await?;
+        let sha256 = sha256.ok_or_else(|| Error::permanent("the piece was not hashed"))?;
         let tail = std::mem::take(&mut self.body.tail);
         let record = PieceRecord {
             name: self.outlet.relative(&name)?.to_owned(),

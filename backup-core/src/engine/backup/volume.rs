@@ -62,13 +62,18 @@ pub(super) struct Outlet {
 }
 
 impl Outlet {
-    /// Seals if the archive is sealed, and puts. The digest is that of the stored bytes.
-    pub(super) async fn put(&self, name: &ObjectName, pieces: Vec<Bytes>) -> Result<(u64, Digest)> {
+    /// Seals if the archive is sealed, and puts. Answers the stored length, and the digest of the stored bytes if it is wanted.
+    pub(super) async fn put(
+        &self,
+        name: &ObjectName,
+        pieces: Vec<Bytes>,
+        digest: bool,
+    ) -> Result<(u64, Option<Digest>)> {
         let sealing = match &self.key {
             Some(key) => Some((key.clone(), self.names.clone(), self.relative(name)?.to_owned())),
             None => None,
         };
-        let prepare = tokio::task::spawn_blocking(move || -> Result<(Payload, Digest)> {
+        let prepare = tokio::task::spawn_blocking(move || -> Result<(Payload, Option<Digest>)> {
             let payload = match sealing {
                 Some((key, names, relative)) => {
                     let length = pieces.iter().map(Bytes::len).sum();
@@ -81,7 +86,7 @@ impl Outlet {
                 }
                 None => Payload::new(pieces),
             };
-            let digest = payload.digest();
+            let digest = digest.then(|| payload.digest());
             Ok((payload, digest))
         });
         let (payload, digest) = prepare.await.map_err(panicked)??;
@@ -224,10 +229,11 @@ impl VolumeWriter {
         let (outlet, pieces, permits) = (self.outlet.clone(), draft.pieces, draft.permits);
         let writers = outlet.session.writers.clone();
         let put = writers.spawn(async move {
-            let (size, sha256) = outlet.put(&name, pieces).await?;
+            // What is sealed needs no digest: no other bytes can be opened in its place.
+            let (size, sha256) = outlet.put(&name, pieces, outlet.key.is_none()).await?;
             drop(permits);
             outlet.session.meter.update(|p| p.stored_bytes += size);
-            Ok(StoredVolume { size, sha256: outlet.key.is_none().then_some(sha256) })
+            Ok(StoredVolume { size, sha256 })
         });
         let sent = Sent { meta, put: AbortOnDrop(put) };
         self.out.send(sent).await.map_err(|_| Error::cancelled("the backup was stopped"))

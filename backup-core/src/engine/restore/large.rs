@@ -144,8 +144,7 @@ impl LargeWriter {
     }
 }
 
-/// The contents of a group's slices one after the other. Each that fits into memory is checked before any of it is given out;
-/// a longer one that is wrong ends the content with an error, so that nothing is published all the same.
+/// The contents of a group's slices one after the other, each checked before any of it is given out.
 fn slices(plan: Plan, fetcher: Fetcher, from: u64, group: GroupName) -> ByteStream {
     Box::pin(async_stream::try_stream! {
         let mut entries = plan.from(from);
@@ -154,15 +153,15 @@ fn slices(plan: Plan, fetcher: Fetcher, from: u64, group: GroupName) -> ByteStre
             if entry.group.as_ref() != Some(&group) {
                 continue;
             }
+            // A slice is short enough to be held; what claims to be one and is not is read twice.
+            let held = entry.size <= LARGE;
             let mut hash = Sha256::new();
             let mut pieces = Vec::new();
             let mut stream = content(fetcher.clone(), &entry, 0);
             while let Some(piece) = stream.next().await {
                 let piece = piece?;
                 hash.update(&piece);
-                if entry.size > LARGE {
-                    yield piece;
-                } else {
+                if held {
                     pieces.push(piece);
                 }
             }
@@ -171,6 +170,18 @@ fn slices(plan: Plan, fetcher: Fetcher, from: u64, group: GroupName) -> ByteStre
             }
             for piece in pieces {
                 yield piece;
+            }
+            if !held {
+                let mut again = Sha256::new();
+                let mut stream = content(fetcher.clone(), &entry, 0);
+                while let Some(piece) = stream.next().await {
+                    let piece = piece?;
+                    again.update(&piece);
+                    yield piece;
+                }
+                if Some(again.finish()) != entry.sha256 {
+                    Err(Ledger::damaged(&entry))?;
+                }
             }
         }
     })

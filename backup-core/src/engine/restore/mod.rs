@@ -160,7 +160,7 @@ impl Attempt {
         let account = std::mem::take(&mut saved.body.account);
         let (options, from, tally) = (saved.body.options.clone(), account.done, account.tally);
         let chosen = Arc::new(Chosen::new(&options.selection)?);
-        let plan = Plan { archive: self.archive.clone(), chosen: chosen.clone() };
+        let plan = Plan { archive: self.archive.clone(), chosen: chosen.clone(), limit: self.limits.read.clone() };
         let ledger = Ledger::new(session.clone(), account)?;
         let restore_plan = RestorePlan {
             tag: session.fence().operation.to_string(),
@@ -458,6 +458,9 @@ impl Splitter {
 
     /// Begins the entry at the front of the queue when there is room; `false` when a pause came before.
     async fn begin_large(&mut self) -> Result<bool> {
+        // What comes before is written before: a private directory is not made with other rights on the way to the entry, and a
+        // symbolic link is there to be met. Also, each work is of consecutive entries so, and figures are those of whole works.
+        self.small.drain().await?;
         let Some(Planned { entry, apart }) = self.queue.pop_front() else { return Ok(true) };
         let whole = Attempt::is_whole(&*self.target, &entry);
         if let Some(group) = entry.group.as_ref().filter(|_| whole)

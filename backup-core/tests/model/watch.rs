@@ -1,0 +1,153 @@
+//! A store that watches what it grants: each change must follow the table of states, and come from the newest claim.
+
+use async_trait::async_trait;
+use backup_core::Result;
+use backup_core::adapter::Store;
+use backup_core::memory::MemoryStore;
+use backup_core::model::{
+    ArchiveId, ArchiveRecord, Checkpoint, Claim, ClaimRequest, Fence, Guard, Identity, LogPage, LogQuery, LogRecord,
+    NewOperation, Operation, OperationId, OperationQuery, Progress, Renewal, Request, Transition,
+};
+use backup_core::state::{Event, State};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// The store in memory, and an account of its own of every operation.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct WatchedStore {
+    pub(crate) inner: MemoryStore,
+    account: Arc<Mutex<Account>>,
+}
+
+#[derive(Debug, Default)]
+struct Account {
+    operations: BTreeMap<OperationId, Followed>,
+    breaches: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+struct Followed {
+    state: State,
+    /// The newest claim; `None` while nobody may change anything.
+    fence: Option<Fence>,
+}
+
+impl WatchedStore {
+    /// What was granted and should not have been.
+    pub(crate) fn breaches(&self) -> Vec<String> {
+        self.account.lock().unwrap().breaches.clone()
+    }
+
+    fn follow<T>(&self, id: &OperationId, act: impl FnOnce(&mut Followed) -> std::result::Result<T, String>) {
+        let mut account = self.account.lock().unwrap();
+        let broken = match account.operations.get_mut(id) {
+            Some(followed) => act(followed).err(),
+            None => Some("nobody created it".into()),
+        };
+        account.breaches.extend(broken.map(|text| format!("operation {id}: {text}")));
+    }
+
+    fn by_newest(followed: &Followed, fence: &Fence, what: &str) -> std::result::Result<(), String> {
+        if followed.fence.as_ref() == Some(fence) {
+            return Ok(());
+        }
+        Err(format!("{what} by {fence:?}, but the newest claim is {:?}", followed.fence))
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Store for WatchedStore {
+    async fn create(&self, new: NewOperation, checkpoint: Option<&Checkpoint>) -> Result<Operation> {
+        let created = self.inner.create(new, checkpoint).await?;
+        let followed = Followed { state: created.state.clone(), fence: None };
+        self.account.lock().unwrap().operations.insert(created.new.id.clone(), followed);
+        Ok(created)
+    }
+
+    async fn get(&self, id: &OperationId) -> Result<Option<Operation>> {
+        tokio::task::yield_now().await;
+        self.inner.get(id).await
+    }
+
+    async fn query(&self, query: &OperationQuery) -> Result<Vec<Operation>> {
+        tokio::task::yield_now().await;
+        self.inner.query(query).await
+    }
+
+    async fn claim(&self, id: &OperationId, request: ClaimRequest) -> Result<Claim> {
+        tokio::task::yield_now().await;
+        let claim = self.inner.claim(id, request).await?;
+        self.follow(id, |followed| {
+            let next = followed.state.after(&Event::Claim).map_err(|e| e.chain())?;
+            followed.fence = Some(claim.fence.clone());
+            followed.state = next;
+            Ok(())
+        });
+        tokio::task::yield_now().await;
+        Ok(claim)
+    }
+
+    async fn renew(&self, fence: &Fence, lease: Duration, progress: Option<&Progress>) -> Result<Renewal> {
+        tokio::task::yield_now().await;
+        let renewal = self.inner.renew(fence, lease, progress).await?;
+        self.follow(&fence.operation, |followed| Self::by_newest(followed, fence, "renewed"));
+        Ok(renewal)
+    }
+
+    async fn save_checkpoint(&self, fence: &Fence, checkpoint: &Checkpoint) -> Result<()> {
+        tokio::task::yield_now().await;
+        self.inner.save_checkpoint(fence, checkpoint).await?;
+        self.follow(&fence.operation, |followed| Self::by_newest(followed, fence, "a checkpoint was saved"));
+        tokio::task::yield_now().await;
+        Ok(())
+    }
+
+    async fn checkpoint(&self, id: &OperationId) -> Result<Option<Checkpoint>> {
+        self.inner.checkpoint(id).await
+    }
+
+    async fn transition(&self, transition: Transition) -> Result<Operation> {
+        tokio::task::yield_now().await;
+        let (id, event, guard) = (transition.operation.clone(), transition.event.clone(), transition.guard.clone());
+        let after = self.inner.transition(transition).await?;
+        self.follow(&id, |followed| {
+            let next = followed.state.after(&event).map_err(|e| e.chain())?;
+            if let Guard::Fence(fence) = &guard {
+                Self::by_newest(followed, fence, event.name())?;
+            }
+            if next != after.state {
+                return Err(format!("{} became {} by {event:?}", followed.state, after.state));
+            }
+            if !next.is_held() {
+                followed.fence = None;
+            }
+            followed.state = next;
+            Ok(())
+        });
+        tokio::task::yield_now().await;
+        Ok(after)
+    }
+
+    async fn request(&self, id: &OperationId, request: Request) -> Result<Operation> {
+        self.inner.request(id, request).await
+    }
+
+    async fn append_log(&self, id: &OperationId, records: &[LogRecord]) -> Result<()> {
+        tokio::task::yield_now().await;
+        self.inner.append_log(id, records).await
+    }
+
+    async fn page_log(&self, id: &OperationId, query: &LogQuery) -> Result<LogPage> {
+        self.inner.page_log(id, query).await
+    }
+
+    async fn archives(&self, destination: &Identity) -> Result<Vec<ArchiveRecord>> {
+        self.inner.archives(destination).await
+    }
+
+    async fn forget_archive(&self, destination: &Identity, archive: &ArchiveId) -> Result<()> {
+        self.inner.forget_archive(destination, archive).await
+    }
+}
