@@ -112,13 +112,13 @@ async fn matrix(codec: Codec, keys: Keys) {
     }
 }
 
-/// What a restore does not read: `volumes.txt`, bytes behind a volume, and in volumes without frame checksums the tar headers.
+/// What a restore does not read: `volumes.txt`, bytes behind a volume or an index piece, and in volumes without frame checksums the tar headers.
 fn may_go_unseen(codec: Codec, object: &ObjectName, harm: &Harm) -> bool {
     let volume = object.as_str().contains("/data/");
     let edge = |damage: &Damage| matches!(damage, Damage::Flip { at: 0 | -1, .. });
     match harm {
         _ if object.as_str().ends_with("volumes.txt") => true,
-        Harm::Damage(Damage::Extend { .. }) => volume,
+        Harm::Damage(Damage::Extend { .. }) => volume || object.as_str().contains("/index/"),
         Harm::Damage(damage) => volume && codec == Codec::None && edge(damage),
         _ => false,
     }

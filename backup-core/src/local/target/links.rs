@@ -43,7 +43,6 @@ pub(super) struct Digests(Mutex<HashMap<Version, Digest>>);
 /// Device, inode, size, modification time: a file as it was when it was read.
 type Version = [i128; 5];
 
-#[allow(clippy::useless_conversion)] // The types differ between platforms.
 fn version(stat: &Stat) -> Version {
     [stat.st_dev.into(), stat.st_ino.into(), stat.st_size.into(), stat.st_mtime.into(), stat.st_mtime_nsec.into()]
 }
@@ -55,7 +54,8 @@ impl Digests {
 
     /// Remembers a digest, if the file has more than one name.
     pub(super) fn learn(&self, stat: &Stat, digest: Digest) {
-        if u64::from(stat.st_nlink) > 1 {
+        let names: i128 = stat.st_nlink.into();
+        if names > 1 {
             let mut known = self.lock();
             if known.len() >= REMEMBERED {
                 known.clear();
