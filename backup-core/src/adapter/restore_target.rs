@@ -385,7 +385,7 @@ mod tests {
     fn a_report_counts_each_kind_apart_and_leaves_out_what_is_known() {
         use MismatchKind::{Content, Metadata};
         let plan =
-            RestorePlan { tag: "t".into(), attempt: 0, resumed: false, overwrite: false, entries: Arc::new(Knows) };
+            RestorePlan { tag: "t".into(), attempt: 1, resumed: false, overwrite: false, entries: Arc::new(Knows) };
         let mut whole = VerifyReport::default();
         for _ in 0..2 {
             let mut part = VerifyReport { entries: 1700, bytes: 10, ..VerifyReport::default() };
