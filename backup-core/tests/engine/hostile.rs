@@ -156,11 +156,15 @@ async fn a_symbolic_link_is_restored_but_nothing_goes_through_it() {
             .file("fine", "fine");
         let (outcome, tree, log) = restored(source, &place).await;
         let Ok(Outcome::Completed { warnings, .. }) = outcome else { panic!("{outcome:?} {log}") };
-        // An entry below the link may come first and make a directory of it; then the link is what is refused.
-        assert!((4..=5).contains(&warnings), "{log}");
-        assert_eq!(tree[Path::new("relative")], "-> ../outside");
-        assert_eq!(tree[Path::new("self")], "-> .");
+        // An entry below a link may come first and make a directory of it; then the link is what is refused. Each of the three
+        // names meets one or the other.
+        assert!((3..=5).contains(&warnings), "{log}");
+        for (link, points_to) in [("relative", "../outside"), ("self", ".")] {
+            let what = &tree[Path::new(link)];
+            assert!(*what == format!("-> {points_to}") || what == "directory", "{tree:?}");
+        }
         assert!(!tree.contains_key(Path::new("inside")), "{tree:?}");
+        assert!(tree.contains_key(Path::new("fine")));
     }
 }
 

@@ -429,9 +429,8 @@ impl World {
                 let run = |seed| {
                     let (world, operation) = (&*self, &operation);
                     async move {
-                        match world.resume(operation, seed).await {
-                            Ok(handle) => world.check_outcome(Some(wait(handle).await)),
-                            Err(_) => {}
+                        if let Ok(handle) = world.resume(operation, seed).await {
+                            world.check_outcome(Some(wait(handle).await));
                         }
                     }
                 };
