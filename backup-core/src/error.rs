@@ -114,10 +114,11 @@ impl Error {
             K::NotFound | K::NotADirectory => ErrorClass::NotFound,
             K::PermissionDenied | K::ReadOnlyFilesystem => ErrorClass::Permanent,
             K::AlreadyExists | K::DirectoryNotEmpty => ErrorClass::Conflict,
-            K::StorageFull | K::QuotaExceeded | K::FileTooLarge => ErrorClass::NoSpace,
+            K::StorageFull | K::QuotaExceeded => ErrorClass::NoSpace,
             K::InvalidInput | K::InvalidFilename | K::IsADirectory => ErrorClass::Invalid,
             K::UnexpectedEof | K::InvalidData => ErrorClass::Corrupt,
-            K::Unsupported => ErrorClass::Unsupported,
+            // Too large for this file system (FAT) or process; there may be room enough for other files.
+            K::Unsupported | K::FileTooLarge => ErrorClass::Unsupported,
             K::Interrupted
             | K::TimedOut
             | K::WouldBlock
@@ -198,5 +199,8 @@ mod tests {
         let full = Error::io(std::io::Error::from(std::io::ErrorKind::StorageFull), "cannot write");
         assert_eq!(full.class(), ErrorClass::NoSpace);
         assert!(Error::io(std::io::Error::from(std::io::ErrorKind::ConnectionReset), "x").is_retryable());
+        // EFBIG is about one file; waiting for room would not help it.
+        let large = Error::io(std::io::Error::from_raw_os_error(27), "cannot write");
+        assert_eq!(large.class(), ErrorClass::Unsupported);
     }
 }

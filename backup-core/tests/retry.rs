@@ -345,7 +345,7 @@ impl PlanEntries for NoEntries {
 }
 
 fn plan() -> RestorePlan {
-    RestorePlan { tag: "t".into(), resumed: false, overwrite: false, entries: Arc::new(NoEntries) }
+    RestorePlan { tag: "t".into(), attempt: 1, resumed: false, overwrite: false, entries: Arc::new(NoEntries) }
 }
 
 fn small(name: &str, text: &'static str) -> SmallEntry {

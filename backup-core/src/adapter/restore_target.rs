@@ -55,10 +55,23 @@ pub struct Warning {
 }
 
 /// Where a plan gets its entries; the engine implements it on an archive's index.
+#[async_trait]
 pub trait PlanEntries: std::fmt::Debug + Send + Sync + 'static {
     /// The entries that are restored, in the archive's order, from the start.
     /// Superseded ones are left out. May be called several times.
     fn entries(&self) -> BoxStream<'static, Result<Entry>>;
+
+    /// The archive's entry of a name, also one that is not restored; for the few whose meaning depends on another entry, as a hard
+    /// link's does. Superseded ones are not found. What is provided looks through [`entries`](PlanEntries::entries).
+    async fn find(&self, name: &EntryName) -> Result<Option<Entry>> {
+        let mut entries = self.entries();
+        while let Some(entry) = entries.next().await.transpose()? {
+            if entry.name == *name {
+                return Ok(Some(entry));
+            }
+        }
+        Ok(None)
+    }
 
     /// Up to which kind an entry is known to differ from the archive's, because somebody has been warned of it already:
     /// for one that was left out, [`Content`](MismatchKind::Content).
@@ -73,6 +86,8 @@ pub trait PlanEntries: std::fmt::Debug + Send + Sync + 'static {
 pub struct RestorePlan {
     /// Tells this restore apart from others at the same target, e.g. in the names of staged files. Characters as in an object name's component.
     pub tag: String,
+    /// The number of this attempt at it: greater than those of all attempts before, also of one that was taken for dead and is not.
+    pub attempt: u64,
     /// An earlier attempt of the same restore may have left parts behind.
     pub resumed: bool,
     /// Existing items may be replaced.
@@ -343,4 +358,48 @@ pub trait RestoreTarget: std::fmt::Debug + Send + Sync + 'static {
     /// - Every entry of the plan is compared, content by digest and metadata as far as the target keeps it.
     /// - An entry that is missing or differs is a mismatch in the report, not an error; one in nothing but metadata is of that kind.
     async fn verify(&self, plan: &RestorePlan) -> Result<VerifyReport>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Knows;
+
+    impl PlanEntries for Knows {
+        fn entries(&self) -> BoxStream<'static, Result<Entry>> {
+            futures::stream::empty().boxed()
+        }
+
+        fn known_to_differ(&self, name: &EntryName) -> Option<MismatchKind> {
+            match name.as_bytes() {
+                b"left" => Some(MismatchKind::Content),
+                b"noted" => Some(MismatchKind::Metadata),
+                _ => None,
+            }
+        }
+    }
+
+    #[test]
+    fn a_report_counts_each_kind_apart_and_leaves_out_what_is_known() {
+        use MismatchKind::{Content, Metadata};
+        let plan =
+            RestorePlan { tag: "t".into(), attempt: 1, resumed: false, overwrite: false, entries: Arc::new(Knows) };
+        let mut whole = VerifyReport::default();
+        for _ in 0..2 {
+            let mut part = VerifyReport { entries: 1700, bytes: 10, ..VerifyReport::default() };
+            for name in ["left", "noted", "new"] {
+                part.mismatch(&plan, &name.into(), Content, "bytes");
+                part.mismatch(&plan, &name.into(), Metadata, "owner");
+            }
+            (0..700).for_each(|_| part.mismatch(&plan, &"many".into(), Metadata, "owner"));
+            whole.add(part);
+        }
+        assert_eq!((whole.entries, whole.bytes), (3400, 20));
+        assert_eq!((whole.mismatch_count, whole.metadata_count, whole.known_count), (4, 1402, 6));
+        let kept = |kind| whole.mismatches.iter().filter(|m| m.kind == kind).count();
+        assert_eq!((kept(Content), kept(Metadata)), (4, 1000));
+        assert!(whole.mismatches.iter().all(|m| m.name != "left".into()));
+    }
 }

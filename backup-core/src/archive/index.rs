@@ -415,6 +415,15 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_whose_stored_length_no_codec_makes_is_refused() {
+        for (stored, right) in [(1, true), (65_000, true), (0, false), (70_000, false), (u32::MAX, false)] {
+            let frames = vec![(stored, 100)];
+            let volume = VolumeRecord { size: u64::from(stored), frames, ..volume() };
+            assert_eq!(volume.check().is_ok(), right, "{stored}");
+        }
+    }
+
+    #[test]
     fn what_is_not_known_is_passed_over_or_refused_as_newer() {
         let with_more = br#"{"name":"a","offset":512,"kind":"directory","colour":{"red":1}}"#;
         assert!(IndexDecoder::new(0).line(with_more).is_ok());

@@ -2,6 +2,7 @@
 
 use super::OpenOptions;
 use super::index_reader::VolumeCache;
+use super::lookup::NameCache;
 use crate::adapter::Destination;
 use crate::archive::{
     ArchiveKey, Decompressor, Header, KeyProvider, KeyWraps, MAX_FRAME, Manifest, ObjectNames, SEALED_HEAD, Unsealer,
@@ -12,11 +13,14 @@ use crate::retry::{RetryPolicy, Retrying};
 use crate::{Digest, Error, ErrorClass, Result};
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A header or a list of keys is never longer.
 const MAX_SMALL_OBJECT: u64 = 1 << 20;
+/// The first bytes of so many sealed volumes are kept, so that they are not fetched for each part.
+const MAX_HEADS: usize = 256;
 /// A manifest is never longer: about two million index pieces.
 const MAX_MANIFEST: u64 = 512 << 20;
 /// Memory for longer pieces of objects is taken as they come: what names their lengths is not to be trusted.
@@ -37,7 +41,9 @@ pub(super) struct Inner {
     manifest_sha256: Digest,
     pub(super) key: Option<ArchiveKey>,
     decompressors: Mutex<Vec<Decompressor>>,
+    heads: Mutex<HashMap<String, Bytes>>,
     pub(super) volumes: VolumeCache,
+    pub(super) names_of: NameCache,
 }
 
 impl Archive {
@@ -104,7 +110,9 @@ impl Archive {
             manifest_sha256,
             key,
             decompressors: Mutex::default(),
+            heads: Mutex::default(),
             volumes: VolumeCache::default(),
+            names_of: NameCache::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -139,7 +147,11 @@ impl Inner {
             return collect(&*self.destination, &name, range, wanted).await;
         };
         // The first bytes hold the salt.
-        let head = collect(&*self.destination, &name, 0..SEALED_HEAD as u64, SEALED_HEAD as u64).await?;
+        let known = self.heads.lock().unwrap_or_else(PoisonError::into_inner).get(relative).cloned();
+        let head = match known {
+            Some(head) => head,
+            None => collect(&*self.destination, &name, 0..SEALED_HEAD as u64, SEALED_HEAD as u64).await?,
+        };
         let unsealer = {
             let key = self.key.as_ref().ok_or_else(|| Error::permanent("the key is gone"))?;
             Unsealer::new(key, &self.header.id, relative, size, &head).map_err(|e| e.on(&name))?
@@ -148,7 +160,17 @@ impl Inner {
         let length = sealed_range.end - sealed_range.start;
         let sealed = collect(&*self.destination, &name, sealed_range, length).await?;
         let opened = tokio::task::spawn_blocking(move || unsealer.open(range, &sealed).map(Bytes::from));
-        opened.await.map_err(panicked)?.map_err(|e| e.on(&name))
+        let opened = opened.await.map_err(panicked)?;
+        let mut heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
+        if opened.is_err() {
+            // It may be what is wrong.
+            heads.remove(relative);
+        } else if heads.len() < MAX_HEADS || heads.contains_key(relative) {
+            heads.insert(relative.to_owned(), head);
+        } else {
+            *heads = HashMap::from([(relative.to_owned(), head)]);
+        }
+        opened.map_err(|e| e.on(&name))
     }
 
     /// Reads a whole small object and checks its digest.

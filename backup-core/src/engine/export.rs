@@ -29,7 +29,8 @@ impl Archive {
     /// # Errors
     /// `Invalid` when a pattern cannot be read.
     pub fn entries(&self, selection: &Selection) -> Result<BoxStream<'static, Result<Entry>>> {
-        let plan = Plan { archive: self.clone(), chosen: Arc::new(Chosen::new(selection)?) };
+        let chosen = Arc::new(Chosen::new(selection)?);
+        let plan = Plan { archive: self.clone(), chosen, limit: RateLimit::default() };
         Ok(plan.from(0))
     }
 

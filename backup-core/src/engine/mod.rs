@@ -7,6 +7,7 @@ mod export;
 mod fetch;
 mod handle;
 mod index_reader;
+mod lookup;
 mod options;
 mod process;
 mod progress;

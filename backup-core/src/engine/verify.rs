@@ -481,12 +481,6 @@ impl Sampler {
         let end = frame.start + frame.bytes.len() as u64;
         while let Some(entry) = self.entries.front() {
             let at = entry.offset + self.hash.length();
-            if at < frame.start {
-                outcome.find(None, Some(&entry.name), "the index places it out of order");
-                self.hash = Sha256::new();
-                self.entries.pop_front();
-                continue;
-            }
             if at > end || (at == end && entry.size > self.hash.length()) {
                 return;
             }
@@ -511,5 +505,50 @@ impl Sampler {
             outcome.entries += 1;
             self.entries.pop_front();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Digest;
+    use crate::model::Metadata;
+
+    fn entry(name: &str, offset: u64, content: &[u8]) -> Entry {
+        Entry {
+            name: name.into(),
+            kind: EntryKind::File,
+            size: content.len() as u64,
+            mtime: None,
+            metadata: Metadata::default(),
+            sha256: Some(Digest::of(content)),
+            offset,
+            ordinal: 0,
+            group: None,
+            inconsistent: false,
+            superseded: false,
+        }
+    }
+
+    #[test]
+    fn a_sample_finds_entries_that_are_out_of_order_and_goes_on() {
+        let entries = [entry("b", 110, b"bbbb"), entry("a", 20, b"aaaa"), entry("c", 196, b"cccccccc")];
+        let mut sampler = Sampler { entries: entries.into(), ..Sampler::default() };
+        let mut outcome = VerifyOutcome::default();
+        for start in [0, 100, 200] {
+            let mut bytes = vec![0; 100];
+            match start {
+                0 => bytes[20..24].fill(b'a'),
+                100 => {
+                    bytes[10..14].fill(b'b');
+                    bytes[96..].fill(b'c');
+                }
+                _ => bytes[..4].fill(b'c'),
+            }
+            sampler.feed(&RawFrame { start, bytes: bytes.into() }, &mut outcome);
+        }
+        let found: Vec<_> = outcome.findings.iter().map(|f| (f.entry.clone().unwrap(), &f.message[..])).collect();
+        assert_eq!(found, [("a".into(), "the index places entries out of order")]);
+        assert_eq!(outcome.entries, 2);
     }
 }

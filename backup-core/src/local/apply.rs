@@ -1,13 +1,14 @@
 //! Putting metadata back on what was restored.
 
 use super::publish::io_error;
-use crate::model::{Entry, EntryKind, Metadata, Owner, Timestamp};
+use crate::model::{Entry, EntryKind, Metadata, Owner, Timestamp, Xattr};
 use nix::unistd::{Group, User};
 use rustix::fd::{AsRawFd, BorrowedFd};
 use rustix::fs::{
     AtFlags, Gid, Mode, RawMode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chownat, fchmod, fchown, fsetxattr,
     futimens, lsetxattr, utimensat,
 };
+use rustix::io::Errno;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -69,7 +70,7 @@ impl Rules {
     }
 
     /// Puts metadata on an open file or directory, which belongs to `has` now. The order matters: a change of owner clears permission bits and capabilities,
-    /// and whatever is changed after the times would have to leave them alone.
+    /// permissions may take away the right to set attributes, and whatever is changed after the times would have to leave them alone.
     pub(super) fn put_on(&self, file: BorrowedFd<'_>, entry: &Entry, has: (u32, u32)) -> Troubles {
         let mut troubles = Troubles::new();
         let (uid, gid) = self.owner(&entry.metadata);
@@ -81,6 +82,9 @@ impl Rules {
                 Err(e) => troubles.push(format!("owner and group are not set: {e}")),
             }
         }
+        if self.xattrs {
+            troubles.extend(put_xattrs(file, &entry.metadata.xattrs));
+        }
         let mut mode = self.mode(entry);
         if !is_owned && entry.kind != EntryKind::Directory {
             // It would lend the rights of somebody else than at the source.
@@ -88,13 +92,6 @@ impl Rules {
         }
         if let Err(e) = fchmod(file, Mode::from_raw_mode(mode as RawMode)) {
             troubles.push(format!("permissions are not set: {e}"));
-        }
-        if self.xattrs {
-            for xattr in &entry.metadata.xattrs {
-                if let Err(e) = fsetxattr(file, &xattr.name[..], &xattr.value, XattrFlags::empty()) {
-                    troubles.push(format!("extended attribute {} is not set: {e}", xattr.name.escape_ascii()));
-                }
-            }
         }
         if let Some(mtime) = entry.mtime
             && let Err(e) = futimens(file, &times(mtime))
@@ -131,6 +128,25 @@ impl Rules {
         }
         troubles
     }
+}
+
+/// Sets extended attributes, before the permissions: the owner's right to write decides about them, however the file was opened.
+fn put_xattrs(file: BorrowedFd<'_>, xattrs: &[Xattr]) -> Troubles {
+    let set = |xattr: &Xattr| fsetxattr(file, &xattr.name[..], &xattr.value, XattrFlags::empty());
+    let mut troubles = Troubles::new();
+    let mut lent = false;
+    for xattr in xattrs {
+        let mut done = set(xattr);
+        if done == Err(Errno::ACCESS) && !lent {
+            // It was there already, read-only. Its permissions are set next.
+            lent = fchmod(file, Mode::RWXU).is_ok();
+            done = set(xattr);
+        }
+        if let Err(e) = done {
+            troubles.push(format!("extended attribute {} is not set: {e}", xattr.name.escape_ascii()));
+        }
+    }
+    troubles
 }
 
 /// A path to something in an open directory, for the calls that take nothing else.

@@ -2,6 +2,8 @@
 
 mod finish;
 mod large;
+mod lend;
+mod links;
 mod names;
 mod notes;
 mod small;

@@ -11,3 +11,4 @@ mod hostile;
 mod model;
 mod pause_resume;
 mod races;
+mod restore_trouble;

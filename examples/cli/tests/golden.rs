@@ -1,4 +1,5 @@
 //! Archives that earlier versions wrote, kept in `backup-core/tests/golden`, are read for ever.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests may panic as tests do")]
 
 mod common;
 mod made;
@@ -448,9 +449,10 @@ fn everything(large: usize) -> (MemorySource, Vec<Value>) {
     let mut expected: Vec<Value> = entries.iter().map(of_source).collect();
     let slices = ["one, ", "two, ", "three"];
     expected.extend(slices.iter().enumerate().map(|(n, text)| of_source(&slice("shop.orders", n, text))));
-    let mut facts = backup_core::adapter::SourceFacts::default();
-    facts.consistency = json!({ "kind": "snapshot", "at": 17 });
-    facts.group_digests.insert(GroupName("shop.orders".into()), "0123456789abcdef".into());
+    let facts = backup_core::adapter::SourceFacts {
+        consistency: json!({ "kind": "snapshot", "at": 17 }),
+        group_digests: [(GroupName("shop.orders".into()), "0123456789abcdef".into())].into(),
+    };
     let source = entries.into_iter().fold(MemorySource::new("golden/everything"), MemorySource::entry);
     (source.slices("shop.orders", slices.map(Blob::from).into()).with_facts(facts), expected)
 }

@@ -1,4 +1,5 @@
 //! Archives are read by others: GNU tar with its companions, and the second reader in Python.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests may panic as tests do")]
 
 mod common;
 mod made;

@@ -131,3 +131,30 @@ impl RestoreCheckpoint {
 fn damaged() -> Error {
     Error::corrupt("it cannot be read").on("checkpoint")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Selection;
+
+    #[test]
+    fn that_of_a_sealed_archive_shows_no_names_and_opens_with_its_key_alone() {
+        let id: ArchiveId = "20261120T061500Z-1a2b3c4d".parse().unwrap();
+        let selection = Selection { include: vec!["secret".into()], ..Selection::default() };
+        let options = RestoreOptions { selection, ..RestoreOptions::default() };
+        let mut saved = RestoreCheckpoint::first(id, Digest::of(b"m"), options);
+        saved.body.account.done = 7;
+        let key = ArchiveKey::from_bytes([7; 32]);
+        let sealed = saved.encode(Some(&key)).unwrap();
+        assert!(!String::from_utf8_lossy(&sealed.0).contains("secret"));
+        assert_eq!(RestoreCheckpoint::decode_head(&sealed).unwrap().manifest_sha256, Digest::of(b"m"));
+        assert_eq!(RestoreCheckpoint::decode(&sealed, Some(&key)).unwrap().body.account.done, 7);
+        let other = ArchiveKey::from_bytes([8; 32]);
+        assert!(RestoreCheckpoint::decode(&sealed, Some(&other)).is_err());
+        assert!(RestoreCheckpoint::decode(&sealed, None).is_err());
+        let open = saved.encode(None).unwrap();
+        assert_eq!(RestoreCheckpoint::decode(&open, None).unwrap().body.account.done, 7);
+        // Nobody can put an open one in the place of a sealed one.
+        assert!(RestoreCheckpoint::decode(&open, Some(&key)).is_err());
+    }
+}

@@ -25,6 +25,7 @@ use crate::model::{
 use crate::retry::Retrying;
 use crate::state::{Event, State};
 use crate::{Error, ErrorClass, Result};
+use async_trait::async_trait;
 use bytes::Bytes;
 use checkpoint::{Body, RestoreCheckpoint};
 use futures::StreamExt;
@@ -159,10 +160,11 @@ impl Attempt {
         let account = std::mem::take(&mut saved.body.account);
         let (options, from, tally) = (saved.body.options.clone(), account.done, account.tally);
         let chosen = Arc::new(Chosen::new(&options.selection)?);
-        let plan = Plan { archive: self.archive.clone(), chosen: chosen.clone() };
+        let plan = Plan { archive: self.archive.clone(), chosen: chosen.clone(), limit: self.limits.read.clone() };
         let ledger = Ledger::new(session.clone(), account)?;
         let restore_plan = RestorePlan {
             tag: session.fence().operation.to_string(),
+            attempt: session.fence().attempt,
             resumed: self.resumed,
             overwrite: options.overwrite,
             entries: Arc::new(TargetPlan { plan: plan.clone(), ledger: ledger.clone() }),
@@ -390,9 +392,14 @@ struct TargetPlan {
     ledger: Arc<Ledger>,
 }
 
+#[async_trait]
 impl PlanEntries for TargetPlan {
     fn entries(&self) -> BoxStream<'static, Result<Entry>> {
         self.plan.clone().restored()
+    }
+
+    async fn find(&self, name: &EntryName) -> Result<Option<Entry>> {
+        self.plan.archive.entry_named(name).await
     }
 
     fn known_to_differ(&self, name: &EntryName) -> Option<MismatchKind> {
@@ -451,6 +458,9 @@ impl Splitter {
 
     /// Begins the entry at the front of the queue when there is room; `false` when a pause came before.
     async fn begin_large(&mut self) -> Result<bool> {
+        // What comes before is written before: a private directory is not made with other rights on the way to the entry, and a
+        // symbolic link is there to be met. Also, each work is of consecutive entries so, and figures are those of whole works.
+        self.small.drain().await?;
         let Some(Planned { entry, apart }) = self.queue.pop_front() else { return Ok(true) };
         let whole = Attempt::is_whole(&*self.target, &entry);
         if let Some(group) = entry.group.as_ref().filter(|_| whole)

@@ -4,7 +4,9 @@ use crate::Result;
 use crate::archive::PieceRecord;
 use crate::engine::archive::Archive;
 use crate::engine::fetch::{Chunk, chunks_of};
+use crate::engine::index_reader::Piece;
 use crate::engine::selection::Chosen;
+use crate::limit::RateLimit;
 use crate::model::{Entry, EntryKind, EntryName};
 
 use futures::stream::BoxStream;
@@ -18,6 +20,8 @@ use tokio::sync::mpsc;
 pub(in crate::engine) struct Plan {
     pub(in crate::engine) archive: Archive,
     pub(in crate::engine) chosen: Arc<Chosen>,
+    /// For index pieces.
+    pub(in crate::engine) limit: RateLimit,
 }
 
 /// An entry that is to be restored.
@@ -45,12 +49,19 @@ impl Plan {
             .collect()
     }
 
+    async fn piece(&self, number: usize) -> Result<Piece> {
+        if let Some(record) = self.archive.manifest().pieces.get(number) {
+            self.limit.take(record.size).await;
+        }
+        self.archive.piece(number).await
+    }
+
     /// The chosen entries from an ordinal on, in the archive's order.
     pub(in crate::engine) fn from(self, ordinal: u64) -> BoxStream<'static, Result<Entry>> {
         let pieces = self.pieces_from(ordinal);
         Box::pin(async_stream::try_stream! {
             for number in pieces {
-                let piece = self.archive.piece(number).await?;
+                let piece = self.piece(number).await?;
                 for entry in piece.entries {
                     if entry.ordinal >= ordinal && self.wants(&entry) {
                         yield entry;
@@ -63,7 +74,7 @@ impl Plan {
     /// The chosen entries of a piece from an ordinal on. A hard link whose first name is not chosen, so that there will be
     /// nothing to link to, becomes what that name stands for.
     async fn planned(&self, number: usize, ordinal: u64) -> Result<Vec<Planned>> {
-        let piece = self.archive.piece(number).await?;
+        let piece = self.piece(number).await?;
         let mut chosen: Vec<Planned> = piece
             .entries
             .into_iter()
@@ -94,7 +105,7 @@ impl Plan {
             if !names.iter().any(|name| record.may_hold(name)) {
                 continue;
             }
-            for entry in self.archive.piece(number).await?.entries {
+            for entry in self.piece(number).await?.entries {
                 let is_it = matches!(entry.kind, EntryKind::File | EntryKind::Symlink { .. })
                     && !entry.superseded
                     && !manifest.voids(&entry);

@@ -3,17 +3,18 @@
 //! The order matters: whatever is made or removed in a directory changes its modification time, so directories come last.
 
 use super::Shared;
-use super::stage::{Existing, Staged, is_stage_of};
-use crate::adapter::{RestorePlan, Warning, Written};
+use super::lend::{Lent, is_above_rights, open_own};
+use super::links::{Digests, WithFirst, with_firsts};
+use super::stage::is_stage_of;
+use crate::Result;
+use crate::adapter::{RestorePlan, Warning};
 use crate::local::apply::look_error;
 use crate::local::beneath::{DIRECTORY, Missing, Root, check_name};
 use crate::local::blocking::blocking;
 use crate::local::publish::{io_error, remove_file};
 use crate::model::{Entry, EntryKind, EntryName};
-use crate::{Error, ErrorClass, Result};
 use futures::TryStreamExt;
-use rustix::fs::{AtFlags, Dir, FileType, Mode, chmodat, fstat, linkat, openat, statat};
-use rustix::io::Errno;
+use rustix::fs::{Dir, Mode, fstat};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -34,6 +35,35 @@ struct Later {
     /// Not all directories are in `directories`.
     overflow: bool,
     looked_through: VecDeque<Vec<u8>>,
+    digests: Digests,
+}
+
+/// Remembers a directory; of too many it forgets the oldest, but none above the present one: entries come depth first, so it
+/// comes back to those.
+fn remember(looked_through: &mut VecDeque<Vec<u8>>, parent: &[u8]) {
+    let is_above =
+        |dir: &[u8]| dir.is_empty() || parent.strip_prefix(dir).is_some_and(|rest| rest.first() == Some(&b'/'));
+    if looked_through.len() >= LOOKED_THROUGH
+        && let Some(oldest) = looked_through.iter().position(|dir| !is_above(dir))
+    {
+        looked_through.remove(oldest);
+    }
+    looked_through.push_back(parent.to_vec());
+}
+
+impl Later {
+    fn add(&mut self, directory: Entry) {
+        if self.directories.len() < KEPT {
+            self.directories.push(directory);
+        } else {
+            self.overflow = true;
+        }
+    }
+}
+
+/// Whether a directory's owner, if an ordinary user, will have these rights in it.
+pub(super) fn is_open(directory: &Entry, rights: Mode) -> bool {
+    is_above_rights() || directory.metadata.mode.is_none_or(|mode| mode & rights.bits() == rights.bits())
 }
 
 pub(super) async fn finish(shared: &Arc<Shared>, plan: &RestorePlan) -> Result<Vec<Warning>> {
@@ -41,6 +71,7 @@ pub(super) async fn finish(shared: &Arc<Shared>, plan: &RestorePlan) -> Result<V
     let mut later = Later::default();
     let mut batches = plan.entries.entries().try_chunks(BATCH).map_err(|e| e.1);
     while let Some(batch) = batches.try_next().await? {
+        let batch = with_firsts(plan, batch).await?;
         let (shared, plan) = (shared.clone(), plan.clone());
         later = blocking(move || shared.first_pass(&plan, batch, clean, later)).await?;
     }
@@ -69,18 +100,19 @@ pub(super) async fn finish(shared: &Arc<Shared>, plan: &RestorePlan) -> Result<V
 }
 
 impl Shared {
-    fn first_pass(&self, plan: &RestorePlan, batch: Vec<Entry>, clean: bool, mut later: Later) -> Result<Later> {
+    fn first_pass(&self, plan: &RestorePlan, batch: Vec<WithFirst>, clean: bool, mut later: Later) -> Result<Later> {
         let root = self.root()?;
-        for entry in batch {
+        for (entry, first) in batch {
             let path = self.names.path(&entry.name);
             if clean {
-                self.clean_directory_of(&root, plan, &path, &mut later.looked_through)?;
+                let cleaned = self.clean_directory_of(&root, plan, &path, &mut later.looked_through);
+                self.or_note(&entry, "staged files may be left beside it", cleaned)?;
             }
             match &entry.kind {
                 EntryKind::HardLink { target } => {
-                    let target = self.names.path(target);
-                    if check_name(path.as_bytes()).is_ok() && check_name(target.as_bytes()).is_ok() {
-                        match self.link(&root, plan, &path, &target) {
+                    let is_path = |name: &EntryName| check_name(self.names.path(name).as_bytes()).is_ok();
+                    if is_path(&entry.name) && is_path(target) {
+                        match self.link(&root, plan, (&entry, first.as_ref()), target, &later.digests) {
                             Err(e) if super::is_fatal(&e) => return Err(e.on(&entry.name)),
                             Err(e) => {
                                 let text = format!("the hard link is not made: {}", e.chain());
@@ -90,8 +122,14 @@ impl Shared {
                         }
                     } // Else that was the answer of `write_small`.
                 }
-                EntryKind::Directory if later.directories.len() < KEPT => later.directories.push(entry),
-                EntryKind::Directory => later.overflow = true,
+                EntryKind::Directory if is_open(&entry, Mode::RWXU) => later.add(entry),
+                EntryKind::Directory => {
+                    // A finish before this one may have closed it, and it is needed until the second pass.
+                    if let Ok(place) = root.place(path.as_bytes(), Missing::Fail) {
+                        let _ = Lent::to_owner(&place).map(Lent::keep);
+                    }
+                    later.add(entry);
+                }
                 _ => {}
             }
         }
@@ -110,42 +148,6 @@ impl Shared {
         }
     }
 
-    fn link(&self, root: &Root, plan: &RestorePlan, path: &EntryName, target: &EntryName) -> Result<()> {
-        let place = self.place(root, plan, path)?;
-        let missing = |e: Error| match e.class() {
-            ErrorClass::NotFound => Error::not_found(format!("`{target}`, which it is a name of, is not there")),
-            _ => e,
-        };
-        let first = root.place(target.as_bytes(), Missing::Fail).map_err(missing)?;
-        let wanted = match statat(&first.dir, first.last, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => stat,
-            Err(e) => return Err(missing(look_error(e))),
-        };
-        if FileType::from_raw_mode(wanted.st_mode) == FileType::Directory {
-            return Err(Error::invalid(format!("`{target}`, which it is a name of, is a directory")));
-        }
-        let link = |name: &[u8]| linkat(&first.dir, first.last, &place.dir, name, AtFlags::empty());
-        let failed = |e| io_error(e, "cannot link");
-        match link(place.last) {
-            Ok(()) => return Ok(()),
-            Err(Errno::EXIST) => {}
-            Err(e) => return Err(failed(e)),
-        }
-        let there = statat(&place.dir, place.last, AtFlags::SYMLINK_NOFOLLOW).map_err(look_error)?;
-        if (there.st_dev, there.st_ino) == (wanted.st_dev, wanted.st_ino) {
-            return Ok(());
-        }
-        if !plan.overwrite {
-            return Err(Error::conflict("something else is already there"));
-        }
-        let stage = self.stages.fresh(&plan.tag);
-        link(stage.as_bytes()).map_err(failed)?;
-        match Staged::new(self, &place, stage.as_bytes()).publish(root, Some(Existing::Something))? {
-            Some(Written::Replaced) => Ok(()),
-            other => Err(Error::permanent(format!("unexpected answer {other:?}"))),
-        }
-    }
-
     /// Removes leftovers of this plan from the directory of an entry: they can lie nowhere else.
     fn clean_directory_of(
         &self,
@@ -159,10 +161,7 @@ impl Shared {
         if looked_through.iter().rev().any(|parent| parent == place.parent) {
             return Ok(());
         }
-        if looked_through.len() >= LOOKED_THROUGH {
-            looked_through.pop_front();
-        }
-        looked_through.push_back(place.parent.to_vec());
+        remember(looked_through, place.parent);
         let failed = |e| io_error(e, "cannot look for staged files in the directory").on(path);
         for item in Dir::new(place.dir.readable().map_err(failed)?).map_err(failed)? {
             let item = item.map_err(failed)?;
@@ -176,8 +175,7 @@ impl Shared {
     /// Puts metadata on directories. Those that would bar their owner are put off, so that what lies in them can still be reached.
     fn directories(&self, batch: Vec<Entry>, mut closed: Vec<Entry>) -> Result<Vec<Entry>> {
         for entry in batch.into_iter().filter(|entry| entry.kind == EntryKind::Directory) {
-            let is_open = entry.metadata.mode.is_none_or(|mode| mode & 0o500 == 0o500);
-            if is_open || closed.len() >= CLOSED {
+            if is_open(&entry, Mode::RUSR | Mode::XUSR) || closed.len() >= CLOSED {
                 self.directory(&entry)?;
             } else {
                 closed.push(entry);
@@ -199,25 +197,36 @@ impl Shared {
         let put = || {
             let root = self.root()?;
             let place = root.place(path.as_bytes(), Missing::Fail)?;
-            let open = || openat(&place.dir, place.last, DIRECTORY, Mode::empty());
-            let dir = match open() {
-                // Closed to its owner by a finish before this one.
-                Err(Errno::ACCESS) => {
-                    let stat = statat(&place.dir, place.last, AtFlags::SYMLINK_NOFOLLOW).map_err(look_error)?;
-                    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-                        return Err(Error::conflict("it is no directory"));
-                    }
-                    chmodat(&place.dir, place.last, Mode::RWXU, AtFlags::empty()).map_err(look_error)?;
-                    open()
-                }
-                opened => opened,
-            };
-            let dir = dir.map_err(|e| io_error(e, "cannot open the directory"))?;
+            // A finish before this one may have closed it to its owner.
+            let dir = open_own(&place, DIRECTORY).map_err(|e| io_error(e, "cannot open the directory"))?;
             let stat = fstat(&dir).map_err(look_error)?;
             self.notes
                 .add(&entry.name, self.rules.put_on(std::os::fd::AsFd::as_fd(&dir), entry, (stat.st_uid, stat.st_gid)));
             Ok(())
         };
         self.or_note(entry, "its metadata is not set", put())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_with_many_directories_is_not_looked_through_again_for_each_thousand_of_them() {
+        let mut looked_through = VecDeque::new();
+        for parent in ["", "a", "a/many"] {
+            remember(&mut looked_through, parent.as_bytes());
+        }
+        for i in 0..5000 {
+            remember(&mut looked_through, format!("a/many/{i}").as_bytes());
+        }
+        assert_eq!(looked_through.len(), LOOKED_THROUGH);
+        for kept in ["", "a", "a/many", "a/many/4999"] {
+            assert!(looked_through.iter().any(|dir| dir == kept.as_bytes()), "{kept}");
+        }
+        remember(&mut looked_through, b"a/many-more");
+        remember(&mut looked_through, b"b");
+        assert!(looked_through.iter().all(|dir| dir != b"a/many" && dir != b"a"));
     }
 }

@@ -1,10 +1,10 @@
 //! Large entries: content goes to a blocking thread piece by piece, and a staged file is found again after a restart.
 
-use super::small::{Content, Looked, NEW_FILE, STAGE_MODE};
-use super::stage::{Existing, StageNames, Staged};
+use super::small::{Content, Looked};
+use super::stage::{Existing, LargeStage, Staged};
 use super::{Shared, is_fatal};
 use crate::adapter::{ContentReader, EntryProgress, RestorePlan, SavedProgress, SmallEntry, Written};
-use crate::local::beneath::{Place, Root, TRIES};
+use crate::local::beneath::{Place, Root};
 use crate::local::blocking::{blocking, joined};
 use crate::local::publish::{io_error, remove_file};
 use crate::local::rw::{write_at, write_sparse};
@@ -12,7 +12,7 @@ use crate::model::{Entry, EntryKind, EntryName};
 use crate::{Error, Result};
 use bytes::Bytes;
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{FileType, Mode, OFlags, fstat, ftruncate, openat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, ftruncate, openat, renameat, statat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -27,8 +27,10 @@ const WAITING: usize = 4;
 /// What a resumed restore needs to know of a large entry.
 #[derive(Serialize, Deserialize)]
 struct State {
-    /// Name of the staged file, in the directory of the entry.
+    /// Name of the staged file, in the directory of the entry. Each writer has its own and renames what it takes over.
     staged: String,
+    /// Its number in the file system, by which it is found when a writer renamed it and died before that was saved.
+    inode: u64,
 }
 
 /// What the writer is told.
@@ -49,6 +51,7 @@ struct Open {
     entry: Entry,
     path: EntryName,
     stage: String,
+    inode: u64,
     file: OwnedFd,
     /// Content bytes that are in the file.
     position: u64,
@@ -75,14 +78,19 @@ pub(super) async fn write(
     let had_progress = saved.is_some();
     let opened = {
         let (shared, plan, of) = (shared.clone(), plan.clone(), entry.clone());
-        of_entry(blocking(move || Ok(shared.open_large(plan, of, saved))).await?, entry)?
+        // Made here, because names count the order of the calls.
+        let stage = shared.stages.large(&plan, &shared.names.path(&entry.name));
+        of_entry(blocking(move || Ok(shared.open_large(plan, of, stage, saved))).await?, entry)?
     };
     let open = match opened {
         Ok(Some(open)) => open,
         Ok(None) => return Ok(Ok(Written::AlreadyThere)),
         Err(e) => return Ok(Err(e)),
     };
-    let state = serde_json::json!({ "staged": open.stage });
+    let state = serde_json::json!({ "staged": open.stage, "inode": open.inode });
+    if had_progress {
+        progress.record(&content, state.clone());
+    }
     let (steps, to_do) = channel(WAITING);
     let writer = {
         let shared = shared.clone();
@@ -156,51 +164,28 @@ async fn feed(
 
 impl Shared {
     /// Opens the staged file of an entry, the one of an earlier attempt if there is saved progress. `None` when the entry is there already.
-    fn open_large(&self, plan: RestorePlan, entry: Entry, saved: Option<SavedProgress>) -> Result<Option<Open>> {
+    fn open_large(
+        &self,
+        plan: RestorePlan,
+        entry: Entry,
+        stage: LargeStage,
+        saved: Option<SavedProgress>,
+    ) -> Result<Option<Open>> {
         let root = self.root()?;
         let path = self.names.path(&entry.name);
         let place = self.place(&root, &plan, &path)?;
         let overwrite = match self.look_first(&plan, &place, &entry, &Content::Digest(entry.sha256))? {
             Looked::Same => {
-                // An attempt before this one may have got as far as publishing, and another have left this behind.
-                remove_file(&place.dir, StageNames::of(&plan.tag, &path).as_bytes())
-                    .map_err(|e| io_error(e, "cannot remove the staged file"))?;
                 return Ok(None);
             }
             Looked::Go(overwrite) => overwrite,
         };
-        let stage = StageNames::of(&plan.tag, &path);
         let (file, position) = match saved {
             Some(saved) => (resume(&place, &stage, &saved)?, saved.offset),
-            None => (self.start(&root, &plan, &path, place, &stage)?, 0),
+            None => (self.create(&root, &plan, &path, place, &stage.name())?.1, 0),
         };
-        Ok(Some(Open { root, plan, entry, path, stage, file, position, overwrite }))
-    }
-
-    /// A new staged file. One of an earlier attempt is removed rather than used: whoever may still write to it does no harm.
-    fn start(
-        &self,
-        root: &Root,
-        plan: &RestorePlan,
-        path: &EntryName,
-        place: Place<'_>,
-        stage: &str,
-    ) -> Result<OwnedFd> {
-        for _ in 0..TRIES {
-            remove_file(&place.dir, stage.as_bytes())
-                .map_err(|e| io_error(e, "cannot remove the staged file of an earlier attempt"))?;
-            match openat(&place.dir, stage, NEW_FILE, STAGE_MODE) {
-                Ok(file) => return Ok(file),
-                Err(Errno::EXIST) => {}
-                // The directory was removed since it was opened.
-                Err(Errno::NOENT) => {
-                    let again = self.place(root, plan, path)?;
-                    return Ok(self.create(root, plan, path, again, stage)?.1);
-                }
-                Err(e) => return Err(io_error(e, "cannot make a file in its directory")),
-            }
-        }
-        Err(Error::transient("somebody else makes the staged file again and again"))
+        let stat = fstat(&file).map_err(|e| io_error(e, "cannot look at the staged file"))?;
+        Ok(Some(Open { root, plan, entry, path, stage: stage.name(), inode: stat.st_ino, file, position, overwrite }))
     }
 
     /// Does what it is told, on a blocking thread. `None` when it was told to discard, or nothing any more.
@@ -237,41 +222,71 @@ impl Shared {
                 }
             }
         }
-        // Not removed: it may be the file of a next attempt that has begun meanwhile.
-        staged.keep();
+        if confirmed {
+            staged.keep();
+        }
         Ok(None)
     }
 
-    /// A hole at the end of a file is there only when its length says so.
+    /// A hole at the end of a file is there only when its length says so. Never cuts off: whoever has taken the file over may be further.
     fn set_length(&self, open: &Open) -> Result<()> {
         if !open.entry.metadata.sparse {
             return Ok(());
         }
-        ftruncate(&open.file, open.position).map_err(|e| io_error(e, "cannot set the length"))
+        let failed = |e| io_error(e, "cannot set the length");
+        let length = u64::try_from(fstat(&open.file).map_err(failed)?.st_size).unwrap_or(0);
+        if length < open.position { ftruncate(&open.file, open.position).map_err(failed) } else { Ok(()) }
     }
 }
 
-/// Opens the staged file of an earlier attempt and cuts off what was not recorded.
-fn resume(place: &Place<'_>, stage: &str, saved: &SavedProgress) -> Result<OwnedFd> {
+/// Takes over the staged file of an earlier writer, who cannot publish it any more then, and cuts off what was not recorded.
+fn resume(place: &Place<'_>, stage: &LargeStage, saved: &SavedProgress) -> Result<OwnedFd> {
     let state: State = serde_json::from_value(saved.state.clone())
         .map_err(|e| Error::changed("the saved progress is not of this target").because(e))?;
-    if state.staged != stage {
+    if !stage.may_take_over(state.staged.as_bytes()) {
         return Err(Error::changed("the saved progress names another staged file"));
     }
-    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = match openat(&place.dir, stage, flags, Mode::empty()) {
-        Ok(file) => file,
-        Err(Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::ISDIR) => {
-            return Err(Error::changed("the staged file is gone"));
+    let gone = || Error::changed("the staged file is gone");
+    let failed = |e| io_error(e, "cannot go on with the staged file");
+    let name = stage.name();
+    let take_over = |from: &[u8]| match renameat(&place.dir, from, &place.dir, &name[..]) {
+        Ok(()) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(e) => Err(failed(e)),
+    };
+    if !take_over(state.staged.as_bytes())? {
+        // Somebody took it over and died before that was saved.
+        let renamed = renamed(place, stage, state.inode).map_err(failed)?.ok_or_else(gone)?;
+        if !take_over(&renamed)? {
+            return Err(gone());
         }
+    }
+    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = match openat(&place.dir, &name[..], flags, Mode::empty()) {
+        Ok(file) => file,
+        Err(Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::ISDIR) => return Err(gone()),
         Err(e) => return Err(io_error(e, "cannot open the staged file")),
     };
-    let failed = |e| io_error(e, "cannot go on with the staged file");
     let stat = fstat(&file).map_err(failed)?;
     let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
     if !is_file || u64::try_from(stat.st_size).unwrap_or(0) < saved.offset {
+        let _ = remove_file(&place.dir, name.as_bytes());
         return Err(Error::changed("the staged file is shorter than what was recorded of it"));
     }
     ftruncate(&file, saved.offset).map_err(failed)?;
     Ok(file)
+}
+
+/// Looks for a file with this number among the staged ones of an entry that may be taken over.
+fn renamed(place: &Place<'_>, stage: &LargeStage, inode: u64) -> rustix::io::Result<Option<Vec<u8>>> {
+    for item in Dir::new(place.dir.readable()?)? {
+        let item = item?;
+        let name = item.file_name().to_bytes();
+        if stage.may_take_over(name)
+            && statat(&place.dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| stat.st_ino == inode)
+        {
+            return Ok(Some(name.to_vec()));
+        }
+    }
+    Ok(None)
 }

@@ -1,5 +1,6 @@
 //! Small entries, in batches: a batch is one piece of work for a blocking thread.
 
+use super::lend::open_own;
 use super::stage::{Existing, Staged};
 use super::{Shared, is_fatal};
 use crate::adapter::{RestorePlan, SmallEntry, Written};
@@ -98,7 +99,7 @@ impl Shared {
         }
     }
 
-    fn write_link(
+    pub(super) fn write_link(
         &self,
         root: &Root,
         plan: &RestorePlan,
@@ -266,7 +267,7 @@ impl Shared {
                 if u64::try_from(stat.st_size) != Ok(entry.size) {
                     return Ok(Found::Other);
                 }
-                let file = match openat(&place.dir, place.last, READ, Mode::empty()) {
+                let file = match open_own(place, READ) {
                     Ok(file) => file,
                     // What cannot be read cannot be told to be the same.
                     Err(Errno::ACCESS | Errno::PERM | Errno::LOOP | Errno::NXIO) => return Ok(Found::Other),

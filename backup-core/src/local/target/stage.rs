@@ -1,7 +1,7 @@
 //! Names of staged files, and how they become what they are to be.
 
 use super::Shared;
-use crate::adapter::Written;
+use crate::adapter::{RestorePlan, Written};
 use crate::local::beneath::{Place, Root};
 use crate::local::publish::{io_error, remove_file, rename_error, rename_new};
 use crate::model::{EntryName, STAGE_PREFIX};
@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const MAX_TAG: usize = 128;
 
 /// Makes names of staged files: `.backup-tmp-<tag>-s<random of the process>-<number>` for small entries, and
-/// `.backup-tmp-<tag>-l<digest of the path>` for large ones, which a resumed restore finds again.
+/// `.backup-tmp-<tag>-l<digest of the path>-<attempt>-<random of the process>-<number>` for large ones, which a later attempt takes over.
+/// No two writers ever use one name, so a writer that was taken for dead cannot publish what its successor is writing.
 #[derive(Debug)]
 pub(super) struct StageNames {
     random: u32,
@@ -33,10 +34,50 @@ impl StageNames {
         format!("{}s{:08x}-{number}", start(tag), self.random)
     }
 
-    /// The name for an entry of this path, always the same.
-    pub(super) fn of(tag: &str, path: &EntryName) -> String {
-        format!("{}l{:.32}", start(tag), Digest::of(path.as_bytes()).to_string())
+    /// A name for a large entry of this path, which no other call uses.
+    pub(super) fn large(&self, plan: &RestorePlan, path: &EntryName) -> LargeStage {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        LargeStage { start: large_start(&plan.tag, path), attempt: plan.attempt, random: self.random, number }
     }
+}
+
+/// Name of the staged file of a large entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LargeStage {
+    start: String,
+    attempt: u64,
+    random: u32,
+    number: u64,
+}
+
+impl LargeStage {
+    pub(super) fn name(&self) -> String {
+        format!("{}{:x}-{:08x}-{}", self.start, self.attempt, self.random, self.number)
+    }
+
+    /// Whether a name is of a staged file of the same entry whose writer came before this one.
+    pub(super) fn may_take_over(&self, name: &[u8]) -> bool {
+        let Some(rest) = name.strip_prefix(self.start.as_bytes()) else { return false };
+        match parse_large(rest) {
+            Some((attempt, random, number)) => {
+                attempt < self.attempt || (attempt == self.attempt && random == self.random && number < self.number)
+            }
+            None => false,
+        }
+    }
+}
+
+fn large_start(tag: &str, path: &EntryName) -> String {
+    format!("{}l{:.32}-", start(tag), Digest::of(path.as_bytes()).to_string())
+}
+
+/// Attempt, random and number, from the end of the name of a large entry's staged file.
+fn parse_large(rest: &[u8]) -> Option<(u64, u32, u64)> {
+    let mut parts = std::str::from_utf8(rest).ok()?.split('-');
+    let attempt = u64::from_str_radix(parts.next()?, 16).ok()?;
+    let random = u32::from_str_radix(parts.next().filter(|random| random.len() == 8)?, 16).ok()?;
+    let number = parts.next()?.parse().ok()?;
+    parts.next().is_none().then_some((attempt, random, number))
 }
 
 fn start(tag: &str) -> String {
@@ -52,7 +93,9 @@ fn start(tag: &str) -> String {
 pub(super) fn is_stage_of(tag: &str, name: &[u8]) -> bool {
     let hex = |bytes: &[u8]| bytes.iter().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(b));
     match name.strip_prefix(start(tag).as_bytes()) {
-        Some([b'l', digest @ ..]) => digest.len() == 32 && hex(digest),
+        Some([b'l', rest @ ..]) if rest.len() > 33 => {
+            hex(&rest[..32]) && rest[32] == b'-' && parse_large(&rest[33..]).is_some()
+        }
         Some([b's', rest @ ..]) if rest.len() > 9 => {
             hex(&rest[..8]) && rest[8] == b'-' && rest[9..].iter().all(u8::is_ascii_digit)
         }
@@ -130,6 +173,7 @@ fn publish(root: &Root, place: &Place<'_>, stage: &[u8], overwrite: Option<Exist
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::local::target::tests::plan;
 
     #[test]
     fn staged_files_of_a_restore_are_told_from_those_of_another_and_from_everything_else() {
@@ -137,7 +181,8 @@ mod tests {
         let long = "t".repeat(300);
         let tags = ["x", "x-1", "20261120T061500Z-1a2b3c4d", "a/../b", &long];
         for tag in tags {
-            for name in [names.fresh(tag), StageNames::of(tag, &"d/f".into())] {
+            let plan = RestorePlan { tag: tag.into(), ..plan(&[]) };
+            for name in [names.fresh(tag), names.large(&plan, &"d/f".into()).name()] {
                 assert!(name.starts_with(STAGE_PREFIX) && name.len() <= 255 && !name.contains('/'), "{name}");
                 for other in tags {
                     assert_eq!(is_stage_of(other, name.as_bytes()), tag == other, "{other} {name}");
@@ -150,7 +195,29 @@ mod tests {
             assert!(!is_stage_of("x", not.as_bytes()), "{not}");
         }
         assert_ne!(names.fresh("x"), names.fresh("x"));
-        assert_eq!(StageNames::of("x", &"f".into()), StageNames::of("x", &"f".into()));
-        assert_ne!(StageNames::of("x", &"f".into()), StageNames::of("x", &"g".into()));
+    }
+
+    #[test]
+    fn only_the_staged_file_of_an_earlier_writer_of_the_same_entry_may_be_taken_over() {
+        let (here, there) = (StageNames { random: 1, next: 5.into() }, StageNames { random: 2, next: 5.into() });
+        let of =
+            |names: &StageNames, attempt, path: &str| names.large(&RestorePlan { attempt, ..plan(&[]) }, &path.into());
+        let ours = [of(&here, 7, "f"), of(&here, 7, "f")];
+        assert!(ours[1].may_take_over(ours[0].name().as_bytes()));
+        assert!(!ours[0].may_take_over(ours[1].name().as_bytes()));
+        assert!(!ours[0].may_take_over(ours[0].name().as_bytes()));
+        for (other, before) in [
+            (of(&there, 6, "f"), true),
+            (of(&there, 7, "f"), false),
+            (of(&there, 8, "f"), false),
+            (of(&here, 8, "f"), false),
+            (of(&here, 6, "f"), true),
+            (of(&here, 6, "g"), false),
+        ] {
+            assert_eq!(ours[1].may_take_over(other.name().as_bytes()), before, "{other:?}");
+        }
+        for not in ["", "../outside/secret", &format!("{}1-00000001", ours[0].start), &ours[0].start] {
+            assert!(!ours[1].may_take_over(not.as_bytes()), "{not}");
+        }
     }
 }

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 mod large;
+mod links;
 mod speed;
 
 #[derive(Debug)]
@@ -82,7 +83,7 @@ impl SmallEntry {
 
 pub(super) fn plan(items: &[SmallEntry]) -> RestorePlan {
     let entries = items.iter().map(|item| item.entry.clone()).collect();
-    RestorePlan { tag: "t1".into(), resumed: false, overwrite: false, entries: Arc::new(Listed(entries)) }
+    RestorePlan { tag: "t1".into(), attempt: 1, resumed: false, overwrite: false, entries: Arc::new(Listed(entries)) }
 }
 
 fn overwriting(items: &[SmallEntry]) -> RestorePlan {
@@ -396,7 +397,7 @@ async fn the_same_item_is_already_there_and_another_one_is_a_conflict_that_stays
     for items in others {
         let plan = plan(&items);
         assert_eq!(f.write(&plan, items.clone()).await, [Err(ErrorClass::Conflict)], "{items:?}");
-        let resumed = RestorePlan { resumed: true, ..plan };
+        let resumed = RestorePlan { attempt: 2, resumed: true, ..plan };
         assert_eq!(f.write(&resumed, items.clone()).await, [Err(ErrorClass::Conflict)], "{items:?}");
     }
     let items = vec![file("other", "other"), hard("d/x", "other")];
@@ -470,6 +471,41 @@ async fn finishing_again_is_harmless_also_with_directories_that_bar_their_owner(
     }
 }
 
+/// Says something only when it runs as an ordinary user.
+#[tokio::test]
+async fn what_bars_its_owner_is_finished_and_verified_again_and_again_and_stays_as_it_is() {
+    let f = fixture();
+    let items = vec![
+        dir("none").mode(0).mtime(10, 0),
+        dir("none/list").mode(0o400).mtime(11, 0).xattr("user.a", b"v"),
+        file("none/list/shadow", "x").mode(0).mtime(12, 0).xattr("user.a", b"v"),
+        dir("none/drop").mode(0o300).mtime(13, 0),
+        file("none/drop/f", "x").mode(0o200),
+        hard("none/again", "none/list/shadow"),
+        file("shadow", "secret").mode(0),
+        hard("linked", "shadow"),
+    ];
+    let plan = plan(&items);
+    f.restore(&plan, items.clone()).await;
+    for resumed in [false, true] {
+        f.verified(&plan).await;
+        f.verified(&plan).await;
+        let plan = RestorePlan { resumed, ..plan.clone() };
+        assert_eq!(f.target.finish(&plan).await.unwrap(), []);
+    }
+    f.verified(&plan).await;
+    let mode = |name: &str| f.path(name).symlink_metadata().unwrap().mode() & 0o7777;
+    assert_eq!((mode("none"), mode("shadow")), (0, 0));
+    // A resumed restore knows its own file although it cannot simply read it.
+    let resumed = RestorePlan { attempt: 2, resumed: true, ..plan };
+    assert_eq!(f.write(&resumed, vec![items[6].clone()]).await, [Ok(AlreadyThere)]);
+    assert_eq!(mode("shadow"), 0);
+    // So that it can be removed.
+    for name in ["none", "none/list", "none/drop"] {
+        std::fs::set_permissions(f.path(name), std::fs::Permissions::from_mode(0o700)).unwrap();
+    }
+}
+
 #[tokio::test]
 async fn more_directories_than_are_kept_in_memory_all_get_their_metadata() {
     let f = fixture();
@@ -487,16 +523,43 @@ async fn leftovers_of_this_plan_are_removed_and_those_of_others_stay() {
     let items = vec![dir("d").mtime(1, 1), file("d/f", "x"), file("e/f", "x")];
     let plan = plan(&items);
     f.restore(&plan, items).await;
-    let ours = ["d/.backup-tmp-t1-s00000000-7", "e/.backup-tmp-t1-l0123456789abcdef0123456789abcdef"];
+    let ours = ["d/.backup-tmp-t1-s00000000-7", "e/.backup-tmp-t1-l0123456789abcdef0123456789abcdef-1-00000000-3"];
     let theirs = ["d/.backup-tmp-t2-s00000000-7", "d/.backup-tmp-x"];
     for staged in ours.iter().chain(&theirs) {
         std::fs::write(f.path(staged), "half").unwrap();
     }
-    let resumed = RestorePlan { resumed: true, ..plan };
+    let resumed = RestorePlan { attempt: 2, resumed: true, ..plan };
     assert_eq!(f.target.finish(&resumed).await.unwrap(), []);
     assert!(ours.iter().all(|name| !f.path(name).exists()));
     assert!(theirs.iter().all(|name| f.path(name).exists()));
     f.verified(&resumed).await;
+}
+
+/// Says something only when it runs as an ordinary user.
+#[tokio::test]
+async fn what_is_read_only_has_its_extended_attributes_also_when_it_was_there_already() {
+    let f = fixture();
+    let items = vec![
+        file("f", "x").mode(0o444).xattr("user.a", b"v"),
+        file("none", "x").mode(0o400).xattr("user.a", b"v").xattr("user.b", b"w"),
+        dir("d").mode(0o555).xattr("user.a", b"v"),
+    ];
+    let plan = plan(&items);
+    f.restore(&plan, items.clone()).await;
+    f.verified(&plan).await;
+    let names = ["f", "none", "d"];
+    for name in names {
+        rustix::fs::removexattr(f.path(name), "user.a")
+            .or_else(|e| {
+                std::fs::set_permissions(f.path(name), std::fs::Permissions::from_mode(0o700)).unwrap();
+                assert_eq!(e, Errno::ACCESS);
+                rustix::fs::removexattr(f.path(name), "user.a")
+            })
+            .unwrap();
+        std::fs::set_permissions(f.path(name), std::fs::Permissions::from_mode(0o555)).unwrap();
+    }
+    f.restore(&plan, items).await;
+    f.verified(&plan).await;
 }
 
 #[tokio::test]
@@ -514,7 +577,8 @@ async fn metadata_that_cannot_be_set_is_a_warning_of_finish() {
     assert_eq!(names, ["f", "l"]);
     assert!(warnings[0].message.starts_with("extended attribute no-such-namespace.a is not set: "), "{warnings:?}");
     assert_eq!(f.path("f").metadata().unwrap().mtime(), 5);
-    assert_eq!(f.target.verify(&plan).await.unwrap().mismatch_count, 2);
+    let report = f.target.verify(&plan).await.unwrap();
+    assert_eq!((report.mismatch_count, report.metadata_count), (0, 2));
 }
 
 #[tokio::test]
@@ -604,7 +668,7 @@ async fn verify_names_everything_that_differs() {
             "dir: its permissions are 0755 instead of 0700",
         ]
     );
-    assert_eq!((report.entries, report.mismatch_count), (count as u64, 10));
+    assert_eq!((report.entries, report.mismatch_count, report.metadata_count), (count as u64, 5, 5));
 }
 
 #[tokio::test]
@@ -664,7 +728,7 @@ async fn batches_at_once_and_dropped_calls_leave_whole_files_only() {
     for task in tasks.collect::<Vec<_>>() {
         task.await.unwrap();
     }
-    let resumed = RestorePlan { resumed: true, ..plan };
+    let resumed = RestorePlan { attempt: 2, resumed: true, ..plan };
     for batch in items.chunks(100) {
         let answers = f.write(&resumed, batch.to_vec()).await;
         assert!(answers.iter().all(|a| matches!(a, Ok(Created | AlreadyThere))), "{answers:?}");

@@ -112,6 +112,7 @@ pub(super) async fn a_resumed_entry_is_as_without_interruption(fixture: &dyn Tar
         // Another process, which knows only what was saved.
         target = place.again().await?;
         plan.resumed = true;
+        plan.attempt += 1;
         target.prepare(&plan).await?;
     }
     let progress = EntryProgress::resumed(saved);
@@ -123,6 +124,7 @@ pub(super) async fn a_resumed_entry_is_as_without_interruption(fixture: &dyn Tar
 pub(super) async fn a_saved_state_of_no_use_is_changed(fixture: &dyn TargetFixture) -> Outcome {
     let (place, target, large, mut plan) = prepared(fixture).await?;
     plan.resumed = true;
+    plan.attempt += 1;
     let mut hash = Sha256::new();
     hash.update(&large.content[..1000]);
     for state in [serde_json::Value::Null, serde_json::json!({ "nonsense": [1, 2, 3] }), serde_json::json!("../x")] {

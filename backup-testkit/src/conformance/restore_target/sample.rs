@@ -167,6 +167,7 @@ pub fn plan<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> RestorePlan {
     }
     RestorePlan {
         tag: "20260101T000000Z-00c0ffee".into(),
+        attempt: 1,
         resumed: false,
         overwrite: false,
         entries: Arc::new(Listed(entries)),

@@ -54,6 +54,7 @@ pub(super) async fn a_dropped_batch_leaves_whole_entries_or_none(fixture: &dyn T
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         plan.resumed = true;
+        plan.attempt += 1;
         let again = place.again().await?;
         again.prepare(&plan).await?;
         write(&*again, &plan, &samples.small).await?;
@@ -161,6 +162,7 @@ pub(super) async fn a_batch_can_be_repeated_in_another_process(fixture: &dyn Tar
     let (place, target, samples, mut plan) = prepared(fixture).await?;
     write(&*target, &plan, &samples.small).await?;
     plan.resumed = true;
+    plan.attempt += 1;
     let again = place.again().await?;
     again.prepare(&plan).await?;
     for (sample, written) in samples.small.iter().zip(write(&*again, &plan, &samples.small).await?) {

@@ -1,6 +1,6 @@
 //! File trees with every kind of thing in them, and a comparison of two trees that leaves nothing out.
 #![allow(dead_code, reason = "each test binary uses a part")]
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
 use rustix::fs::{
     AtFlags, CWD, SeekFrom, Timespec, Timestamps, XattrFlags, getxattr, listxattr, seek, setxattr, utimensat,

@@ -99,7 +99,7 @@ async fn a_restore_resumes_at_every_recorded_point_with_the_same_result() {
             item.entry.metadata.sparse = true;
         }
         let plan = plan(std::slice::from_ref(&item));
-        let resume = RestorePlan { resumed: true, ..plan.clone() };
+        let resume = RestorePlan { attempt: 2, resumed: true, ..plan.clone() };
         let mut point = 0;
         loop {
             point += 9_000_000;
@@ -160,7 +160,7 @@ async fn saved_progress_without_its_staged_file_is_changed_and_starting_over_wor
     assert_eq!(attempt(other).await.unwrap_err().class(), ErrorClass::Changed);
     std::fs::File::options().write(true).open(&staged).unwrap().set_len(first.offset - 1).unwrap();
     assert_eq!(attempt(first.clone()).await.unwrap_err().class(), ErrorClass::Changed);
-    std::fs::remove_file(&staged).unwrap();
+    assert!(!staged.exists(), "it is of no use");
     assert_eq!(attempt(first.clone()).await.unwrap_err().class(), ErrorClass::Changed);
     symlink("../outside/secret", &staged).unwrap();
     assert_eq!(attempt(first).await.unwrap_err().class(), ErrorClass::Changed);
@@ -170,12 +170,60 @@ async fn saved_progress_without_its_staged_file_is_changed_and_starting_over_wor
     assert_eq!(f.tree(), ["big"]);
 }
 
+#[tokio::test]
+async fn a_writer_that_wakes_after_its_successor_began_cannot_publish_what_that_one_writes() {
+    for sparse in [false, true] {
+        let f = fixture();
+        let mut item = big("big", 30_000_000);
+        item.entry.metadata.sparse = sparse;
+        let plan = plan(std::slice::from_ref(&item));
+        let resume = RestorePlan { attempt: 2, resumed: true, ..plan.clone() };
+        f.target.prepare(&plan).await.unwrap();
+        // The first attempt stands still after 18 MB.
+        let progress = EntryProgress::default();
+        let (wake, woken) = tokio::sync::oneshot::channel::<()>();
+        let content: Vec<_> = item.content.chunks(1_000_000).map(Bytes::copy_from_slice).collect();
+        let (head, tail) = (content[..19].to_vec(), content[19..].to_vec());
+        let stream = stream::iter(head)
+            .map(Ok)
+            .chain(stream::once(async { woken.await.unwrap() }).flat_map(move |()| stream::iter(tail.clone()).map(Ok)));
+        let content = ContentReader::new(stream.boxed(), Sha256::new(), Some(item.entry.size), item.entry.sha256);
+        let first = f.target.write_large(&plan, &item.entry, content, &progress);
+        let second = async {
+            while saved(&progress).is_none_or(|saved| saved.offset < 18_000_000) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let first = saved(&progress).unwrap();
+            let other = LocalTarget::new(LocalTargetConfig::new(f.path(""))).unwrap();
+            // It takes the file over, and breaks off before anything was saved of that ...
+            let content = resumed(&item, &first, first.offset as usize, Some(Error::transient("broken off")));
+            let began = EntryProgress::resumed(Some(first.clone()));
+            other.write_large(&resume, &item.entry, content, &began).await.unwrap_err();
+            assert_ne!(saved(&began).unwrap().state, first.state);
+            wake.send(()).unwrap();
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            assert!(!f.path("big").exists());
+            // ... and so does the third, who ends it.
+            let content = resumed(&item, &first, item.content.len(), None);
+            let third = RestorePlan { attempt: 3, ..resume.clone() };
+            let progress = EntryProgress::resumed(Some(first));
+            let other = LocalTarget::new(LocalTargetConfig::new(f.path(""))).unwrap();
+            assert_eq!(other.write_large(&third, &item.entry, content, &progress).await.unwrap().unwrap(), Created);
+            other.finish(&third).await.unwrap();
+        };
+        let (first, ()) = tokio::join!(first, second);
+        assert_eq!(first.unwrap().unwrap_err().class(), ErrorClass::NotFound);
+        f.verified(&plan).await;
+        assert_eq!(f.tree(), ["big"]);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_dropped_at_any_moment_can_be_resumed_from_what_it_recorded() {
     let f = fixture();
     let item = big("d/big", 40_000_000);
     let plan = plan(std::slice::from_ref(&item));
-    let resume = RestorePlan { resumed: true, ..plan.clone() };
+    let resume = RestorePlan { attempt: 2, resumed: true, ..plan.clone() };
     f.target.prepare(&plan).await.unwrap();
     let mut last: Option<SavedProgress> = None;
     for i in 0..30_u64 {
