@@ -90,7 +90,7 @@ impl World {
     }
 
     async fn assert_complete(&self, archive: &ArchiveId) {
-        assert_good(&self.destination, archive, self.source.clone(), None).await;
+        assert_holds(&self.destination, archive, self.source.clone(), None).await;
     }
 
     /// Nothing that could be taken for a complete archive.
@@ -402,11 +402,10 @@ async fn two_copies_of_a_store_make_one_archive() {
             if older {
                 // The copy has seen more attempts, so that the other one's objects look like leftovers to it.
                 for _ in 0..3 {
-                    let handle = copy.resume(&copy.worker(Script::new()), &id, TakeOver::WhenFree).await.unwrap();
-                    handle.pause();
-                    if matches!(wait(handle).await.unwrap(), Outcome::Completed { .. }) {
-                        break;
-                    }
+                    let hang = Rule::new(Method::Put, When::Always, Fault::Hang).about("/data/");
+                    let died = copy.resume(&copy.worker(Script::new().rule(hang)), &id, TakeOver::Now).await.unwrap();
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    drop(died);
                 }
             }
             let slow = world.worker(Script::new().rule(put(about, A_WHILE)));
@@ -414,7 +413,7 @@ async fn two_copies_of_a_store_make_one_archive() {
             let progress = first.progress();
             until("it waits", || !slow.script.fired().is_empty() || progress.has_changed().is_err()).await;
             assert!(!slow.script.fired().is_empty(), "{about} {older}: {:?}", wait(first).await);
-            let second = copy.resume(&copy.worker(Script::new()), &id, TakeOver::WhenFree).await;
+            let second = copy.resume(&copy.worker(Script::new()), &id, TakeOver::Now).await;
             let second = match second {
                 Ok(handle) => wait(handle).await,
                 Err(error) => Err(error),
