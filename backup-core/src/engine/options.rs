@@ -41,7 +41,7 @@ impl Default for EngineOptions {
 pub struct BackupOptions {
     /// Codec and level.
     pub compression: Compression,
-    /// Stored bytes at which a volume ends; `None` asks the destination. Never more than a quarter of the memory.
+    /// Stored bytes at which a volume ends; `None` asks the destination. Never more than a sixth of the memory.
     pub volume_size: Option<u64>,
     /// Raw bytes of a frame, 64 KiB to 8 MiB.
     pub frame_size: u32,

@@ -53,14 +53,15 @@ struct Shares {
 
 impl Shares {
     fn of(memory: u64, options: &super::BackupOptions, preferred_volume: u64, max_object: u64) -> Self {
-        let volumes = memory / 2;
+        // The rest is for what no budget counts: frames between reading and packing, compressors, index lines, the allocator.
+        let volumes = memory / 12 * 5;
         // Sealing and object limits leave some room.
-        let largest = (volumes / 3).min(max_object - max_object / 64).max(1);
+        let largest = (volumes / 5 * 2).min(max_object - max_object / 64).max(1);
         let wanted = options.volume_size.unwrap_or(preferred_volume).max(1);
-        let stored = memory / 6;
+        let stored = memory / 8;
         let frame_size = u64::from(options.frame_size).min(stored / 4);
         Self {
-            inline: memory / 8,
+            inline: memory / 12,
             stored,
             volumes,
             volume_size: wanted.min(largest),

@@ -70,6 +70,19 @@ pub(super) async fn content_of_any_size_is_written(fixture: &dyn TargetFixture) 
     check(&*place, &[large], &[], false).await
 }
 
+pub(super) async fn an_item_in_the_way_is_the_inner_error(fixture: &dyn TargetFixture) -> Outcome {
+    let (_place, target, large, plan) = prepared(fixture).await?;
+    let mut other = Sample::new("", large.entry.kind.clone(), "another content");
+    other.entry.name = large.name().clone();
+    write(&*target, &plan, std::slice::from_ref(&other)).await?;
+    let progress = EntryProgress::default();
+    let content = reader(&large.content, &progress, Ending::Whole);
+    match target.write_large(&plan, &large.entry, content, &progress).await {
+        Ok(Err(error)) if error.class() == ErrorClass::Conflict => Ok(()),
+        answer => Err(Stop::Failed(format!("an item in the way is answered with {answer:?}"))),
+    }
+}
+
 pub(super) async fn existing_items_are_treated_as_by_write_small(fixture: &dyn TargetFixture) -> Outcome {
     let (place, target, large, mut plan) = prepared(fixture).await?;
     let mut other = Sample::new("", large.entry.kind.clone(), "another content");

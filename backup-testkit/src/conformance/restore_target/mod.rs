@@ -42,6 +42,7 @@ cases! {
     write_large: "Publishes only after" => large::a_wrong_digest_or_length_is_not_published;
     write_large: "Publishes only after" => large::content_of_any_size_is_written;
     write_large: "Existing items are treated" => large::existing_items_are_treated_as_by_write_small;
+    write_large: "The inner error is about" => large::an_item_in_the_way_is_the_inner_error;
     write_large: "With saved progress" => large::a_resumed_entry_is_as_without_interruption;
     write_large: "With saved progress" => large::a_saved_state_of_no_use_is_changed;
     write_large: "An error of the reader" => large::an_error_of_the_reader_comes_back_and_nothing_is_published;
