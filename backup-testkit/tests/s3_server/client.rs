@@ -11,17 +11,17 @@ use std::fmt::Debug;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-pub const BUCKET: &str = "bucket";
+pub(crate) const BUCKET: &str = "bucket";
 
 /// A server with an empty bucket, and a client that tries once.
-pub async fn start() -> (S3Server, Client) {
+pub(crate) async fn start() -> (S3Server, Client) {
     let server = S3Server::start().await;
     server.create_bucket(BUCKET);
     let client = client(&server, server.secret_key(), server.region());
     (server, client)
 }
 
-pub fn client(server: &S3Server, secret: &str, region: &str) -> Client {
+pub(crate) fn client(server: &S3Server, secret: &str, region: &str) -> Client {
     let config = aws_sdk_s3::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new(region.to_owned()))
@@ -36,7 +36,7 @@ pub fn client(server: &S3Server, secret: &str, region: &str) -> Client {
 }
 
 /// Status and code of an error that came with an answer.
-pub fn refused<T: Debug, E: ProvideErrorMetadata + Debug>(
+pub(crate) fn refused<T: Debug, E: ProvideErrorMetadata + Debug>(
     result: Result<T, SdkError<E, aws_sdk_s3::config::http::HttpResponse>>,
 ) -> (u16, String) {
     match result {
@@ -47,12 +47,12 @@ pub fn refused<T: Debug, E: ProvideErrorMetadata + Debug>(
     }
 }
 
-pub fn error(status: u16, code: &str) -> (u16, String) {
+pub(crate) fn error(status: u16, code: &str) -> (u16, String) {
     (status, code.to_owned())
 }
 
 /// One request without a signature; all of its answer.
-pub fn plain(server: &S3Server, request: &str) -> String {
+pub(crate) fn plain(server: &S3Server, request: &str) -> String {
     let address = server.endpoint();
     let mut stream = TcpStream::connect(address.trim_start_matches("http://")).unwrap();
     write!(stream, "{request}\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();

@@ -1,9 +1,11 @@
 //! Writing, reading and deleting single objects.
 
 use crate::client::{BUCKET, error, plain, refused, start};
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::RequestChecksumCalculation;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, Delete, ObjectIdentifier, StorageClass, Tag, Tagging};
-use backup_testkit::s3::{Encryption, Operation, S3Object};
+use backup_testkit::s3::{Encryption, Headers, Operation, Quirks, S3Object};
 
 #[tokio::test]
 async fn an_object_comes_back_with_all_that_was_stored_with_it() {
@@ -33,7 +35,7 @@ async fn an_object_comes_back_with_all_that_was_stored_with_it() {
     assert_eq!(got.content_language(), Some("de"));
     assert_eq!(got.content_disposition(), Some("attachment; filename=\"x\""));
     assert_eq!(got.cache_control(), Some("no-cache"));
-    assert_eq!(got.expires_string(), Some("Fri, 17 Mar 2030 17:46:40 GMT"));
+    assert_eq!(got.expires_string(), Some("Sun, 17 Mar 2030 17:46:40 GMT"));
     assert_eq!(got.metadata().unwrap()["colour"], "blue");
     assert_eq!(got.metadata().unwrap()["empty"], "");
     assert_eq!(got.storage_class(), Some(&StorageClass::StandardIa));
@@ -110,12 +112,31 @@ async fn a_body_that_does_not_agree_with_its_digest_is_not_stored() {
     assert_eq!(refused(put().checksum_crc32("AAAAAA==").send().await), error(400, "BadDigest"));
     assert!(server.objects(BUCKET).is_empty());
     put().content_md5(good).send().await.unwrap();
-    // A checksum behind the body, in an aws-chunked request.
-    put().checksum_algorithm(ChecksumAlgorithm::Sha256).send().await.unwrap();
+    assert_eq!(server.object(BUCKET, "k").unwrap().body, "content");
+}
+
+#[tokio::test]
+async fn checksums_in_headers_and_trailers_are_checked_and_kept() {
+    let (server, client) = start().await;
+    let config = client.config().to_builder().request_checksum_calculation(RequestChecksumCalculation::WhenSupported);
+    let client = Client::from_conf(config.build());
+    let put = |body| {
+        client.put_object().bucket(BUCKET).key("k").checksum_algorithm(ChecksumAlgorithm::Sha256).body(body).send()
+    };
+    put(ByteStream::from_static(b"content")).await.unwrap();
+    let head = || client.head_object().bucket(BUCKET).key("k").checksum_mode(ChecksumMode::Enabled).send();
+    assert_eq!(head().await.unwrap().checksum_sha256(), Some("7XACtDnprIRfIjV9giusFERzD722AW0+yUMil7nsn3M="));
+    // Of a file the checksum comes behind the body, which is then in pieces.
+    let headers = Headers { content_type: Some("application/octet-stream".into()), ..Headers::default() };
+    put(ByteStream::from_path("Cargo.toml").await.unwrap()).await.unwrap();
     let stored = server.object(BUCKET, "k").unwrap();
-    assert_eq!((stored.body.as_ref(), stored.headers.content_encoding), (&b"content"[..], None));
-    let head = client.head_object().bucket(BUCKET).key("k").checksum_mode(ChecksumMode::Enabled).send().await.unwrap();
-    assert_eq!(head.checksum_sha256(), Some("7XACtDnprIRfIjV9giusFERzD722AW0+yUMil7nsn3M="));
+    assert_eq!((stored.body.to_vec(), stored.headers), (std::fs::read("Cargo.toml").unwrap(), headers));
+    assert_ne!(head().await.unwrap().checksum_sha256(), Some("7XACtDnprIRfIjV9giusFERzD722AW0+yUMil7nsn3M="));
+    let mut quirks = Quirks::default();
+    quirks.refuses_checksums = true;
+    server.set_quirks(quirks);
+    assert_eq!(refused(put(ByteStream::from_static(b"content")).await), error(400, "InvalidRequest"));
+    assert_eq!(refused(put(ByteStream::from_path("Cargo.toml").await.unwrap()).await), error(400, "InvalidRequest"));
 }
 
 #[tokio::test]
@@ -155,13 +176,12 @@ async fn archived_objects_are_listed_but_not_read() {
 #[tokio::test]
 async fn an_object_with_a_customers_key_is_read_with_that_key_only() {
     let (server, client) = start().await;
-    // Keys of 32 bytes and their MD5, in base64.
-    let (key, md5) = ("MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=", "0Ekgx9a7tEVMqPQFc9xk6A==");
+    // 32 bytes in base64.
+    let key = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
     let put = || client.put_object().bucket(BUCKET).key("k").body(ByteStream::from_static(b"x"));
     let wrong = put().sse_customer_algorithm("AES256").sse_customer_key(key).sse_customer_key_md5("AAAA");
     assert_eq!(refused(wrong.send().await), error(400, "InvalidArgument"));
     let right = server_md5(key);
-    assert_ne!(right, md5, "the made-up digest above is wrong on purpose");
     let put =
         put().sse_customer_algorithm("AES256").sse_customer_key(key).sse_customer_key_md5(&right).send().await.unwrap();
     assert_ne!(put.e_tag(), Some("\"9dd4e461268c8034f5c8564e155c67a6\""), "not the MD5");

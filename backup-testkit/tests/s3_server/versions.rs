@@ -53,13 +53,13 @@ async fn versions_and_delete_markers_are_kept_and_listed() {
 #[tokio::test]
 async fn suspended_versioning_replaces_the_version_null() {
     let (server, client) = start().await;
-    server.create_bucket_with("b", S3BucketOptions { versioning: Versioning::Suspended, ..Default::default() });
+    server.create_bucket_with("other", S3BucketOptions { versioning: Versioning::Suspended, ..Default::default() });
     for body in [b"1", b"2"] {
-        client.put_object().bucket("b").key("k").body(ByteStream::from_static(body)).send().await.unwrap();
+        client.put_object().bucket("other").key("k").body(ByteStream::from_static(body)).send().await.unwrap();
     }
-    assert_eq!(server.buckets().versions("b").len(), 1);
-    client.delete_object().bucket("b").key("k").send().await.unwrap();
-    let versions = server.buckets().versions("b");
+    assert_eq!(server.buckets().versions("other").len(), 1);
+    client.delete_object().bucket("other").key("k").send().await.unwrap();
+    let versions = server.buckets().versions("other");
     assert!(versions.len() == 1 && versions[0].delete_marker);
 }
 
