@@ -14,9 +14,7 @@ async fn reads_hold_to_their_etag() {
     assert_eq!(refused(get().if_none_match(&etag).send().await).0, 304);
     server.put(BUCKET, "k", "new");
     assert_eq!(refused(get().if_match(&etag).range("bytes=1-").send().await), error(412, "PreconditionFailed"));
-    let mut quirks = Quirks::default();
-    quirks.ignores_if_match = true;
-    server.set_quirks(quirks);
+    server.set_quirks(Quirks { ignores_if_match: true, ..Quirks::default() });
     get().if_match(&etag).send().await.unwrap();
 }
 
@@ -28,13 +26,9 @@ async fn writes_create_only_when_told_so() {
     assert_eq!(refused(put(b"2").if_none_match("*").send().await), error(412, "PreconditionFailed"));
     assert_eq!(refused(put(b"2").if_match("\"other\"").send().await), error(412, "PreconditionFailed"));
     assert_eq!(server.object(BUCKET, "k").unwrap().body, "1");
-    let mut quirks = Quirks::default();
-    quirks.refuses_if_none_match = true;
-    server.set_quirks(quirks.clone());
+    server.set_quirks(Quirks { refuses_if_none_match: true, ..Quirks::default() });
     assert_eq!(refused(put(b"2").if_none_match("*").send().await), error(501, "NotImplemented"));
-    quirks.refuses_if_none_match = false;
-    quirks.ignores_if_none_match = true;
-    server.set_quirks(quirks);
+    server.set_quirks(Quirks { ignores_if_none_match: true, ..Quirks::default() });
     put(b"2").if_none_match("*").send().await.unwrap();
     assert_eq!(server.object(BUCKET, "k").unwrap().body, "2");
 }

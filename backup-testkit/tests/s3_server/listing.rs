@@ -59,9 +59,7 @@ async fn names_are_encoded_when_asked_for() {
     server.put(BUCKET, "a b+c/ü\u{1}(1).png", "");
     let list = || client.list_objects_v2().bucket(BUCKET).encoding_type(EncodingType::Url).send();
     assert_eq!(list().await.unwrap().contents()[0].key(), Some("a+b%2Bc/%C3%BC%01%281%29.png"));
-    let mut quirks = Quirks::default();
-    quirks.percent_spaces = true;
-    server.set_quirks(quirks);
+    server.set_quirks(Quirks { percent_spaces: true, ..Quirks::default() });
     assert_eq!(list().await.unwrap().contents()[0].key(), Some("a%20b%2Bc/%C3%BC%01%281%29.png"));
 }
 

@@ -100,11 +100,12 @@ async fn an_aborted_upload_is_gone() {
 async fn other_servers_have_their_own_rules_for_parts() {
     let (server, client) = start().await;
     let id = create(&client).await;
-    let mut quirks = Quirks::default();
-    quirks.lists_parts_twice = true;
-    quirks.wants_equal_parts = true;
-    quirks.most_parts = Some(3);
-    server.set_quirks(quirks);
+    server.set_quirks(Quirks {
+        lists_parts_twice: true,
+        wants_equal_parts: true,
+        most_parts: Some(3),
+        ..Quirks::default()
+    });
     part(&client, &id, 1, 1).await;
     let one = part(&client, &id, 1, 5 * MIB).await;
     let listed = client.list_parts().bucket(BUCKET).key("k").upload_id(&id).send().await.unwrap();

@@ -132,9 +132,7 @@ async fn checksums_in_headers_and_trailers_are_checked_and_kept() {
     let stored = server.object(BUCKET, "k").unwrap();
     assert_eq!((stored.body.to_vec(), stored.headers), (std::fs::read("Cargo.toml").unwrap(), headers));
     assert_ne!(head().await.unwrap().checksum_sha256(), Some("7XACtDnprIRfIjV9giusFERzD722AW0+yUMil7nsn3M="));
-    let mut quirks = Quirks::default();
-    quirks.refuses_checksums = true;
-    server.set_quirks(quirks);
+    server.set_quirks(Quirks { refuses_checksums: true, ..Quirks::default() });
     assert_eq!(refused(put(ByteStream::from_static(b"content")).await), error(400, "InvalidRequest"));
     assert_eq!(refused(put(ByteStream::from_path("Cargo.toml").await.unwrap()).await), error(400, "InvalidRequest"));
 }
