@@ -7,4 +7,5 @@ mod backup_restore;
 mod common;
 mod pause_resume;
 mod races;
+mod rekey;
 mod restore_trouble;

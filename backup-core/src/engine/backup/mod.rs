@@ -323,7 +323,7 @@ impl Attempt {
         outlet.remove_staged().await;
         outlet.put_as_is(&outlet.names.header(), Payload::from(self.head.header.0.clone())).await?;
         if let Some(keys) = &self.head.keys {
-            outlet.put_as_is(&outlet.names.keys(), Payload::from(keys.0.clone())).await?;
+            outlet.put_as_is(&outlet.names.keys(0), Payload::from(keys.0.clone())).await?;
         }
         Ok(())
     }
