@@ -285,6 +285,9 @@ impl Attempt {
             key: self.key.clone(),
             limit: self.adapters.limits.write.clone(),
         };
+        if body.volume_count > 0 {
+            commit::find_archive(&*outlet.destination, &names).await?;
+        }
         if body.manifest.is_some() {
             session.log(LogRecord::info("commit", "completing the archive"));
             session.committing().await?;
