@@ -5,6 +5,7 @@
 
 mod backup_restore;
 mod common;
+mod naming;
 mod pause_resume;
 mod races;
 mod restore_trouble;
