@@ -63,9 +63,21 @@ impl ObjectNames {
         self.named("header.json")
     }
 
-    /// `keys/0.json`, the wraps of a sealed archive's key.
-    pub fn keys(&self) -> ObjectName {
-        self.named("keys/0.json")
+    /// `keys/0.json`, the wraps of a sealed archive's key; each change of keys counts up.
+    pub fn keys(&self, number: u64) -> ObjectName {
+        self.named(&format!("keys/{number}.json"))
+    }
+
+    /// `keys`, below which the wraps are.
+    pub fn keys_folder(&self) -> ObjectName {
+        self.named("keys")
+    }
+
+    /// The number of an object with wraps of this archive; `None` for other objects.
+    pub fn parse_keys(&self, name: &ObjectName) -> Option<u64> {
+        let number = self.relative(name)?.strip_prefix("keys/")?.strip_suffix(".json")?.parse().ok()?;
+        // One number has one spelling.
+        (self.keys(number) == *name).then_some(number)
     }
 
     /// `data/00000000-1x7f3a9c00.tar.zst`, a volume.
@@ -159,7 +171,12 @@ mod tests {
         let id = "20261120T061500Z-1a2b3c4d";
         let zstd = names(Codec::Zstd, false);
         assert_eq!(zstd.header().as_str(), format!("{id}/header.json"));
-        assert_eq!(zstd.keys().as_str(), format!("{id}/keys/0.json"));
+        assert_eq!(zstd.keys(0).as_str(), format!("{id}/keys/0.json"));
+        assert_eq!(zstd.keys(12).as_str(), format!("{id}/keys/12.json"));
+        assert_eq!(zstd.parse_keys(&zstd.keys(12)), Some(12));
+        for other in ["keys/012.json", "keys/+1.json", "keys/1.json/2", "data/1.json", "keys/x.json"] {
+            assert_eq!(zstd.parse_keys(&zstd.object(other).unwrap()), None, "{other}");
+        }
         assert_eq!(zstd.volume(FIRST).as_str(), format!("{id}/data/00000000-1x7f3a9c00.tar.zst"));
         assert_eq!(zstd.index(FIRST).as_str(), format!("{id}/index/00000000-1x7f3a9c00.jsonl.zst"));
         assert_eq!(zstd.volumes_txt().as_str(), format!("{id}/volumes.txt"));

@@ -8,4 +8,5 @@ mod common;
 mod naming;
 mod pause_resume;
 mod races;
+mod rekey;
 mod restore_trouble;

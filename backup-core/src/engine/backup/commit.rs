@@ -9,7 +9,7 @@ use crate::archive::{Attempted, Header, Manifest, ObjectNames, Totals, seal};
 use crate::engine::Outcome;
 use crate::model::{ArchiveRecord, Identity, LogRecord, ObjectName, Phase};
 use crate::state::Event;
-use crate::{Digest, Error, Result};
+use crate::{Digest, Error, ErrorClass, Result};
 use bytes::Bytes;
 use futures::TryStreamExt;
 
@@ -206,6 +206,28 @@ async fn not_swept(destination: &dyn Destination, names: &ObjectNames) -> Result
         return Err(swept(names));
     }
     Ok(())
+}
+
+/// Fails when the header of an archive that has volumes already is not at the destination. To be called before anything is
+/// written there: below the path of a disk that is not mounted, a check would make a new root, and puts would go astray.
+pub(super) async fn find_archive(destination: &dyn Destination, names: &ObjectNames) -> Result<()> {
+    let cause = match destination.stat(&names.header()).await {
+        Ok(Some(_)) => return Ok(()),
+        Ok(None) if destination.stat(&names.swept()).await?.is_some() => return Err(swept(names)),
+        Ok(None) => None,
+        Err(e) if e.class() == ErrorClass::NotFound => Some(e),
+        Err(e) => return Err(e.on(names.header())),
+    };
+    let text = format!(
+        "the archive's header is not at {}; is the disk mounted? If the archive was swept or deleted, cancel this backup and \
+         make a new one",
+        destination.identity()
+    );
+    let error = Error::not_found(text).on(names.archive());
+    Err(match cause {
+        Some(cause) => error.because(cause),
+        None => error,
+    })
 }
 
 /// Fails when it makes no sense to go on with a backup: its archive was swept, or another worker has completed it.

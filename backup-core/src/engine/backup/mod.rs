@@ -288,6 +288,9 @@ impl Attempt {
             key: self.key.clone(),
             limit: self.adapters.limits.write.clone(),
         };
+        if body.volume_count > 0 {
+            commit::find_archive(&*outlet.destination, &names).await?;
+        }
         if body.manifest.is_some() {
             session.log(LogRecord::info("commit", "completing the archive"));
             session.committing().await?;
@@ -326,7 +329,7 @@ impl Attempt {
         outlet.remove_staged().await;
         outlet.put_as_is(&outlet.names.header(), Payload::from(self.head.header.0.clone())).await?;
         if let Some(keys) = &self.head.keys {
-            outlet.put_as_is(&outlet.names.keys(), Payload::from(keys.0.clone())).await?;
+            outlet.put_as_is(&outlet.names.keys(0), Payload::from(keys.0.clone())).await?;
         }
         Ok(())
     }
