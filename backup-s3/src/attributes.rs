@@ -4,7 +4,6 @@ use aws_sdk_s3::operation::create_multipart_upload::builders::CreateMultipartUpl
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
-use backup_core::Result;
 use backup_core::model::Metadata;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::collections::BTreeMap;
@@ -95,7 +94,8 @@ impl Attributes {
                 _ => wanted == found,
             };
             if !same {
-                let shown = |value: Option<&String>| value.map_or("none".to_owned(), |v| format!("`{}`", v.escape_debug()));
+                let shown =
+                    |value: Option<&String>| value.map_or("none".to_owned(), |v| format!("`{}`", v.escape_debug()));
                 different.push(format!("its {name} is {} instead of {}", shown(found), shown(wanted)));
             }
         }
@@ -122,10 +122,10 @@ macro_rules! on_request {
     ($($name:ident($request:ident);)*) => {
         impl Attributes { $(
             /// The request with all of these but the storage class.
-            pub(crate) fn $name(&self, request: $request) -> Result<$request> {
+            pub(crate) fn $name(&self, request: $request) -> $request {
                 let header = |name: &str| self.headers.get(name).cloned();
                 let user_metadata = self.user_metadata.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-                Ok(request
+                request
                     .set_cache_control(header("cache-control"))
                     .set_content_disposition(header("content-disposition"))
                     .set_content_encoding(header("content-encoding"))
@@ -134,7 +134,7 @@ macro_rules! on_request {
                     .set_expires(header("expires").as_deref().and_then(http_date))
                     .set_website_redirect_location(header("website-redirect-location"))
                     .set_metadata((!self.user_metadata.is_empty()).then_some(user_metadata))
-                    .set_tagging(self.tagging()))
+                    .set_tagging(self.tagging())
             }
         )* }
     };

@@ -70,7 +70,9 @@ impl S3Destination {
                 let conflict = || Error::conflict("an object with other bytes is already there");
                 return if same { Ok(()) } else { Err(conflict()) };
             }
-            self.put_key(key, payload, md5, false).await?;
+            if self.put_key(key, payload, md5, false).await? == PutAnswer::NoSuchClass {
+                return Err(no_such_class());
+            }
             // Another writer may have come between.
             return self.compared(key, payload, md5).await;
         }
@@ -78,11 +80,16 @@ impl S3Destination {
             match self.put_key(key, payload, md5, true).await? {
                 PutAnswer::Stored => return Ok(()),
                 PutAnswer::Exists => return self.compared(key, payload, md5).await,
+                PutAnswer::NoSuchClass => return Err(no_such_class()),
                 PutAnswer::Race => tokio::time::sleep(Duration::from_millis(20 << turn.min(6))).await,
             }
         }
         Err(Error::transient("other puts of this object were under way again and again"))
     }
+}
+
+fn no_such_class() -> Error {
+    Error::invalid("the service does not know the storage class of the configuration; choose another")
 }
 
 #[async_trait]

@@ -6,9 +6,12 @@ mod client;
 mod config;
 mod destination;
 mod error;
+mod honours;
 mod listing;
 mod object;
+mod restore_target;
 
 pub use client::S3Bucket;
 pub use config::{ChecksumMode, Credentials, Encryption, S3Config};
 pub use destination::S3Destination;
+pub use restore_target::{S3RestoreTarget, S3TargetOptions};

@@ -107,7 +107,9 @@ pub(crate) fn decode(key: &str, encoded: bool) -> Result<String> {
     }
     let key = key.replace('+', " ");
     let decoded = percent_decode_str(&key).decode_utf8();
-    decoded.map(|key| key.into_owned()).map_err(|e| Error::permanent("the service listed a key that is no text").because(e))
+    decoded
+        .map(|key| key.into_owned())
+        .map_err(|e| Error::permanent("the service listed a key that is no text").because(e))
 }
 
 #[cfg(test)]

@@ -41,6 +41,8 @@ pub(crate) enum PutAnswer {
     Exists,
     /// Another put of the key was under way at the same time; nothing was changed.
     Race,
+    /// The service does not know the storage class; nothing was changed.
+    NoSuchClass,
 }
 
 /// What a HEAD tells of an object.
@@ -81,7 +83,12 @@ pub(crate) fn timestamp(time: Option<&aws_sdk_s3::primitives::DateTime>) -> jiff
     time.unwrap_or(jiff::Timestamp::UNIX_EPOCH)
 }
 
-fn status<E>(error: &SdkError<E, HttpResponse>) -> u16 {
+/// Whether a service does not know the storage class that was asked for.
+pub(crate) fn is_about_class<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
+    error.code() == Some("InvalidStorageClass")
+}
+
+pub(crate) fn status<E>(error: &SdkError<E, HttpResponse>) -> u16 {
     error.raw_response().map_or(0, |raw| raw.status().as_u16())
 }
 
@@ -108,11 +115,12 @@ impl S3Bucket {
             .set_checksum_sha256(sha256.map(|digest| STANDARD.encode(digest.0)))
             .set_if_none_match(only_new.then(|| "*".to_owned()))
             .body(body(payload));
-        let request = attributes.on_put(request)?.with_encryption(self, attributes.storage_class());
+        let request = attributes.on_put(request).with_encryption(self, attributes.storage_class());
         match request.customize().config_override(without_checksums()).send().await {
             Ok(_) => Ok(PutAnswer::Stored),
             Err(e) if only_new && status(&e) == 412 => Ok(PutAnswer::Exists),
             Err(e) if only_new && e.code() == Some("ConditionalRequestConflict") => Ok(PutAnswer::Race),
+            Err(e) if is_about_class(&e) => Ok(PutAnswer::NoSuchClass),
             Err(e) => Err(from_sdk(e, self.writing(key))),
         }
     }
@@ -243,9 +251,7 @@ impl OpenObject {
                 Ok(Some(bytes))
             }
             Some(Err(e)) => Err(broken_off(e, about())),
-            None if self.left > 0 => {
-                Err(Error::transient("the content ended too early").on(about()))
-            }
+            None if self.left > 0 => Err(Error::transient("the content ended too early").on(about())),
             None => Ok(None),
         }
     }
