@@ -83,7 +83,7 @@ struct Answer {
     retry_after: Option<Duration>,
     /// The region that the bucket is in, if the answer tells.
     region: Option<String>,
-    /// The storage class of an archived object.
+    /// What was asked for is a delete marker.
     delete_marker: bool,
 }
 
@@ -159,6 +159,7 @@ impl Answer {
             "AccessDenied" | "Forbidden" | "AccessForbidden" => return self.denied(about),
             "NoSuchKey" | "NoSuchVersion" | "NoSuchUpload" => return Error::not_found("it is not there"),
             "PreconditionFailed" => return failed_condition(about),
+            "InvalidRange" => return out_of_range(),
             "EntityTooLarge" => return Error::unsupported("it is larger than the service takes"),
             "KeyTooLongError" | "MetadataTooLarge" => return Error::unsupported("the service does not store this"),
             "QuotaExceeded"
@@ -184,6 +185,7 @@ impl Answer {
             405 if self.delete_marker => Error::not_found("it is a delete marker"),
             408 | 425 => transient(),
             412 => failed_condition(about),
+            416 => out_of_range(),
             501 => Error::unsupported("the service does not know this request"),
             507 => Error::no_space("the storage or its quota is full"),
             status if status >= 500 => transient(),
@@ -217,6 +219,11 @@ fn no_such_bucket(about: About<'_>) -> Error {
         // Not `NotFound`: it is not this object alone that is missing.
         About::Read(..) | About::Write(..) => Error::unauthorized("the bucket is not there any more"),
     }
+}
+
+/// Nothing else is `Corrupt`.
+fn out_of_range() -> Error {
+    Error::corrupt("it is shorter than the range that was asked for")
 }
 
 fn failed_condition(about: About<'_>) -> Error {

@@ -9,6 +9,11 @@ use backup_core::model::STAGE_PREFIX;
 use backup_core::{Error, ErrorClass, Result};
 
 impl S3Bucket {
+    /// Whether this is AWS itself, which honours it.
+    pub(crate) fn is_aws(&self) -> bool {
+        ["aws/", "aws-cn/", "aws-us-gov/"].iter().any(|service| self.identity().location.starts_with(service))
+    }
+
     /// Writes a probe twice, the second time only if nothing is there, reads it back and removes it. Answers whether the second one
     /// was turned down.
     pub(crate) async fn try_out(&self) -> Result<bool> {

@@ -102,7 +102,7 @@ mod tests {
         assert!(part_size(most + 1, &options).is_err());
         let few = S3TargetOptions { max_parts: 1000, ..options };
         assert_eq!(part_size(100_000 * MIB, &few).unwrap(), 100 * MIB);
-        for size in [100 << 30, 999_999_999_999, 5 << 40] {
+        for size in [100u64 << 30, 999_999_999_999, 5 << 40] {
             assert!(size.div_ceil(size_of(size)) <= 10_000);
         }
     }
