@@ -15,9 +15,9 @@ impl S3Bucket {
     }
 
     /// Writes a probe twice, the second time only if nothing is there, reads it back and removes it. Answers whether the second one
-    /// was turned down.
-    pub(crate) async fn try_out(&self) -> Result<bool> {
-        let key = self.key(&format!("{STAGE_PREFIX}probe-{:016x}", rand::random::<u64>()));
+    /// was turned down. The call has to go on to its end; the probe is named `.backup-tmp-<tag>-<random>`.
+    pub(crate) async fn try_out(&self, tag: &str) -> Result<bool> {
+        let key = self.key(&format!("{STAGE_PREFIX}{tag}-{:016x}", rand::random::<u64>()));
         let tried = self.try_key(&key).await;
         let removed = self.delete(&key).await;
         let honours = tried?;

@@ -205,12 +205,13 @@ impl Shared {
     }
 
     /// Whether the service keeps a write from replacing what is there; asked once. Where it cannot be tried out, it is not relied on.
-    async fn honours_if_none_match(&self) -> Result<bool> {
+    async fn honours_if_none_match(&self, plan: &RestorePlan) -> Result<bool> {
         let answer = self.honours.get_or_try_init(|| async {
             if self.bucket.is_aws() {
                 return Ok(true);
             }
-            match self.bucket.try_out().await {
+            let (bucket, tag) = (self.bucket.clone(), plan.tag.clone());
+            match self.uploads.run(async move { bucket.try_out(&tag).await }).await {
                 Err(e) if e.class() == ErrorClass::Permanent => {
                     tracing::warn!(error = %e.chain(), "If-None-Match cannot be tried out; each object is looked for first");
                     Ok(false)

@@ -15,14 +15,21 @@ impl S3Destination {
     pub(super) async fn probe(&self) -> Result<()> {
         // A bucket that is not there, or may not be listed, is told by this.
         list::remove_old_leftovers(&self.bucket).await?;
-        let honours = self.bucket.try_out().await?;
+        let honours = self.try_out().await?;
         self.honours.get_or_init(|| async { honours }).await;
         Ok(())
     }
 
     /// Whether the service honours `If-None-Match: *`; asked once.
     pub(super) async fn honours_if_none_match(&self) -> Result<bool> {
-        self.honours.get_or_try_init(|| self.bucket.try_out()).await.copied()
+        self.honours.get_or_try_init(|| self.try_out()).await.copied()
+    }
+
+    /// Goes on when the call is dropped, so that the probe is removed.
+    async fn try_out(&self) -> Result<bool> {
+        let bucket = self.bucket.clone();
+        let tried = tokio::spawn(async move { bucket.try_out("probe").await });
+        tried.await.map_err(|e| Error::cancelled("the probe was stopped").because(e))?
     }
 }
 
@@ -51,7 +58,9 @@ impl S3Bucket {
     /// The service's time, to the second.
     pub(super) async fn now(&self) -> Result<jiff::Timestamp> {
         let date = ReadDate::default();
-        let request = self.client().head_bucket().bucket(self.bucket()).customize().interceptor(date.clone());
+        // An answer without a body, as to HeadBucket, could not say what is wrong.
+        let request = self.client().list_objects_v2().bucket(self.bucket()).prefix(self.prefix()).max_keys(1);
+        let request = request.customize().interceptor(date.clone());
         let about = About::Bucket(self.bucket());
         request.send().await.map_err(|e| from_sdk(e, about))?;
         let date = date.0.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -1,10 +1,10 @@
 //! The end of a restore: copies for hard links, what a bucket cannot hold, uploads that were left behind.
 
-use super::item::has_file_metadata;
+use super::item::{Item, has_file_metadata};
 use super::small::{Found, conflict};
 use super::{Shared, is_fatal, leftovers};
 use crate::error::from_sdk;
-use backup_core::adapter::{RestorePlan, Warning};
+use backup_core::adapter::{Payload, RestorePlan, Warning};
 use backup_core::model::{Entry, EntryKind, EntryName, Naming};
 use backup_core::{Digest, Error, ErrorClass, Result};
 use futures::TryStreamExt;
@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 /// The largest object that one request can copy, in bytes.
 const MAX_COPY: u64 = 5 << 30;
+/// Objects up to this length are copied through this process, which has to read them anyhow.
+const COPIED_HERE: u64 = 8 << 20;
 /// What of a path stays as it is in the header that names the source of a copy.
 const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
@@ -36,6 +38,10 @@ pub(super) async fn finish(shared: &Arc<Shared>, plan: &RestorePlan) -> Result<V
         leftovers::remove(shared, plan).await?;
     }
     Ok(shared.notes.take())
+}
+
+fn not_there() -> Error {
+    Error::changed("what it links to is not there with the archive's content")
 }
 
 impl Shared {
@@ -64,12 +70,32 @@ impl Shared {
         if first.size > MAX_COPY {
             return Err(Error::unsupported("what it links to is larger than 5 GiB, more than one request can copy"));
         }
-        self.copy_object(&self.item(plan.naming, &first)?.key, &item.key, first.size, sha256).await
+        let source = self.item(plan.naming, &first)?;
+        if first.size <= COPIED_HERE {
+            let payload = self.read_whole(&source.key, &first, sha256).await?;
+            let item = Item { attributes: source.attributes, ..item };
+            return self.write_whole(plan, &first, item, payload).await.map(|_| ());
+        }
+        self.copy_object(&source.key, &item.key, first.size, sha256).await
+    }
+
+    async fn read_whole(&self, key: &str, first: &Entry, sha256: Digest) -> Result<Payload> {
+        let mut opened = self.bucket.open(key, None, None).await?;
+        let mut pieces = Vec::new();
+        let mut length = 0;
+        while let Some(piece) = opened.next().await? {
+            length += piece.len() as u64;
+            if length > first.size {
+                return Err(not_there());
+            }
+            pieces.push(piece);
+        }
+        let payload = Payload::new(pieces);
+        if payload.digest() == sha256 { Ok(payload) } else { Err(not_there()) }
     }
 
     /// Copies an object that must have this content.
     async fn copy_object(&self, from: &str, to: &str, size: u64, sha256: Digest) -> Result<()> {
-        let not_there = || Error::changed("what it links to is not there with the archive's content");
         let seen = self.bucket.head(from).await?.filter(|seen| seen.size == size).ok_or_else(not_there)?;
         if self.bucket.read_digest(from, &seen, self.options.retry).await? != sha256 {
             return Err(not_there());

@@ -37,7 +37,7 @@ pub(super) async fn write(
         Ok(Ended::Read(upload)) => {
             // The digest counts for both: what was read, and what is published.
             if let Err(error) = content.finish() {
-                upload.give_up(shared).await;
+                upload.give_up(shared, plan).await;
                 return Err(error);
             }
             of_entry(writer.publish(upload).await, entry)
@@ -95,9 +95,9 @@ enum What {
 
 impl Uploaded {
     /// The content is wrong, and nothing of it is worth keeping.
-    async fn give_up(&self, shared: &Shared) {
+    async fn give_up(&self, shared: &Shared, plan: &RestorePlan) {
         if let What::Parts { upload, .. } = &self.what {
-            shared.give_up(&self.item.key, upload).await;
+            shared.give_up(plan, &self.item.key, upload).await;
         }
     }
 }
@@ -127,14 +127,14 @@ impl Writer<'_> {
             Found::Same { attributes } if attributes || !plan.overwrite => {
                 if let Some(state) = state {
                     // It was completed, and the one who did it died before that was saved; or somebody else put it there.
-                    shared.give_up(&item.key, &state.upload).await;
+                    shared.give_up(plan, &item.key, &state.upload).await;
                 }
                 return Ok(Ended::Written(Written::AlreadyThere));
             }
             Found::Same { .. } | Found::Other if plan.overwrite => written = Written::Replaced,
             Found::Same { .. } | Found::Other => {
                 if let Some(state) = state {
-                    shared.give_up(&item.key, &state.upload).await;
+                    shared.give_up(plan, &item.key, &state.upload).await;
                 }
                 return Err(conflict().into());
             }
@@ -144,10 +144,10 @@ impl Writer<'_> {
                 let listed = shared.bucket.list_parts(&item.key, &state.upload).await?;
                 let Some(etags) = listed.and_then(|listed| state.confirm(&listed, entry.size)) else {
                     // Of no use; another one begins.
-                    shared.give_up(&item.key, &state.upload).await;
+                    shared.give_up(plan, &item.key, &state.upload).await;
                     return Err(Error::changed("the service does not have the upload any more as it was saved").into());
                 };
-                shared.uploads.know(&item.key, &state.upload);
+                shared.uploads.know(&plan.tag, &item.key, &state.upload);
                 (state.upload, state.part_size, etags)
             }
             None => {
@@ -175,11 +175,11 @@ impl Writer<'_> {
     /// Begins an upload. Goes on when the call is dropped, so that its id gets known.
     async fn begin(&self, item: &mut Item) -> Result<String> {
         loop {
-            let (shared, of) = (self.shared.clone(), item.clone());
+            let (shared, of, tag) = (self.shared.clone(), item.clone(), self.plan.tag.clone());
             let begun = self.shared.uploads.run(async move {
                 let begun = shared.bucket.begin_upload(&of).await;
                 if let Ok(Begun::Id(id)) = &begun {
-                    shared.uploads.know(&of.key, id);
+                    shared.uploads.know(&tag, &of.key, id);
                 }
                 begun
             });
@@ -279,7 +279,7 @@ impl Writer<'_> {
             What::Whole(payload) => return shared.write_whole(plan, entry, item, payload).await,
             What::Parts { upload, etags } => (upload, etags),
         };
-        let mut only_new = !plan.overwrite && shared.honours_if_none_match().await?;
+        let mut only_new = !plan.overwrite && shared.honours_if_none_match(plan).await?;
         if !plan.overwrite && !only_new {
             // The service does not see to it; as near to the end as can be.
             match self.look(&item).await? {
@@ -329,7 +329,7 @@ impl Writer<'_> {
         match found {
             Found::Nothing => Err(Error::transient("something was there and is gone again; nothing was put")),
             found => {
-                self.shared.give_up(&item.key, upload).await;
+                self.shared.give_up(self.plan, &item.key, upload).await;
                 match found {
                     Found::Same { .. } => Ok(Written::AlreadyThere),
                     _ => Err(conflict()),

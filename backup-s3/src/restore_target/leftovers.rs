@@ -3,7 +3,9 @@
 use super::Shared;
 use super::parts::State;
 use super::upload::{OpenUpload, UploadMarker};
+use crate::listing::Pages;
 use backup_core::adapter::RestorePlan;
+use backup_core::model::STAGE_PREFIX;
 use backup_core::{Error, ErrorClass, Result};
 use futures::TryStreamExt;
 use jiff::{SignedDuration, Timestamp};
@@ -17,22 +19,36 @@ const SKEW: SignedDuration = SignedDuration::from_mins(15);
 /// An upload is given up again while parts of it may still come in.
 const TRIES: u32 = 3;
 
+/// An upload of this target.
+#[derive(Clone, Debug)]
+struct Known {
+    /// Of the restore.
+    tag: String,
+    key: String,
+}
+
 /// The uploads that this target has begun or gone on with and not ended.
 #[derive(Debug, Default)]
 pub(super) struct Uploads {
-    /// Keys by id.
-    open: Mutex<HashMap<String, String>>,
+    /// By id.
+    open: Mutex<HashMap<String, Known>>,
     /// Calls that go on when whoever made them does not wait any more.
     running: TaskTracker,
 }
 
 impl Uploads {
-    fn open(&self) -> std::sync::MutexGuard<'_, HashMap<String, String>> {
+    fn open(&self) -> std::sync::MutexGuard<'_, HashMap<String, Known>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn know(&self, key: &str, id: &str) {
-        self.open().insert(id.to_owned(), key.to_owned());
+    pub(super) fn know(&self, tag: &str, key: &str, id: &str) {
+        self.open().insert(id.to_owned(), Known { tag: tag.to_owned(), key: key.to_owned() });
+    }
+
+    /// Ids and keys of those of a restore.
+    fn of(&self, tag: &str) -> HashMap<String, String> {
+        let of_tag = |(id, known): (&String, &Known)| (known.tag == tag).then(|| (id.clone(), known.key.clone()));
+        self.open().iter().filter_map(of_tag).collect()
     }
 
     pub(super) fn forget(&self, id: &str) {
@@ -58,11 +74,11 @@ impl Uploads {
 
 impl Shared {
     /// Gives an upload up that is of no use; what goes wrong with that is told, and the end of the restore tries again.
-    pub(super) async fn give_up(&self, key: &str, id: &str) {
+    pub(super) async fn give_up(&self, plan: &RestorePlan, key: &str, id: &str) {
         match self.bucket.abort_upload(key, id).await {
             Ok(()) => self.uploads.forget(id),
             Err(error) => {
-                self.uploads.know(key, id);
+                self.uploads.know(&plan.tag, key, id);
                 tracing::warn!(key, error = %error.chain(), "an upload could not be given up");
             }
         }
@@ -70,7 +86,7 @@ impl Shared {
 
     /// Whether something may have been left behind.
     pub(super) fn may_have_leftovers(&self, plan: &RestorePlan) -> bool {
-        plan.resumed || !self.uploads.open().is_empty()
+        plan.resumed || !self.uploads.of(&plan.tag).is_empty()
     }
 }
 
@@ -78,7 +94,7 @@ impl Shared {
 /// key of the plan that were begun since the restore was, by processes that died before they could tell.
 pub(super) async fn remove(shared: &Shared, plan: &RestorePlan) -> Result<()> {
     shared.uploads.settle().await;
-    let mut known: HashMap<String, String> = std::mem::take(&mut *shared.uploads.open());
+    let mut known = shared.uploads.of(&plan.tag);
     let unfinished = plan.entries.unfinished();
     for state in unfinished.iter().filter_map(|saved| State::parse(&saved.state)) {
         // What an archive's checkpoint says must not lead out of the target.
@@ -86,16 +102,23 @@ pub(super) async fn remove(shared: &Shared, plan: &RestorePlan) -> Result<()> {
             known.insert(state.upload, state.key);
         }
     }
-    let mut failed = Ok(());
     for (id, key) in known {
-        if let Err(e) = abort(shared, &key, &id).await {
-            shared.uploads.know(&key, &id);
-            failed = failed.and(Err(e));
-        }
+        abort(shared, &key, &id).await?;
+        shared.uploads.forget(&id);
     }
-    failed?;
     for upload in of_plan(shared, plan, listed(shared, plan).await?).await? {
         abort(shared, &upload.key, &upload.id).await?;
+    }
+    remove_probes(shared, plan).await
+}
+
+/// Removes the probe of a process that died.
+async fn remove_probes(shared: &Shared, plan: &RestorePlan) -> Result<()> {
+    let mut pages = Pages::new(shared.bucket.clone(), &format!("{STAGE_PREFIX}{}-", plan.tag), None);
+    while let Some(page) = pages.next().await? {
+        for object in page.objects {
+            shared.bucket.delete(&shared.bucket.key(&object.name)).await?;
+        }
     }
     Ok(())
 }
@@ -184,14 +207,14 @@ mod tests {
         let work = async move {
             tokio::task::yield_now().await;
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-            of.know("k", "id");
+            of.know("t", "k", "id");
             Ok(())
         };
         let mut call = Box::pin(uploads.run(work));
         assert!(futures::poll!(&mut call).is_pending());
         drop(call);
         uploads.settle().await;
-        assert_eq!(uploads.open().len(), 1);
+        assert_eq!((uploads.of("t").len(), uploads.of("other").len()), (1, 0));
         assert!(uploads.run(async { Ok(1) }).await.is_ok());
     }
 }

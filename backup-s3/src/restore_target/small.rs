@@ -73,7 +73,7 @@ impl Shared {
     ) -> Result<Written> {
         let md5 = Md5::of(&payload).await?;
         let sha256 = entry.sha256.unwrap_or_else(|| Digest::of(b""));
-        let honours = !plan.overwrite && self.honours_if_none_match().await?;
+        let honours = !plan.overwrite && self.honours_if_none_match(plan).await?;
         let mut written = Written::Created;
         if !honours {
             match self.look(&item, payload.len(), sha256, Some(md5)).await? {
