@@ -14,14 +14,16 @@ use backup_testkit::faulty::When;
 use backup_testkit::s3::{Fault, Operation, Quirks, Rule, S3Server};
 use bytes::Bytes;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::sync::OnceCell;
 
-const PREFIX: &str = "some/data";
-
-/// Makes buckets. Only a server of this process can be told to misbehave.
+/// Makes places in one bucket: real servers take room for each bucket. Only a server of this process can be told to misbehave.
 pub(crate) struct Buckets {
-    pub(crate) access: Access,
-    pub(crate) own: Option<Arc<S3Server>>,
+    access: Access,
+    own: Option<Arc<S3Server>>,
+    bucket: OnceCell<String>,
+    made: AtomicU64,
 }
 
 impl Buckets {
@@ -29,34 +31,42 @@ impl Buckets {
     pub(crate) async fn own(quirks: Quirks) -> Self {
         let server = S3Server::start().await;
         server.set_quirks(quirks);
-        Self { access: Access::of(&server), own: Some(Arc::new(server)) }
+        Self::new(Access::of(&server), Some(Arc::new(server)))
     }
 
     /// On the server that the environment names.
     pub(crate) fn of_environment() -> Self {
-        Self { access: Access::of_environment(), own: None }
+        Self::new(Access::of_environment(), None)
+    }
+
+    fn new(access: Access, own: Option<Arc<S3Server>>) -> Self {
+        Self { access, own, bucket: OnceCell::new(), made: AtomicU64::new(0) }
+    }
+
+    async fn bucket(&self) -> &str {
+        self.bucket.get_or_init(|| async { self.access.new_bucket("").await.bucket().to_owned() }).await
     }
 
     async fn make(&self) -> Place {
-        let bucket = self.access.new_bucket(PREFIX).await;
+        let prefix = format!("place-{:03}/data", self.made.fetch_add(1, Ordering::Relaxed));
+        let bucket = self.access.bucket(self.bucket().await, &prefix).await;
         // Neighbours that are not below the prefix.
-        for key in ["some0/x", "some/data2/x", "some/data!"] {
-            put(&bucket, key, Bytes::from_static(b"a neighbour")).await;
+        for key in [format!("{prefix}2/x"), format!("{prefix}!")] {
+            put(&bucket, &key, Bytes::from_static(b"a neighbour")).await;
         }
-        Place { access: self.access.clone(), own: self.own.clone(), bucket }
+        Place { access: self.access.clone(), prefix, bucket }
     }
 
     async fn with_wrong_secret(&self) -> S3Bucket {
         let access = Access { secret_key: "wrong".into(), ..self.access.clone() };
-        let name = self.access.new_bucket("").await.bucket().to_owned();
-        access.bucket(&name, PREFIX).await
+        access.bucket(self.bucket().await, "data").await
     }
 }
 
 /// A bucket.
 pub(crate) struct Place {
     access: Access,
-    own: Option<Arc<S3Server>>,
+    prefix: String,
     bucket: S3Bucket,
 }
 
@@ -65,12 +75,13 @@ pub(crate) async fn put(bucket: &S3Bucket, key: &str, content: Bytes) {
     bucket.client().put_object().bucket(bucket.bucket()).key(key).body(body).send().await.unwrap();
 }
 
-/// All keys of a bucket.
+/// All keys below the prefix.
 pub(crate) async fn keys(bucket: &S3Bucket) -> Vec<String> {
     let mut keys = Vec::new();
     let mut token = None;
     loop {
-        let request = bucket.client().list_objects_v2().bucket(bucket.bucket()).set_continuation_token(token);
+        let request = bucket.client().list_objects_v2().bucket(bucket.bucket()).prefix(bucket.prefix());
+        let request = request.set_continuation_token(token);
         let page = request.send().await.unwrap();
         keys.extend(page.contents().iter().map(|object| object.key().unwrap().to_owned()));
         token = page.next_continuation_token().map(str::to_owned);
@@ -82,7 +93,7 @@ pub(crate) async fn keys(bucket: &S3Bucket) -> Vec<String> {
 
 impl Place {
     async fn anew(&self) -> S3Bucket {
-        self.access.bucket(self.bucket.bucket(), PREFIX).await
+        self.access.bucket(self.bucket.bucket(), &self.prefix).await
     }
 }
 
@@ -104,7 +115,7 @@ impl DestinationFixture for Buckets {
         let Some(server) = &self.own else { return Ok(None) };
         let place = self.make().await;
         let full = Fault::Fail { status: 403, code: "QuotaExceeded", after: None };
-        let about = format!("{}/{PREFIX}/full/a", place.bucket.bucket());
+        let about = format!("{}/full/a", place.prefix);
         // The first put of it is the large one.
         server.faults().add(Rule::new(Operation::PutObject, When::Nth(1), full).about(&about));
         Ok(Some(Box::new(place)))
@@ -113,7 +124,7 @@ impl DestinationFixture for Buckets {
     async fn breaking(&self) -> Result<Option<Box<dyn DestinationPlace>>> {
         let Some(server) = &self.own else { return Ok(None) };
         let place = self.make().await;
-        let about = format!("{}/{PREFIX}/read/", place.bucket.bucket());
+        let about = format!("{}/read/", place.prefix);
         server
             .faults()
             .add(Rule::new(Operation::GetObject, When::Always, Fault::Break { after: 100_000 }).about(&about));
@@ -136,13 +147,18 @@ impl DestinationPlace for Place {
     }
 
     async fn plant(&self, path: &str, bytes: Bytes) -> Result<bool> {
-        put(&self.bucket, &format!("{PREFIX}/{path}"), bytes).await;
+        put(&self.bucket, &self.bucket.key(path), bytes).await;
         Ok(true)
     }
 
     async fn paths(&self) -> Result<Option<Vec<String>>> {
-        let below = format!("{PREFIX}/");
-        Ok(Some(keys(&self.bucket).await.iter().filter_map(|key| Some(key.strip_prefix(&below)?.to_owned())).collect()))
+        Ok(Some(
+            keys(&self.bucket)
+                .await
+                .iter()
+                .filter_map(|key| Some(key.strip_prefix(self.bucket.prefix())?.to_owned()))
+                .collect(),
+        ))
     }
 }
 
@@ -186,7 +202,7 @@ impl TargetPlace for Place {
     }
 
     async fn look(&self, name: &EntryName) -> Result<Option<SeenItem>> {
-        let key = format!("{PREFIX}/{}", name.as_str().unwrap());
+        let key = self.bucket.key(name.as_str().unwrap());
         let found = self.bucket.client().get_object().bucket(self.bucket.bucket()).key(key).send().await;
         match found {
             Ok(object) => Ok(Some(SeenItem::Content(object.body.collect().await.unwrap().into_bytes()))),
@@ -200,7 +216,8 @@ impl TargetPlace for Place {
     }
 
     async fn staged(&self) -> Result<Option<Vec<String>>> {
-        let listed = self.bucket.client().list_multipart_uploads().bucket(self.bucket.bucket()).send().await.unwrap();
+        let listed = self.bucket.client().list_multipart_uploads().bucket(self.bucket.bucket());
+        let listed = listed.prefix(self.bucket.prefix()).send().await.unwrap();
         let ids = listed.uploads().iter().map(|u| format!("{} {}", u.key().unwrap(), u.upload_id().unwrap()));
         let staged = keys(&self.bucket).await.into_iter().filter(|key| key.contains(".backup-tmp-"));
         Ok(Some(ids.chain(staged).collect()))
@@ -210,12 +227,12 @@ impl TargetPlace for Place {
         let Some(SeenItem::Content(content)) = self.look(name).await? else { return Ok(false) };
         let mut content = content.to_vec();
         content[0] ^= 1;
-        put(&self.bucket, &format!("{PREFIX}/{}", name.as_str().unwrap()), content.into()).await;
+        put(&self.bucket, &self.bucket.key(name.as_str().unwrap()), content.into()).await;
         Ok(true)
     }
 
     async fn lose(&self, name: &EntryName) -> Result<bool> {
-        let key = format!("{PREFIX}/{}", name.as_str().unwrap());
+        let key = self.bucket.key(name.as_str().unwrap());
         self.bucket.client().delete_object().bucket(self.bucket.bucket()).key(key).send().await.unwrap();
         Ok(true)
     }
