@@ -2,7 +2,7 @@
 
 use super::object::timestamp;
 use crate::S3Bucket;
-use crate::client::WithCustomerKey;
+use crate::client::{BlankKey, WithCustomerKey};
 use crate::error::{About, from_sdk};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
@@ -70,19 +70,24 @@ impl Getter {
         encrypted: bool,
     ) -> Result<GetObjectOutput, SdkError<aws_sdk_s3::operation::get_object::GetObjectError>> {
         let Wanted { key, version_id, range, etag } = wanted;
+        let key = self.bucket.key(key);
+        let blank = BlankKey::of(&key);
         let mut request = self
             .bucket
             .client()
             .get_object()
             .bucket(self.bucket.bucket())
-            .key(self.bucket.key(key))
+            .key(if blank.is_some() { BlankKey::STAND_IN.to_owned() } else { key })
             .set_version_id(version_id.map(ToOwned::to_owned))
             .set_range(range.map(|(first, last)| format!("bytes={first}-{last}")))
             .set_if_match(etag.map(|etag| etag.0.to_string()));
         if encrypted {
             request = request.with_customer_key(&self.bucket);
         }
-        Box::pin(request.send()).await
+        match blank {
+            Some(blank) => Box::pin(request.customize().mutate_request(blank.put_back()).send()).await,
+            None => Box::pin(request.send()).await,
+        }
     }
 
     /// The tags of an object, if the source is to have them.
@@ -91,14 +96,18 @@ impl Getter {
             return Ok(BTreeMap::new());
         }
         let key = self.bucket.key(key);
+        let blank = BlankKey::of(&key);
         let request = self
             .bucket
             .client()
             .get_object_tagging()
             .bucket(self.bucket.bucket())
-            .key(&key)
+            .key(if blank.is_some() { BlankKey::STAND_IN } else { &key })
             .set_version_id(version_id.map(ToOwned::to_owned));
-        let sent = Box::pin(request.send()).await;
+        let sent = match blank {
+            Some(blank) => Box::pin(request.customize().mutate_request(blank.put_back()).send()).await,
+            None => Box::pin(request.send()).await,
+        };
         let got = sent.map_err(|e| from_sdk(e, About::Read(self.bucket.bucket(), &key)))?;
         Ok(got.tag_set.into_iter().map(|tag| (tag.key, tag.value)).collect())
     }

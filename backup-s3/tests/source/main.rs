@@ -3,6 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a failing test panics")]
 
 mod fixture;
+mod keys;
+mod metadata;
+mod run;
+mod trouble;
 
 use backup_s3::S3Versions;
 use backup_testkit::conformance::source;
