@@ -9,7 +9,6 @@ mod object;
 mod read;
 mod scope;
 mod versions;
-mod wire_order;
 
 use crate::S3Bucket;
 use crate::error::{About, from_sdk};

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failing test panics")]
 
 mod fixture;
+mod history;
 mod keys;
 mod metadata;
 mod run;
