@@ -15,7 +15,7 @@ use crate::error::{About, from_sdk};
 use crate::version_name::VersionName;
 use async_trait::async_trait;
 use backup_core::adapter::{Cursor, Estimate, Opened, ReadContext, Source, SourceEvent, SourceProperties, Version};
-use backup_core::model::{EntryName, Identity};
+use backup_core::model::{EntryName, Identity, Naming};
 use backup_core::{Error, Result};
 use cursor::Position;
 use futures::StreamExt;
@@ -124,7 +124,7 @@ impl Source for S3Source {
     }
 
     fn properties(&self) -> SourceProperties {
-        SourceProperties { parallel_reads: 16, pins_version: true }
+        SourceProperties { parallel_reads: 16, pins_version: true, naming: Naming::Keys }
     }
 
     async fn check(&self) -> Result<()> {
