@@ -18,8 +18,9 @@ use std::time::Duration;
 
 /// How long making a connection may take.
 const CONNECT: Duration = Duration::from_secs(10);
-/// How long an answer may take to begin. Completing a large upload takes minutes.
-const FIRST_BYTE: Duration = Duration::from_secs(300);
+/// How long an answer may take to begin, the sending of the body included, which a bandwidth limit may make slow. Requests that
+/// change nothing get less, see `answered`.
+const FIRST_BYTE: Duration = Duration::from_secs(3600);
 /// How long no byte may come or go before a connection counts as broken.
 const STALLED: Duration = Duration::from_secs(20);
 

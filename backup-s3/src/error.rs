@@ -57,6 +57,31 @@ where
     own.on(about)
 }
 
+/// How long the answer to a request that changes nothing may take to begin.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// Sends a request that changes nothing, and waits for its answer for a minute at most.
+pub(crate) async fn in_time<T, E>(
+    request: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+) -> Result<T, SdkError<E, HttpResponse>> {
+    // The futures of the SDK are large.
+    match tokio::time::timeout(ANSWER, Box::pin(request)).await {
+        Ok(answer) => answer,
+        Err(elapsed) => Err(SdkError::timeout_error(elapsed)),
+    }
+}
+
+/// The same, with an error of the class that it means.
+pub(crate) async fn answered<T, E>(
+    request: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    about: About<'_>,
+) -> Result<T, Error>
+where
+    E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
+{
+    in_time(request).await.map_err(|e| from_sdk(e, about))
+}
+
 /// A content that broke off on its way.
 pub(crate) fn broken_off(cause: impl StdError + Send + Sync + 'static, about: About<'_>) -> Error {
     Error::transient("the connection broke off while the content was read").because(Reason::of(&cause)).on(about)

@@ -5,10 +5,10 @@
 
 use super::cursor::{Position, VersionMark};
 use super::list::{Decoder, Listed, PREFIX_ITSELF, below, in_order, misbehaves, odd_name};
-use super::object::{Object, ObjectVersion, timestamp};
+use super::object::{Object, ObjectVersion, timestamp, version_of};
 use super::scope::Scope;
 use crate::S3Bucket;
-use crate::error::{About, from_sdk};
+use crate::error::{About, answered};
 use aws_sdk_s3::types::EncodingType;
 use backup_core::Result;
 use backup_core::adapter::Version;
@@ -281,7 +281,7 @@ async fn ask(bucket: &S3Bucket, prefix: &str, start: &Start, at_most: Option<i32
         .set_key_marker(start.key.clone())
         .set_version_id_marker(start.id.clone())
         .set_max_keys(at_most);
-    let page = Box::pin(request.send()).await.map_err(|e| from_sdk(e, About::Bucket(bucket.bucket())))?;
+    let page = answered(request.send(), About::Bucket(bucket.bucket())).await?;
     let decoder = Decoder::of(page.encoding_type.as_ref());
     let next = if page.is_truncated == Some(true) {
         let missing = || misbehaves("a page does not tell where the next starts");
@@ -295,7 +295,7 @@ async fn ask(bucket: &S3Bucket, prefix: &str, start: &Start, at_most: Option<i32
         let modified = version.last_modified.as_ref().map(timestamp);
         One {
             size: u64::try_from(version.size.unwrap_or_default()).unwrap_or_default(),
-            etag: version.e_tag.map(|etag| Version(etag.into())),
+            etag: version.e_tag.as_deref().map(version_of),
             ..One::new(decoder, version.key.unwrap_or_default(), version.version_id, version.is_latest, modified)
         }
     });
