@@ -2,6 +2,7 @@
 
 use crate::config::{ChecksumMode, Credentials, CustomerKey, Encryption, Endpoint, S3Config};
 use aws_sdk_s3::Client;
+use aws_sdk_s3::config::http::HttpRequest;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
@@ -17,8 +18,9 @@ use std::time::Duration;
 
 /// How long making a connection may take.
 const CONNECT: Duration = Duration::from_secs(10);
-/// How long an answer may take to begin. Completing a large upload takes minutes.
-const FIRST_BYTE: Duration = Duration::from_secs(300);
+/// How long an answer may take to begin, the sending of the body included, which a bandwidth limit may make slow. Requests that
+/// change nothing get less, see `answered`.
+const FIRST_BYTE: Duration = Duration::from_secs(3600);
 /// How long no byte may come or go before a connection counts as broken.
 const STALLED: Duration = Duration::from_secs(20);
 
@@ -188,6 +190,30 @@ async fn from_environment(profile: Option<String>, region: Option<&str>) -> Resu
 async fn from_environment(_: Option<String>, _: Option<&str>) -> Result<(Builder, Option<String>)> {
     let text = "this build knows access keys only (it lacks the feature aws-config); give access key and secret key";
     Err(Error::unsupported(text).on("S3 configuration, credentials"))
+}
+
+/// A key of nothing but white space, which the SDK takes for a missing one: the request is made for another key, whose place in the
+/// address it takes before the request is signed.
+pub(crate) struct BlankKey(String);
+
+impl BlankKey {
+    /// The key that the request is made for instead.
+    pub(crate) const STAND_IN: &str = "stand-in-for-a-blank-key";
+
+    /// `None` for a key that the SDK takes as it is.
+    pub(crate) fn of(key: &str) -> Option<Self> {
+        use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+        key.trim().is_empty().then(|| Self(utf8_percent_encode(key, NON_ALPHANUMERIC).to_string()))
+    }
+
+    /// For `customize().mutate_request(…)`.
+    pub(crate) fn put_back(self) -> impl Fn(&mut HttpRequest) + Send + Sync + 'static {
+        move |request| {
+            let address = request.uri().replacen(Self::STAND_IN, &self.0, 1);
+            // It was an address before, and still is.
+            let _ = request.set_uri(address);
+        }
+    }
 }
 
 /// Requests to which the key of SSE-C belongs.

@@ -356,3 +356,134 @@ impl fmt::Debug for Encryption {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use backup_core::ErrorClass;
+    use serde_json::json;
+
+    fn config(json: serde_json::Value) -> S3Config {
+        serde_json::from_value(json).unwrap()
+    }
+
+    /// Why it is refused.
+    fn refused(change: impl FnOnce(&mut S3Config)) -> String {
+        let mut config = S3Config::new("bucket");
+        change(&mut config);
+        let error = config.validate().unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Invalid);
+        error.to_string()
+    }
+
+    #[test]
+    fn a_configuration_needs_no_more_than_a_bucket() {
+        let config = config(json!({ "bucket": "photos" }));
+        config.validate().unwrap();
+        assert!(matches!(config.credentials, Credentials::Environment));
+        assert!(matches!(config.encryption, Encryption::None));
+    }
+
+    #[test]
+    fn what_cannot_be_right_is_named_with_its_field_and_a_hint() {
+        let set = |target: &mut Option<String>, text: &str| *target = Some(text.to_owned());
+        for (text, words) in [
+            (refused(|c| c.bucket.clear()), "bucket: name the bucket"),
+            (refused(|c| c.bucket = "a/b".to_owned()), "belongs into the prefix"),
+            (refused(|c| c.bucket = "Upper".to_owned()), "give its endpoint"),
+            (refused(|c| c.prefix = "p".repeat(801)), "prefix"),
+            (refused(|c| set(&mut c.region, "eu central")), "as in eu-central-1"),
+            (refused(|c| set(&mut c.endpoint, "s3.example.org")), "as in https://"),
+            (refused(|c| set(&mut c.endpoint, "https://user:pass@host")), "credentials do not belong"),
+            (refused(|c| set(&mut c.endpoint, "https://host/bucket")), "fields of their own"),
+            (refused(|c| set(&mut c.endpoint, "https://host:99999")), "port"),
+            (refused(|c| set(&mut c.storage_class, "")), "STANDARD_IA"),
+            (refused(|c| c.encryption = Encryption::SseC { key: "c2hvcnQ=".into() }), "32 bytes in base64"),
+            (refused(|c| c.credentials = keys("", "secret")), "access key is empty"),
+            (refused(|c| c.credentials = keys("key", "secret\n")), "blanks around"),
+        ] {
+            assert!(text.contains(words), "{words:?} is not in: {text}");
+            assert!(text.starts_with("S3 configuration, "), "{text}");
+        }
+        let mut garage = S3Config::new("With_Underscores");
+        garage.endpoint = Some("http://localhost:3900".to_owned());
+        garage.validate().unwrap();
+    }
+
+    fn keys(access_key: &str, secret_key: &str) -> Credentials {
+        Credentials::Static {
+            access_key: access_key.to_owned(),
+            secret_key: secret_key.into(),
+            session_token: Some("token-3f9a".into()),
+        }
+    }
+
+    #[test]
+    fn slashes_around_a_prefix_make_no_difference() {
+        for prefix in ["a/b", "/a/b", "a/b/", "//a/b//"] {
+            assert_eq!(config(json!({ "bucket": "x", "prefix": prefix })).normalized_prefix(), "a/b/");
+        }
+        assert_eq!(config(json!({ "bucket": "x", "prefix": "/" })).normalized_prefix(), "");
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let mut config = S3Config::new("bucket");
+        config.credentials = keys("AKIA-9c1d", "secret-77e2");
+        config.encryption = Encryption::SseC { key: "a2V5LWI0YTgta2V5LWI0YTgta2V5LWI0YTgta2U=".into() };
+        config.endpoint = Some("https://user:pass-51c0@host".to_owned());
+        let text = format!("{config:?} {config:#?}");
+        for secret in ["9c1d", "77e2", "3f9a", "a2V5", "51c0"] {
+            assert!(!text.contains(secret), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_schema_marks_every_secret() {
+        let schema = serde_json::to_value(schemars::schema_for!(S3Config)).unwrap();
+        let mut secrets = Vec::new();
+        collect(&schema, "", &mut secrets);
+        secrets.sort_unstable();
+        assert_eq!(secrets, ["key", "secret_key", "session_token"]);
+    }
+
+    /// Names of the members that are write-only passwords.
+    fn collect(schema: &serde_json::Value, name: &str, found: &mut Vec<String>) {
+        match schema {
+            serde_json::Value::Object(members) => {
+                if members.get("writeOnly") == Some(&json!(true)) && members.get("format") == Some(&json!("password")) {
+                    found.push(name.to_owned());
+                }
+                members.iter().for_each(|(name, value)| collect(value, name, found));
+            }
+            serde_json::Value::Array(values) => values.iter().for_each(|value| collect(value, name, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn unknown_fields_are_refused() {
+        let unknown = serde_json::from_value::<S3Config>(json!({ "bucket": "x", "buckett": "y" }));
+        assert!(unknown.is_err());
+    }
+
+    #[test]
+    fn endpoints_are_compared_by_host_and_port() {
+        let canonical = |text: &str| Endpoint::parse(text).unwrap().canonical;
+        assert_eq!(canonical("https://S3.Example.org/"), "s3.example.org");
+        assert_eq!(canonical("https://s3.example.org:443"), "s3.example.org");
+        assert_eq!(canonical("http://s3.example.org:443"), "s3.example.org:443");
+        assert_eq!(canonical("http://[::1]:9000"), "[::1]:9000");
+        assert_eq!(canonical("http://[::1]"), "[::1]");
+        assert!(Endpoint::parse("https://s3.eu-west-1.amazonaws.com").unwrap().is_aws());
+        assert!(!Endpoint::parse("https://amazonaws.com.example.org").unwrap().is_aws());
+    }
+
+    #[test]
+    fn the_customer_key_goes_along_with_its_md5() {
+        let key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+        let made = Encryption::SseC { key: key.into() }.customer_key().unwrap().unwrap();
+        assert_eq!(made.key.expose_secret(), key);
+        assert_eq!(made.md5, "hRasmdxgYDKV3nvbahU1MA==");
+    }
+}

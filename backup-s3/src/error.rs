@@ -57,6 +57,31 @@ where
     own.on(about)
 }
 
+/// How long the answer to a request that changes nothing may take to begin.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// Sends a request that changes nothing, and waits for its answer for a minute at most.
+pub(crate) async fn in_time<T, E>(
+    request: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+) -> Result<T, SdkError<E, HttpResponse>> {
+    // The futures of the SDK are large.
+    match tokio::time::timeout(ANSWER, Box::pin(request)).await {
+        Ok(answer) => answer,
+        Err(elapsed) => Err(SdkError::timeout_error(elapsed)),
+    }
+}
+
+/// The same, with an error of the class that it means.
+pub(crate) async fn answered<T, E>(
+    request: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    about: About<'_>,
+) -> Result<T, Error>
+where
+    E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
+{
+    in_time(request).await.map_err(|e| from_sdk(e, about))
+}
+
 /// A content that broke off on its way.
 pub(crate) fn broken_off(cause: impl StdError + Send + Sync + 'static, about: About<'_>) -> Error {
     Error::transient("the connection broke off while the content was read").because(Reason::of(&cause)).on(about)
@@ -302,4 +327,90 @@ fn shown(text: &str) -> String {
 fn expected_region(message: &str) -> Option<String> {
     let (_, rest) = message.split_once("expecting '")?;
     rest.split_once('\'').map(|(region, _)| shown(region))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const READ: About<'_> = About::Read("bucket", "key");
+    const WRITE: About<'_> = About::Write("bucket", "key");
+    const BUCKET: About<'_> = About::Bucket("bucket");
+
+    fn class(status: u16, code: &str, about: About<'_>) -> ErrorClass {
+        answer(status, code).classify(about).class()
+    }
+
+    fn answer(status: u16, code: &str) -> Answer {
+        Answer {
+            status,
+            code: Some(code.to_owned()).filter(|code| !code.is_empty()),
+            message: None,
+            request_id: None,
+            retry_after: None,
+            region: None,
+            delete_marker: false,
+        }
+    }
+
+    #[test]
+    fn answers_get_their_class() {
+        use ErrorClass as C;
+        let throttled = C::Throttled { after: None };
+        for (status, code, about, expected) in [
+            (503, "SlowDown", READ, throttled),
+            (503, "", READ, throttled),
+            (429, "", WRITE, throttled),
+            (400, "ThrottlingException", READ, throttled),
+            (500, "InternalError", READ, C::Transient),
+            (502, "", READ, C::Transient),
+            (504, "", READ, C::Transient),
+            (409, "OperationAborted", WRITE, C::Transient),
+            (409, "ConditionalRequestConflict", WRITE, C::Transient),
+            (400, "RequestTimeout", WRITE, C::Transient),
+            (400, "BadDigest", WRITE, C::Transient),
+            (400, "", READ, C::Transient),
+            (200, "InternalError", WRITE, C::Transient),
+            (200, "", WRITE, C::Transient),
+            (403, "RequestTimeTooSkewed", READ, C::Transient),
+            (403, "SignatureDoesNotMatch", READ, C::Unauthorized),
+            (403, "InvalidAccessKeyId", BUCKET, C::Unauthorized),
+            (400, "ExpiredToken", READ, C::Unauthorized),
+            (301, "PermanentRedirect", READ, C::Unauthorized),
+            (301, "", BUCKET, C::Unauthorized),
+            (400, "AuthorizationHeaderMalformed", READ, C::Unauthorized),
+            (403, "AccessDenied", READ, C::Permanent),
+            (403, "", READ, C::Permanent),
+            (403, "InvalidObjectState", READ, C::Permanent),
+            (400, "KMS.DisabledException", READ, C::Permanent),
+            (404, "NoSuchKey", READ, C::NotFound),
+            (404, "", READ, C::NotFound),
+            (404, "NoSuchUpload", WRITE, C::NotFound),
+            (404, "NoSuchBucket", BUCKET, C::NotFound),
+            (404, "NoSuchBucket", READ, C::Unauthorized),
+            (412, "PreconditionFailed", READ, C::Changed),
+            (412, "PreconditionFailed", WRITE, C::Conflict),
+            (416, "InvalidRange", READ, C::Corrupt),
+            (400, "EntityTooLarge", WRITE, C::Unsupported),
+            (501, "NotImplemented", WRITE, C::Unsupported),
+            (507, "", WRITE, C::NoSpace),
+            (403, "QuotaExceeded", WRITE, C::NoSpace),
+        ] {
+            assert_eq!(class(status, code, about), expected, "{status} {code} {about}");
+        }
+    }
+
+    #[test]
+    fn the_right_region_is_taken_from_the_message() {
+        let message = "The authorization header is malformed; the region 'us-east-1' is wrong; expecting 'eu-west-1'";
+        assert_eq!(expected_region(message).as_deref(), Some("eu-west-1"));
+        assert_eq!(expected_region("no"), None);
+    }
+
+    #[test]
+    fn text_from_outside_is_short_and_harmless() {
+        assert_eq!(shown("a\u{1b}[2J\nb"), "a\\u{1b}[2J\\nb");
+        assert!(shown(&"x".repeat(9999)).chars().count() < 500);
+        assert_eq!(About::Read("b", "k\n").to_string(), "s3://b/k\\n");
+    }
 }

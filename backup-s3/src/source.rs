@@ -9,10 +9,9 @@ mod object;
 mod read;
 mod scope;
 mod versions;
-mod wire_order;
 
 use crate::S3Bucket;
-use crate::error::{About, from_sdk};
+use crate::error::{About, answered};
 use crate::version_name::VersionName;
 use async_trait::async_trait;
 use backup_core::adapter::{Cursor, Estimate, Opened, ReadContext, Source, SourceEvent, SourceProperties, Version};
@@ -136,11 +135,11 @@ impl Source for S3Source {
         match self.versions {
             S3Versions::Current => {
                 let request = client.list_objects_v2().bucket(bucket.bucket()).set_prefix(prefix).max_keys(1);
-                Box::pin(request.send()).await.map(drop).map_err(|e| from_sdk(e, about))
+                answered(request.send(), about).await.map(drop)
             }
             S3Versions::All => {
                 let request = client.list_object_versions().bucket(bucket.bucket()).set_prefix(prefix).max_keys(1);
-                Box::pin(request.send()).await.map(drop).map_err(|e| from_sdk(e, about))
+                answered(request.send(), about).await.map(drop)
             }
         }
     }

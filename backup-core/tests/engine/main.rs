@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod backup_restore;
+mod chapters;
 mod common;
 mod naming;
 mod pause_resume;

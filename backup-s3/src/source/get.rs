@@ -1,9 +1,9 @@
 //! Gets an object, and what its headers say.
 
-use super::object::timestamp;
+use super::object::{timestamp, version_of};
 use crate::S3Bucket;
-use crate::client::WithCustomerKey;
-use crate::error::{About, from_sdk};
+use crate::client::{BlankKey, WithCustomerKey};
+use crate::error::{About, answered, from_sdk, in_time};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use backup_core::adapter::Version;
@@ -70,19 +70,24 @@ impl Getter {
         encrypted: bool,
     ) -> Result<GetObjectOutput, SdkError<aws_sdk_s3::operation::get_object::GetObjectError>> {
         let Wanted { key, version_id, range, etag } = wanted;
+        let key = self.bucket.key(key);
+        let blank = BlankKey::of(&key);
         let mut request = self
             .bucket
             .client()
             .get_object()
             .bucket(self.bucket.bucket())
-            .key(self.bucket.key(key))
+            .key(if blank.is_some() { BlankKey::STAND_IN.to_owned() } else { key })
             .set_version_id(version_id.map(ToOwned::to_owned))
             .set_range(range.map(|(first, last)| format!("bytes={first}-{last}")))
-            .set_if_match(etag.map(|etag| etag.0.to_string()));
+            .set_if_match(etag.map(|etag| format!("\"{}\"", etag.0)));
         if encrypted {
             request = request.with_customer_key(&self.bucket);
         }
-        Box::pin(request.send()).await
+        match blank {
+            Some(blank) => in_time(request.customize().mutate_request(blank.put_back()).send()).await,
+            None => in_time(request.send()).await,
+        }
     }
 
     /// The tags of an object, if the source is to have them.
@@ -91,15 +96,19 @@ impl Getter {
             return Ok(BTreeMap::new());
         }
         let key = self.bucket.key(key);
+        let blank = BlankKey::of(&key);
         let request = self
             .bucket
             .client()
             .get_object_tagging()
             .bucket(self.bucket.bucket())
-            .key(&key)
+            .key(if blank.is_some() { BlankKey::STAND_IN } else { &key })
             .set_version_id(version_id.map(ToOwned::to_owned));
-        let sent = Box::pin(request.send()).await;
-        let got = sent.map_err(|e| from_sdk(e, About::Read(self.bucket.bucket(), &key)))?;
+        let about = About::Read(self.bucket.bucket(), &key);
+        let got = match blank {
+            Some(blank) => answered(request.customize().mutate_request(blank.put_back()).send(), about).await?,
+            None => answered(request.send(), about).await?,
+        };
         Ok(got.tag_set.into_iter().map(|tag| (tag.key, tag.value)).collect())
     }
 }
@@ -141,7 +150,7 @@ impl Head {
                 ..Metadata::default()
             },
             mtime: got.last_modified().map(timestamp),
-            etag: got.e_tag().map(|etag| Version(etag.into())),
+            etag: got.e_tag().map(version_of),
             missing: got.missing_meta().and_then(|count| u32::try_from(count).ok()).unwrap_or_default(),
         }
     }

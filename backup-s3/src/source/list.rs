@@ -1,12 +1,11 @@
 //! Lists the current objects, page by page, the next page while the present one is used.
 
 use super::cursor::Position;
-use super::object::{Object, timestamp};
+use super::object::{Object, timestamp, version_of};
 use super::scope::Scope;
 use crate::S3Bucket;
-use crate::error::{About, from_sdk};
+use crate::error::{About, answered};
 use aws_sdk_s3::types::EncodingType;
-use backup_core::adapter::Version;
 use backup_core::model::EntryName;
 use backup_core::{Error, Result};
 use futures::StreamExt;
@@ -34,16 +33,24 @@ pub(super) fn objects(bucket: S3Bucket, scope: Scope, after: Option<Position>) -
                 Some(key) if key.starts_with(prefix.as_str()) => Some(bucket.key(key)),
                 _ => None,
             };
-            let mut next = Some(fetch(&bucket, prefix, last.clone()));
+            let mut next = Some(fetch(&bucket, prefix, last.clone(), None));
             while let Some(page) = next.take() {
                 let page = joined(page.await)?;
                 let decoder = Decoder::of(page.encoding_type.as_ref());
                 let objects = page.contents.unwrap_or_default();
                 if page.is_truncated == Some(true) {
-                    let end = objects.last().and_then(|object| object.key.as_deref());
-                    let end = end.ok_or_else(|| misbehaves("an empty page is followed by another"))?;
-                    let end = decoder.text(end).map_err(|_| misbehaves("a page ends with a key that is no text"))?;
-                    next = Some(fetch(&bucket, prefix, Some(end)));
+                    next = Some(match objects.last().and_then(|object| object.key.as_deref()) {
+                        Some(end) => {
+                            let end = decoder.text(end).map_err(|_| misbehaves("a page ends with a key that is no text"))?;
+                            fetch(&bucket, prefix, Some(end), None)
+                        }
+                        // What a page would have held has been deleted.
+                        None => {
+                            let token = page.next_continuation_token;
+                            let token = token.ok_or_else(|| misbehaves("an empty page does not tell where the next starts"))?;
+                            fetch(&bucket, prefix, None, Some(token))
+                        }
+                    });
                 }
                 for object in objects {
                     let key = object.key.as_deref().ok_or_else(|| misbehaves("an object has no key"))?;
@@ -68,7 +75,7 @@ pub(super) fn objects(bucket: S3Bucket, scope: Scope, after: Option<Position>) -
                         yield Listed::Object(Object {
                             key,
                             size,
-                            etag: object.e_tag.map(|etag| Version(etag.into())),
+                            etag: object.e_tag.as_deref().map(version_of),
                             modified: object.last_modified.as_ref().map(timestamp),
                             version: None,
                         });
@@ -86,8 +93,13 @@ pub(super) const PREFIX_ITSELF: &str = "its key is the prefix itself, so that it
 
 type Page = aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 
-/// The page behind a full key. It is on its way from this moment on.
-fn fetch(bucket: &S3Bucket, prefix: &str, after: Option<String>) -> AbortOnDropHandle<Result<Page>> {
+/// The page behind a full key, or that of a token. It is on its way from this moment on.
+fn fetch(
+    bucket: &S3Bucket,
+    prefix: &str,
+    after: Option<String>,
+    token: Option<String>,
+) -> AbortOnDropHandle<Result<Page>> {
     let bucket = bucket.clone();
     let prefix = Some(bucket.key(prefix)).filter(|prefix| !prefix.is_empty());
     AbortOnDropHandle::new(tokio::spawn(async move {
@@ -97,8 +109,9 @@ fn fetch(bucket: &S3Bucket, prefix: &str, after: Option<String>) -> AbortOnDropH
             .bucket(bucket.bucket())
             .encoding_type(EncodingType::Url)
             .set_prefix(prefix)
-            .set_start_after(after);
-        request.send().await.map_err(|e| from_sdk(e, About::Bucket(bucket.bucket())))
+            .set_start_after(after)
+            .set_continuation_token(token);
+        answered(request.send(), About::Bucket(bucket.bucket())).await
     }))
 }
 

@@ -84,6 +84,11 @@ impl Object {
     }
 }
 
+/// The state that an ETag stands for. Servers do not agree on where the quotes belong to it.
+pub(super) fn version_of(etag: &str) -> Version {
+    Version(etag.trim_matches('"').into())
+}
+
 /// An instant as this project has it.
 pub(super) fn timestamp(time: &DateTime) -> Timestamp {
     Timestamp { seconds: time.secs(), nanos: time.subsec_nanos() }

@@ -7,7 +7,6 @@ use crate::error::{About, broken_off};
 use crate::version_name::{DELETE_MARKER, VERSION_ID};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use backup_core::adapter::{ByteStream, Opened, ReadContext, Version};
-use backup_core::model::EntryName;
 use backup_core::{Error, ErrorClass, Result};
 use futures::StreamExt;
 use std::ops::Range;

@@ -5,17 +5,17 @@
 
 use super::cursor::{Position, VersionMark};
 use super::list::{Decoder, Listed, PREFIX_ITSELF, below, in_order, misbehaves, odd_name};
-use super::object::{Object, ObjectVersion, timestamp};
+use super::object::{Object, ObjectVersion, timestamp, version_of};
 use super::scope::Scope;
-use super::wire_order::WireOrder;
 use crate::S3Bucket;
-use crate::error::{About, from_sdk};
+use crate::error::{About, answered};
 use aws_sdk_s3::types::EncodingType;
 use backup_core::Result;
 use backup_core::adapter::Version;
 use backup_core::model::{EntryName, Timestamp};
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 
 /// How many versions of one key are held in memory.
@@ -215,55 +215,96 @@ impl<'a> Pages<'a> {
     }
 
     async fn fetch(&mut self, start: Start) -> Result<()> {
-        let order = WireOrder::default();
-        let request = self
-            .bucket
-            .client()
-            .list_object_versions()
-            .bucket(self.bucket.bucket())
-            .encoding_type(EncodingType::Url)
-            .set_prefix(Some(self.prefix.clone()).filter(|prefix| !prefix.is_empty()))
-            .set_key_marker(start.key.clone())
-            .set_version_id_marker(start.id.clone())
-            .customize()
-            .interceptor(order.clone());
-        let sent = Box::pin(request.send()).await;
-        let page = sent.map_err(|e| from_sdk(e, About::Bucket(self.bucket.bucket())))?;
-        let decoder = Decoder::of(page.encoding_type.as_ref());
-        if page.is_truncated == Some(true) {
-            let key = page
-                .next_key_marker
-                .as_deref()
-                .ok_or_else(|| misbehaves("a page does not tell where the next starts"))?;
-            let key = decoder.text(key).map_err(|_| misbehaves("a page ends with a key that is no text"))?;
-            let next = Start { key: Some(key), id: page.next_version_id_marker };
-            if next.key == start.key && next.id == start.id {
-                return Err(misbehaves("a page is followed by itself"));
-            }
-            self.next = Some(next);
+        let Answer { versions, markers, next } = ask(self.bucket, &self.prefix, &start, None).await?;
+        if let Some(next) = &next
+            && next.key == start.key
+            && next.id == start.id
+        {
+            return Err(misbehaves("a page is followed by itself"));
         }
-        let versions = page.versions.unwrap_or_default().into_iter().map(|version| {
-            let key = version.key.unwrap_or_default();
-            One {
-                size: u64::try_from(version.size.unwrap_or_default()).unwrap_or_default(),
-                etag: version.e_tag.map(|etag| Version(etag.into())),
-                ..One::new(
-                    decoder,
-                    key,
-                    version.version_id,
-                    version.is_latest,
-                    version.last_modified.as_ref().map(timestamp),
-                )
-            }
-        });
-        let markers = page.delete_markers.unwrap_or_default().into_iter().map(|marker| {
-            let key = marker.key.unwrap_or_default();
-            let modified = marker.last_modified.as_ref().map(timestamp);
-            One { delete_marker: true, ..One::new(decoder, key, marker.version_id, marker.is_latest, modified) }
-        });
-        self.page = order.merge(versions.collect(), markers.collect(), |one| (&one.key, &one.id, one.modified));
+        self.next = next;
+        self.page = self.merge(versions, markers, &start).await?;
         Ok(())
     }
+
+    /// Makes one list of two that are each in order. The service has one order, but the SDK gives two lists; where times in whole
+    /// seconds do not tell how these belong together, the service is asked for one version after the other.
+    async fn merge(
+        &self,
+        mut versions: VecDeque<One>,
+        mut markers: VecDeque<One>,
+        start: &Start,
+    ) -> Result<VecDeque<One>> {
+        let mut merged: VecDeque<One> = VecDeque::with_capacity(versions.len() + markers.len());
+        while let (Some(version), Some(marker)) = (versions.front(), markers.front()) {
+            // The newest comes first.
+            let order = version.key.cmp(&marker.key).then(marker.modified.cmp(&version.modified));
+            let marker_is_next = match order {
+                Ordering::Less => false,
+                Ordering::Greater => true,
+                Ordering::Equal if version.latest != marker.latest => marker.latest,
+                Ordering::Equal => {
+                    let before = match merged.back() {
+                        Some(before) if before.key == marker.key => Some(before.id.clone()),
+                        Some(_) => None,
+                        None => start.id.clone().filter(|_| start.key.as_ref() == Some(&marker.key)),
+                    };
+                    let key = before.is_some().then(|| marker.key.clone());
+                    let behind = Start { key, id: before };
+                    let one = ask(self.bucket, &marker.key, &behind, Some(1)).await?;
+                    one.markers.front().is_some_and(|first| first.id == marker.id)
+                }
+            };
+            merged.extend(if marker_is_next { markers.pop_front() } else { versions.pop_front() });
+        }
+        merged.append(&mut versions);
+        merged.append(&mut markers);
+        Ok(merged)
+    }
+}
+
+/// A page as the service sends it.
+struct Answer {
+    versions: VecDeque<One>,
+    markers: VecDeque<One>,
+    next: Option<Start>,
+}
+
+/// Asks for a page of what starts with a full prefix.
+async fn ask(bucket: &S3Bucket, prefix: &str, start: &Start, at_most: Option<i32>) -> Result<Answer> {
+    let request = bucket
+        .client()
+        .list_object_versions()
+        .bucket(bucket.bucket())
+        .encoding_type(EncodingType::Url)
+        .set_prefix(Some(prefix.to_owned()).filter(|prefix| !prefix.is_empty()))
+        .set_key_marker(start.key.clone())
+        .set_version_id_marker(start.id.clone())
+        .set_max_keys(at_most);
+    let page = answered(request.send(), About::Bucket(bucket.bucket())).await?;
+    let decoder = Decoder::of(page.encoding_type.as_ref());
+    let next = if page.is_truncated == Some(true) {
+        let missing = || misbehaves("a page does not tell where the next starts");
+        let key = decoder.text(page.next_key_marker.as_deref().ok_or_else(missing)?);
+        let key = key.map_err(|_| misbehaves("a page ends with a key that is no text"))?;
+        Some(Start { key: Some(key), id: page.next_version_id_marker })
+    } else {
+        None
+    };
+    let versions = page.versions.unwrap_or_default().into_iter().map(|version| {
+        let modified = version.last_modified.as_ref().map(timestamp);
+        One {
+            size: u64::try_from(version.size.unwrap_or_default()).unwrap_or_default(),
+            etag: version.e_tag.as_deref().map(version_of),
+            ..One::new(decoder, version.key.unwrap_or_default(), version.version_id, version.is_latest, modified)
+        }
+    });
+    let markers = page.delete_markers.unwrap_or_default().into_iter().map(|marker| {
+        let modified = marker.last_modified.as_ref().map(timestamp);
+        let key = marker.key.unwrap_or_default();
+        One { delete_marker: true, ..One::new(decoder, key, marker.version_id, marker.is_latest, modified) }
+    });
+    Ok(Answer { versions: versions.collect(), markers: markers.collect(), next })
 }
 
 impl One {
@@ -282,5 +323,57 @@ impl One {
         let id = id.filter(|id| !id.is_empty()).unwrap_or_else(|| "null".to_owned());
         let latest = latest.unwrap_or_default();
         Self { key, no_text, id, latest, delete_marker: false, size: 0, etag: None, modified }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Credentials, S3Config, S3SourceOptions};
+    use backup_testkit::s3::{Operation, S3BucketOptions, S3Server, Versioning};
+    use futures::TryStreamExt;
+
+    #[tokio::test]
+    async fn a_history_longer_than_what_is_held_is_listed_again_in_chunks() {
+        let server = S3Server::start().await;
+        let versioning = Versioning::Enabled;
+        server.create_bucket_with("data", S3BucketOptions { versioning, ..S3BucketOptions::default() });
+        let count = 23;
+        let long: Vec<String> = (0..count).map(|_| server.put("data", "a", "x")).collect();
+        let next = server.put("data", "a/b", "x");
+        let expected: Vec<&String> = long.iter().chain([&next]).collect();
+        let bucket = S3Bucket::connect(S3Config {
+            endpoint: Some(server.endpoint()),
+            credentials: Credentials::Static {
+                access_key: server.access_key().to_owned(),
+                secret_key: server.secret_key().into(),
+                session_token: None,
+            },
+            ..S3Config::new("data")
+        });
+        let bucket = bucket.await.unwrap();
+        let scope = Scope::new(&S3SourceOptions::default()).unwrap();
+        for chunk in [1, 2, 5, count - 1, count, count + 1] {
+            server.reset_requests();
+            let found = versions(bucket.clone(), scope.clone(), None, chunk);
+            let found: Vec<Object> = found
+                .map_ok(|listed| match listed {
+                    Listed::Object(object) => object,
+                    Listed::Odd(name, why) => panic!("{name}: {why}"),
+                })
+                .try_collect()
+                .await
+                .unwrap();
+            let ids: Vec<&String> = found.iter().map(|object| &object.version.as_ref().unwrap().id).collect();
+            assert_eq!(ids, expected, "in chunks of {chunk}");
+            let ends: Vec<_> = found.iter().filter(|object| object.version.as_ref().unwrap().last).collect();
+            assert_eq!(ends.len(), 2, "in chunks of {chunk}");
+            let alone: Vec<_> = found.iter().filter(|object| object.version.as_ref().unwrap().alone).collect();
+            assert_eq!(alone.len(), 1, "in chunks of {chunk}");
+            let again = server.requests().count(Operation::ListObjectVersions) - 1;
+            // A chunk of one version is known by its start.
+            let expected = if chunk == 1 { 0 } else { (count as u64 - 1) / chunk as u64 };
+            assert_eq!(again, expected, "in chunks of {chunk}");
+        }
     }
 }

@@ -3,6 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a failing test panics")]
 
 mod fixture;
+mod history;
+mod keys;
+mod metadata;
+mod run;
+mod trouble;
 
 use backup_s3::S3Versions;
 use backup_testkit::conformance::source;

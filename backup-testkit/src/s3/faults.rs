@@ -232,7 +232,7 @@ mod tests {
     fn rules_count_the_requests_that_they_cover() {
         let faults = Faults::default();
         faults.add(Rule::new(Operation::GetObject, When::Nth(2), Fault::Drop).about("/a"));
-        let mut hits = |operation, subject| faults.decide(operation, subject).is_some();
+        let hits = |operation, subject| faults.decide(operation, subject).is_some();
         assert!(!hits(Operation::GetObject, "b/a"));
         assert!(!hits(Operation::GetObject, "b/x"));
         assert!(!hits(Operation::HeadObject, "b/a"));

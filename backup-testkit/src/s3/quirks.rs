@@ -2,7 +2,6 @@
 
 /// How the server departs from AWS. The default is AWS.
 #[derive(Clone, Debug, Default)]
-#[non_exhaustive]
 pub struct Quirks {
     /// `If-None-Match` of writes is ignored: an object that exists is replaced.
     pub ignores_if_none_match: bool,

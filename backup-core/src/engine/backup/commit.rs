@@ -1,6 +1,7 @@
 //! The end of a backup, in two steps: first everything is checked and the manifest's exact bytes are saved with the change to
 //! `Committing`; then these bytes are put. After the first step any worker only repeats the second.
 
+use super::chapters::gather;
 use super::checkpoint::{Blob, Body, ManifestBytes};
 use super::track::Tracker;
 use super::volume::{Outlet, panicked};
@@ -18,6 +19,7 @@ pub(super) async fn prepare(tracker: &mut Tracker, header: &Header) -> Result<()
     let outlet = tracker.outlet.clone();
     outlet.session.meter.phase(Phase::Finishing);
     tracker.flush_tail().await?;
+    gather(&outlet, header.codec, &mut tracker.body).await?;
     check_objects(&outlet, &tracker.body).await?;
     let manifest = manifest(header, &tracker.head.header.0, &tracker.body);
     let (key, names) = (outlet.key.clone(), outlet.names.clone());
@@ -102,9 +104,14 @@ async fn remove_leftovers(outlet: &Outlet, body: &Body) -> Result<()> {
         let name = object.name;
         let Some(attempted) = ObjectNames::parse_attempt(&name) else { continue };
         // A newer attempt may be at work already; what is not older than this one is not ours to remove.
-        if attempted.attempt < outlet.session.fence().attempt && !names_it(names, body, &name, attempted) {
+        let older = attempted.attempt < outlet.session.fence().attempt && !names_it(names, body, &name, attempted);
+        // These served for the manifest, which is there.
+        let chapter = name == names.chapter(attempted);
+        if older || chapter {
             outlet.session.ensure_held()?;
             outlet.destination.delete(&name).await.map_err(|e| e.on(&name))?;
+        }
+        if older && !chapter {
             outlet.session.log(LogRecord::info("clean", format!("removed {name}, left over by an earlier attempt")));
         }
     }

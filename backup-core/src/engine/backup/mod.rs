@@ -3,6 +3,7 @@
 //! Each arrow is a bounded channel; the stages run side by side and the first error stops them all.
 
 mod assemble;
+mod chapters;
 mod checkpoint;
 mod commit;
 mod frame;
@@ -105,6 +106,7 @@ pub(super) async fn start(engine: &Engine, request: BackupRequest) -> Result<Ope
         volume_count: 0,
         stored_bytes: 0,
         pieces: Vec::new(),
+        chapter: None,
         tail: checkpoint::Tail::default(),
         previous: previous.map(|r| Previous { archive: r.archive, manifest_sha256: r.manifest_sha256 }),
         manifest: None,
