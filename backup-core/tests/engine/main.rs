@@ -6,6 +6,7 @@
 mod backup_restore;
 mod chapters;
 mod common;
+mod naming;
 mod pause_resume;
 mod races;
 mod rekey;

@@ -167,6 +167,7 @@ impl Attempt {
             attempt: session.fence().attempt,
             resumed: self.resumed,
             overwrite: options.overwrite,
+            naming: self.archive.header().naming,
             entries: Arc::new(TargetPlan { plan: plan.clone(), ledger: ledger.clone() }),
         };
         let text = format!("restoring {} to {}", self.archive.id(), self.target.identity());

@@ -22,7 +22,7 @@ pub use place::Restored;
 ///
 /// Stricter than most targets. It refuses, as a breach (`Invalid`, and kept in [`breaches`](Self::breaches)):
 /// - small entries whose content is not what their digest and size say,
-/// - writes before [`prepare`](RestoreTarget::prepare) or after [`finish`](RestoreTarget::finish),
+/// - writes before [`prepare`](RestoreTarget::prepare), or after [`finish`](RestoreTarget::finish) or [`discard`](RestoreTarget::discard),
 /// - portions other than its granularity says, and slices of an ordered group out of order or two at a time,
 /// - a resumed content that does not start where the saved progress ends.
 ///
@@ -299,8 +299,12 @@ impl RestoreTarget for MemoryTarget {
         Ok(())
     }
 
+    fn take_warnings(&self) -> Vec<Warning> {
+        std::mem::take(&mut lock(&self.place).warnings)
+    }
+
     async fn finish(&self, plan: &RestorePlan) -> Result<Vec<Warning>> {
-        let mut warnings = Vec::new();
+        let mut warnings = self.take_warnings();
         let mut entries = plan.entries.entries();
         while let Some(entry) = entries.next().await.transpose()? {
             let EntryKind::HardLink { target } = &entry.kind else { continue };
@@ -319,11 +323,16 @@ impl RestoreTarget for MemoryTarget {
             }
         }
         let mut place = lock(&self.place);
-        let ours = format!("{}-", plan.tag);
-        place.staged.retain(|stage, _| !stage.starts_with(&ours));
-        place.open.remove(&plan.tag);
+        place.close(&plan.tag);
         place.sync();
         Ok(warnings)
+    }
+
+    async fn discard(&self, plan: &RestorePlan) -> Result<()> {
+        tokio::task::yield_now().await;
+        lock(&self.place).close(&plan.tag);
+        tokio::task::yield_now().await;
+        Ok(())
     }
 
     async fn verify(&self, plan: &RestorePlan) -> Result<VerifyReport> {
