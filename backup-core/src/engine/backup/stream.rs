@@ -15,11 +15,20 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-/// Bytes of names and metadata at which a frame ends: its index lines must not become longer than a frame may be.
+/// Bytes of names, targets and metadata at which a frame ends: its index lines must not become longer than a frame may be.
 const MAX_METADATA: usize = 1 << 20;
 
-/// Bytes that an entry's metadata takes in the index, roughly.
-fn weight(metadata: &Metadata) -> usize {
+/// Bytes that an entry's name, target and metadata take in the index, roughly.
+pub(super) fn weight(entry: &SourceEntry) -> usize {
+    let target = match &entry.kind {
+        EntryKind::Symlink { target } => target.len(),
+        EntryKind::HardLink { target } => target.as_bytes().len(),
+        EntryKind::File | EntryKind::Directory | EntryKind::Slice => 0,
+    };
+    entry.name.as_bytes().len() + target + weight_of(&entry.metadata)
+}
+
+fn weight_of(metadata: &Metadata) -> usize {
     let texts = |map: &std::collections::BTreeMap<String, String>| -> usize {
         map.iter().map(|(k, v)| k.len() + v.len()).sum()
     };
@@ -135,7 +144,7 @@ impl StreamWriter {
             path,
             link_path,
         };
-        self.metadata += weight(&entry.metadata) + entry.name.as_bytes().len();
+        self.metadata += weight(entry);
         let header = staged.header_length();
         staged.entry.offset = self.position.raw + header;
         self.advance(header);
