@@ -214,15 +214,34 @@ impl StreamWriter {
     /// Adds content of the open entry.
     pub(super) async fn content(&mut self, mut bytes: Bytes, permit: &Arc<Permit>) -> Result<(), Stopped> {
         while !bytes.is_empty() {
-            // A frame that only just began takes at least a little, so that each one makes progress.
-            let room = self.frame_size.saturating_sub(self.frame.length).max(1);
-            let piece = bytes.split_to(bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
+            let piece = bytes.split_to(self.take(bytes.len()));
+            if piece.is_empty() {
+                self.flush(false).await?;
+                continue;
+            }
             self.took(piece.len() as u64);
             self.frame.parts.push(Part::Content(piece));
             self.frame.permits.push(permit.clone());
             self.flush_full().await?;
         }
         Ok(())
+    }
+
+    /// How much of a piece of so many bytes the frame takes; nothing when it shall end before it.
+    ///
+    /// A frame that is one piece is packed without a copy. So a piece is not cut where that can be avoided: frames may be up to a
+    /// quarter longer than planned, or as much as a quarter of that short.
+    fn take(&self, piece: usize) -> usize {
+        let (length, most) = (piece as u64, self.frame_size + self.frame_size / 4);
+        if self.frame.length + length <= most {
+            piece
+        } else if length <= most && self.frame.length >= self.frame_size / 4 {
+            0
+        } else {
+            // A frame that only just began takes at least a little, so that each one makes progress.
+            let room = self.frame_size.saturating_sub(self.frame.length).max(1);
+            usize::try_from(room).unwrap_or(usize::MAX).min(piece)
+        }
     }
 
     fn took(&mut self, length: u64) {

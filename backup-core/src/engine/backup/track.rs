@@ -102,7 +102,7 @@ impl Tracker {
         let full = text.len() >= FULL_TAIL;
         let packers = self.packers.clone();
         let packed = tokio::task::spawn_blocking(move || packers.compress(&text)).await.map_err(panicked)??;
-        Ok((full, packed.into()))
+        Ok((full, packed))
     }
 
     /// Puts the index lines so far as a piece, if there are any.

@@ -82,7 +82,7 @@ impl Outlet {
                     for piece in pieces {
                         sealer.push(&piece)?;
                     }
-                    Payload::from(sealer.finish()?)
+                    Payload::new(sealer.finish()?)
                 }
                 None => Payload::new(pieces),
             };

@@ -1,0 +1,1 @@
+//! MongoDB databases as sources and restore targets of backups.

@@ -1,0 +1,1 @@
+//! S3 buckets as sources, destinations and restore targets of backups.
