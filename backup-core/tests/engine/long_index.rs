@@ -26,7 +26,7 @@ fn source_names(count: usize) -> Vec<String> {
 }
 
 fn source() -> Arc<MemorySource> {
-    let source = source_names(300).iter().fold(MemorySource::new("s"), |source, name| source.file(name, "content"));
+    let source = source_names(200).iter().fold(MemorySource::new("s"), |source, name| source.file(name, "content"));
     Arc::new(source)
 }
 

@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod backup_restore;
-
 mod common;
 mod long_index;
 mod pause_resume;
