@@ -5,7 +5,7 @@ use super::frame::{HashIn, Part, RawFrame, Staged, has_content};
 use crate::Result;
 use crate::adapter::{SourceEntry, Version};
 use crate::archive::{END_OF_ARCHIVE, TarEntry, TarKind, WARNINGS_FILE, header_length, padding, write_header};
-use crate::budget::Permit;
+use crate::budget::{ByteBudget, Permit};
 use crate::engine::session::Session;
 use crate::model::{Entry, EntryKind, Metadata, Timestamp};
 use bytes::Bytes;
@@ -65,6 +65,8 @@ pub(super) struct StreamWriter {
     uncut: bool,
     /// Warnings behind the source's position: a resumed backup meets them again.
     warnings: Vec<String>,
+    /// Where the memory of contents comes from.
+    budgets: [ByteBudget; 2],
     out: mpsc::Sender<ToPack>,
 }
 
@@ -102,6 +104,7 @@ impl StreamWriter {
         session: Arc<Session>,
         frame_size: u32,
         volume_age: Duration,
+        budgets: [ByteBudget; 2],
         out: mpsc::Sender<ToPack>,
     ) -> Self {
         let hash = position.open.as_ref().map(|open| open.hash.clone()).unwrap_or_default();
@@ -115,8 +118,14 @@ impl StreamWriter {
             cut_at: Instant::now() + volume_age,
             uncut: false,
             warnings: Vec::new(),
+            budgets,
             out,
         }
+    }
+
+    /// Whether the frame keeps memory for which somebody waits: what comes next may need it.
+    pub(super) fn keeps_wanted_memory(&self) -> bool {
+        !self.frame.permits.is_empty() && self.budgets.iter().any(ByteBudget::is_wanted)
     }
 
     /// Records a warning; it belongs to the archive once the source's position is behind it.
