@@ -1,11 +1,11 @@
 //! Verify: does the archive hold what it says?
 
-use super::archive::Archive;
+use super::archive::{Archive, is_damage};
 use super::fetch::{Decoded, Fetcher, RawFrame, VolumeDigest, chunks_of};
 use crate::archive::{TarEvent, TarReader, VolumeRecord, WARNINGS_FILE};
 use crate::limit::RateLimit;
 use crate::model::{Entry, EntryKind, EntryName, Phase, Progress};
-use crate::{Error, ErrorClass, Result, Sha256};
+use crate::{Error, Result, Sha256};
 use futures::{StreamExt, TryStreamExt};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -136,11 +136,6 @@ struct Run<'a> {
     names: Option<Sha256>,
 }
 
-/// Damage of the archive, as opposed to a destination that cannot be reached.
-fn is_damage(error: &Error) -> bool {
-    matches!(error.class(), ErrorClass::Corrupt | ErrorClass::NotFound | ErrorClass::Invalid | ErrorClass::Unsupported)
-}
-
 impl Run<'_> {
     async fn all(&mut self) -> Result<()> {
         let manifest = self.archive.manifest();
@@ -186,10 +181,7 @@ impl Run<'_> {
     /// Whether an error of reading one object is a finding: also one such as a bad sector is, if the destination as a whole can
     /// still be reached.
     async fn is_finding(&self, error: &Error) -> bool {
-        let inner = &self.archive.inner;
-        is_damage(error)
-            || (error.class() == ErrorClass::Permanent
-                && inner.destination.stat(&inner.names.header()).await.is_ok_and(|header| header.is_some()))
+        is_damage(error) || self.archive.is_damaged_by(error).await
     }
 
     /// `volumes.txt` is for people with `tar`, but it should be right all the same.
