@@ -55,11 +55,18 @@ pub struct ArchiveSummary {
 /// # Errors
 /// When the destination or the store cannot be read. Trouble with one archive is told in its status.
 pub async fn list_archives(
-    destination: &Arc<dyn Destination>,
+    destination: &Arc<impl Destination + ?Sized>,
     store: Option<&dyn Store>,
     keys: Option<&dyn KeyProvider>,
 ) -> Result<Vec<ArchiveSummary>> {
-    let destination = &*retrying(destination);
+    list(&*retrying(destination), store, keys).await
+}
+
+async fn list(
+    destination: &dyn Destination,
+    store: Option<&dyn Store>,
+    keys: Option<&dyn KeyProvider>,
+) -> Result<Vec<ArchiveSummary>> {
     let mut known = BTreeMap::new();
     if let Some(store) = store {
         for record in store.archives(&destination.identity()).await? {
@@ -186,8 +193,11 @@ fn is_about_the_archive(error: &Error) -> bool {
 ///
 /// # Errors
 /// `NotFound` when none fits, `Invalid` when the beginning of an id fits several; otherwise what reading the destination met.
-pub async fn find_archive(destination: &Arc<dyn Destination>, selector: &str) -> Result<ArchiveId> {
-    let destination = &*retrying(destination);
+pub async fn find_archive(destination: &Arc<impl Destination + ?Sized>, selector: &str) -> Result<ArchiveId> {
+    find(&*retrying(destination), selector).await
+}
+
+async fn find(destination: &dyn Destination, selector: &str) -> Result<ArchiveId> {
     let ids = archive_ids(destination).await?;
     if selector == "latest" {
         return newest_complete(destination, &ids, |_| true)

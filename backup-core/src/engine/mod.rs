@@ -107,8 +107,13 @@ impl Engine {
     /// `Conflict` when it is already completing or completed; `Invalid` when it is not a backup, or goes elsewhere; otherwise
     /// what the store or the destination met. When only the removal failed, the operation is cancelled all the same, and
     /// cancelling it again goes on, or a sweep removes the rest.
-    pub async fn cancel_backup(&self, id: &OperationId, destination: &Arc<dyn Destination>) -> Result<Operation> {
-        remove::cancel_backup(self, id, destination).await
+    pub async fn cancel_backup(
+        &self,
+        id: &OperationId,
+        destination: &Arc<impl Destination + ?Sized>,
+    ) -> Result<Operation> {
+        let destination = Retrying::new(destination.clone(), self.options.retry);
+        remove::cancel_backup(&self.store, id, &*destination).await
     }
 
     /// Cancels a restore, running or not, and removes what it left staged at its target; of one that is cancelled already, what is
@@ -124,6 +129,6 @@ impl Engine {
 }
 
 /// The one place at which calls outside of an operation get their retries.
-fn retrying(destination: &Arc<dyn Destination>) -> Arc<Retrying<dyn Destination>> {
+fn retrying<D: Destination + ?Sized>(destination: &Arc<D>) -> Arc<Retrying<D>> {
     Retrying::new(destination.clone(), RetryPolicy::default())
 }

@@ -56,8 +56,8 @@ const MEMORY: RangeInclusive<u64> = 64 << 20..=1 << 40;
 const LEASE: RangeInclusive<Duration> = Duration::from_millis(10)..=DAY;
 const THREADS: RangeInclusive<usize> = 1..=1024;
 const FRAME_SIZE: RangeInclusive<u32> = 64 << 10..=8 << 20;
-/// A smaller volume would be an object for each entry.
-const VOLUME_SIZE: RangeInclusive<u64> = 1024..=1 << 40;
+/// The smallest makes a volume of each frame.
+const VOLUME_SIZE: RangeInclusive<u64> = 1..=1 << 40;
 const VOLUME_AGE: RangeInclusive<Duration> = Duration::from_millis(10)..=DAY;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -71,7 +71,7 @@ fn within<T: PartialOrd>(what: &str, value: T, range: RangeInclusive<T>, text: &
 pub struct BackupOptions {
     /// Codec and level.
     pub compression: Compression,
-    /// Stored bytes at which a volume ends, 1 KiB to 1 TiB; `None` asks the destination. Never more than a sixth of the memory.
+    /// Stored bytes at which a volume ends, up to 1 TiB; `None` asks the destination. Never more than a sixth of the memory.
     pub volume_size: Option<u64>,
     /// Raw bytes of a frame, 64 KiB to 8 MiB.
     pub frame_size: u32,
@@ -97,7 +97,7 @@ impl BackupOptions {
         within("the frame size", self.frame_size, FRAME_SIZE, "64 KiB to 8 MiB")?;
         within("the age of a volume", self.volume_age, VOLUME_AGE, "10 ms to a day")?;
         match self.volume_size {
-            Some(size) => within("the volume size", size, VOLUME_SIZE, "1 KiB to 1 TiB"),
+            Some(size) => within("the volume size", size, VOLUME_SIZE, "1 byte to 1 TiB"),
             None => Ok(()),
         }
     }

@@ -3,12 +3,11 @@
 use super::archive::{read_header, stream_document};
 use super::catalog::archive_ids;
 use super::process::boot_time;
+use super::retrying;
 use super::session::no_such;
-use super::{Engine, retrying};
 use crate::adapter::{Destination, Payload, Store};
 use crate::archive::{Codec, ObjectNames};
 use crate::model::{ArchiveId, Guard, Identity, LogRecord, Operation, OperationId, OperationKind, Transition};
-use crate::retry::Retrying;
 use crate::state::{Event, State};
 use crate::{Error, ErrorClass, Result};
 use futures::TryStreamExt;
@@ -43,12 +42,12 @@ pub(super) async fn set_cancelled(
 
 /// Cancels a backup, then removes the archive's objects; of one that is cancelled already, what is left of them.
 pub(super) async fn cancel_backup(
-    engine: &Engine,
+    store: &Arc<dyn Store>,
     id: &OperationId,
-    destination: &Arc<dyn Destination>,
+    destination: &dyn Destination,
 ) -> Result<Operation> {
     let place = destination.identity();
-    let cancelled = set_cancelled(&engine.store, id, |operation| {
+    let cancelled = set_cancelled(store, id, |operation| {
         if operation.new.kind != OperationKind::Backup {
             return Err(Error::invalid("it is not a backup"));
         }
@@ -58,8 +57,7 @@ pub(super) async fn cancel_backup(
         Ok(())
     })
     .await?;
-    let destination = Retrying::new(destination.clone(), engine.options.retry);
-    let removed = remove_unfinished(&*destination, &cancelled.new.archive).await;
+    let removed = remove_unfinished(destination, &cancelled.new.archive).await;
     let log = match &removed {
         Ok(None) => {
             let text = "the archive was completed, by a worker whose store is not this one, or just before this operation \
@@ -72,7 +70,7 @@ pub(super) async fn cancel_backup(
             LogRecord::warning("cancel", text)
         }
     };
-    engine.store.append_log(id, &[log]).await?;
+    store.append_log(id, &[log]).await?;
     removed?;
     Ok(cancelled)
 }
@@ -130,11 +128,14 @@ pub(super) async fn remove_objects(destination: &dyn Destination, archive: &Arch
 /// `NotFound` when nothing of it is there; `Conflict` when another archive refers to it or an operation is at work on it;
 /// otherwise what the destination or the store met, and deleting again goes on.
 pub async fn delete_archive(
-    destination: &Arc<dyn Destination>,
+    destination: &Arc<impl Destination + ?Sized>,
     store: Option<&dyn Store>,
     id: &ArchiveId,
 ) -> Result<u64> {
-    let destination = &*retrying(destination);
+    delete(&*retrying(destination), store, id).await
+}
+
+async fn delete(destination: &dyn Destination, store: Option<&dyn Store>, id: &ArchiveId) -> Result<u64> {
     let known = archive_ids(destination).await?.contains(id);
     if !known {
         if let Some(store) = store {
@@ -238,8 +239,11 @@ pub struct SweepReport {
 ///
 /// # Errors
 /// What the destination met; sweeping again goes on.
-pub async fn sweep(destination: &Arc<dyn Destination>, options: &SweepOptions) -> Result<SweepReport> {
-    let destination = &*retrying(destination);
+pub async fn sweep(destination: &Arc<impl Destination + ?Sized>, options: &SweepOptions) -> Result<SweepReport> {
+    sweep_all(&*retrying(destination), options).await
+}
+
+async fn sweep_all(destination: &dyn Destination, options: &SweepOptions) -> Result<SweepReport> {
     let mut report = SweepReport::default();
     let ids = archive_ids(destination).await?;
     if ids.is_empty() {
