@@ -1,7 +1,7 @@
 //! Every kind of damage to every kind of object is told, and nothing wrong is ever restored.
 
 use crate::common::*;
-use backup_core::adapter::Store;
+use backup_core::adapter::{Granularity, Store};
 use backup_core::archive::{Codec, Header, Manifest};
 use backup_core::engine::{
     ArchiveStatus, BackupOptions, Limits, OpenOptions, Outcome, RestoreRequest, ResumeRestore, TakeOver, VerifyMode,
@@ -346,6 +346,34 @@ async fn one_bad_frame_costs_only_the_entries_in_it_and_a_strict_restore_says_ho
         assert_eq!(target.items().len(), 200);
         assert_nothing_wrong(&target, &place.right, "a flipped bit");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_is_taken_as_a_whole_is_restored_whole_or_left_out() {
+    let whole = || MemoryTarget::new("target").with_granularity(Granularity::Whole);
+    let mut place = Place::new(Codec::Zstd, None).await;
+    let (target, entries) = (whole(), place.right.len() as u64);
+    match restore(&MemoryStore::new(), &place.destination, &place.id, target.clone(), &None).await {
+        // Each slice counts.
+        Ok(Outcome::Completed { warnings: 0, progress }) => assert_eq!(progress.entries, entries),
+        other => panic!("{other:?}"),
+    }
+    place.right = target.items();
+    let mut lost_whole = 0;
+    for volume in below(&place.destination, &place.id, "data") {
+        let destination = place.harmed(&volume, &Harm::Delete);
+        let target = whole();
+        let (outcome, warnings) = restore_what_is_intact(&place, &destination, &target).await;
+        let Ok(Outcome::Completed { progress, .. }) = outcome else { panic!("{volume}: {outcome:?}") };
+        assert_nothing_wrong(&target, &place.right, volume.as_str());
+        let there = target.items();
+        let is_there = there.contains_key(&"shop.orders".into());
+        let slices = if is_there { 2 } else { 0 };
+        assert_eq!(progress.entries, there.len() as u64 + slices - slices / 2, "{volume}: {warnings:?}");
+        assert_eq!(warnings.len(), place.right.len() - there.len(), "{volume}: {warnings:?}");
+        lost_whole += u64::from(!is_there);
+    }
+    assert!(lost_whole > 0, "no volume holds the group");
 }
 
 /// The destination is gone, and not just one object: nothing must count as lost.
