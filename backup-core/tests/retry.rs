@@ -442,8 +442,14 @@ impl RestoreTarget for Moody {
     async fn sync(&self) -> Result<()> {
         self.0.sync().await
     }
+    fn take_warnings(&self) -> Vec<backup_core::adapter::Warning> {
+        self.0.take_warnings()
+    }
     async fn finish(&self, plan: &RestorePlan) -> Result<Vec<backup_core::adapter::Warning>> {
         self.0.finish(plan).await
+    }
+    async fn discard(&self, plan: &RestorePlan) -> Result<()> {
+        self.0.discard(plan).await
     }
     async fn verify(&self, plan: &RestorePlan) -> Result<backup_core::adapter::VerifyReport> {
         self.0.verify(plan).await

@@ -79,6 +79,12 @@ pub trait PlanEntries: std::fmt::Debug + Send + Sync + 'static {
         let _ = name;
         None
     }
+
+    /// What large entries recorded that are not done, for a target that [discards](RestoreTarget::discard) by upload ids and
+    /// the like. What was begun and has recorded nothing, or not in time, is not among it.
+    fn unfinished(&self) -> Vec<SavedProgress> {
+        Vec::new()
+    }
 }
 
 /// What is to be restored, and how.
@@ -277,6 +283,7 @@ impl std::fmt::Debug for ContentReader {
 ///
 /// The engine calls `check`, `prepare`, then `write_small`, `write_large` and `sync` at will and several at once, then `finish`
 /// once, then `verify` if asked. A resumed restore goes through all of it again and writes what its checkpoint does not cover.
+/// One that is cancelled ends with `discard` instead.
 #[async_trait]
 pub trait RestoreTarget: std::fmt::Debug + Send + Sync + 'static {
     /// The place that this target stands for.
@@ -344,6 +351,13 @@ pub trait RestoreTarget: std::fmt::Debug + Send + Sync + 'static {
     /// - May run beside writes, which it need not cover.
     async fn sync(&self) -> Result<()>;
 
+    /// Warnings about what was written, so that they outlive this process: the engine takes them before each of its checkpoints.
+    ///
+    /// # Behavior
+    /// - Does no I/O.
+    /// - Each warning is given once, here or by `finish`.
+    fn take_warnings(&self) -> Vec<Warning>;
+
     /// Completes what needs all entries to be there: hard links, directory times, indexes, views; removes leftovers of this plan; makes all durable.
     ///
     /// # Behavior
@@ -351,6 +365,16 @@ pub trait RestoreTarget: std::fmt::Debug + Send + Sync + 'static {
     /// - Afterwards no staged leftover of this plan remains.
     /// - Trouble with one entry is a returned warning, not an error.
     async fn finish(&self, plan: &RestorePlan) -> Result<Vec<Warning>>;
+
+    /// Gives the restore up: removes what unfinished entries of this plan left behind, such as staged files and unfinished uploads.
+    ///
+    /// # Behavior
+    /// - Removes what any attempt at the plan left, also of another process: found by tag, entries and [`PlanEntries::unfinished`], as `finish` finds it.
+    /// - Waits for what calls of this target that were dropped still do, so that they leave nothing either.
+    /// - Published entries stay, and so does everything that is not of this plan.
+    /// - Needs no `prepare`; where there is no root, there is nothing to do, and none is made.
+    /// - Repeating it is harmless.
+    async fn discard(&self, plan: &RestorePlan) -> Result<()>;
 
     /// Reads the target back and compares it with the plan.
     ///

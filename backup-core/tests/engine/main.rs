@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod backup_restore;
+mod begin_and_end;
 mod common;
 mod long_index;
 mod pause_resume;

@@ -14,7 +14,10 @@ Examples:
   backup restore latest --at /mnt/disk/backups --to ./back     put the newest one back
   backup resume latest                                         go on after Ctrl-C or a crash
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 completed with warnings, 4 paused.";
+Signals: Ctrl-C pauses an operation. SIGTERM hands it over: it stops just so, and waits for whoever resumes it, as
+`backup resume --all` does. A second signal stops at once; nothing that was stored is lost.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 completed with warnings, 4 paused or handed over.";
 
 const LOCATORS: &str = "\
 A LOCATOR is `local:PATH`, or simply a path.
@@ -98,7 +101,7 @@ pub(crate) enum Command {
     Operations(Operations),
     /// Pause a running operation, also one of another process
     Pause(OperationArg),
-    /// Give an operation up and remove what it wrote of its archive
+    /// Give an operation up: remove what a backup wrote of its archive, and what a restore left staged
     Cancel(OperationArg),
     /// Continue an operation that was paused, failed, or died
     Resume(Resume),
@@ -242,6 +245,9 @@ pub(crate) struct Restore {
     /// Do not read the target back at the end
     #[arg(long)]
     pub(crate) no_verify: bool,
+    /// Restore all that is intact of a damaged archive, and name what is lost
+    #[arg(long)]
+    pub(crate) keep_going: bool,
     #[command(flatten)]
     pub(crate) resources: Resources,
 }
@@ -343,6 +349,9 @@ pub(crate) struct Resume {
     /// Do not wait for another worker that still holds the operation: you know that it is gone
     #[arg(long)]
     pub(crate) take_over: bool,
+    /// Of a restore: from here on restore all that is intact of a damaged archive, and name what is lost
+    #[arg(long)]
+    pub(crate) keep_going: bool,
     #[command(flatten)]
     pub(crate) resources: Resources,
 }

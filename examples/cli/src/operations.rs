@@ -73,6 +73,7 @@ pub(crate) fn reason_text(operation: &Operation) -> Option<String> {
     match (&operation.state, hold(operation)) {
         (_, Hold::Dead) => Some("its worker died; `backup resume` goes on".into()),
         (_, Hold::Expired) => Some(format!("no sign of {} any more; `backup resume` goes on", holder_text(operation))),
+        (State::Pending, _) => Some("waits for a worker; `backup resume` goes on".into()),
         (State::Paused { reason, .. }, _) => Some(pause_text(reason).into()),
         (State::Failed { error }, _) => Some(error.clone()),
         (State::Running, _) if operation.request.is_some() => Some("asked to pause".into()),

@@ -31,6 +31,8 @@ pub(super) struct SmallWriter {
     pub(super) limit: RateLimit,
     /// Batches at once.
     pub(super) parallel: usize,
+    /// Leave out what is damaged.
+    keep_going: bool,
     front: Front,
     batch: Vec<SmallEntry>,
     batch_bytes: usize,
@@ -56,6 +58,7 @@ impl SmallWriter {
         ledger: Arc<Ledger>,
         limit: RateLimit,
         parallel: usize,
+        keep_going: bool,
     ) -> Self {
         Self {
             target,
@@ -63,6 +66,7 @@ impl SmallWriter {
             ledger,
             limit,
             parallel: parallel.max(1),
+            keep_going,
             front: Front::default(),
             batch: Vec::new(),
             batch_bytes: 0,
@@ -73,9 +77,25 @@ impl SmallWriter {
         }
     }
 
+    /// Where the next content of the entry at the front of the queue is in the raw stream.
+    pub(super) fn next_of(&self, entry: &Entry) -> u64 {
+        entry.offset + self.front.taken
+    }
+
+    /// Leaves out the entry at the front of the queue, whose content is damaged.
+    pub(super) async fn lost(&mut self, entry: &Entry, why: &str) -> Result<()> {
+        self.front = Front::default();
+        let mut work = self.ledger.begin(entry.ordinal);
+        self.ledger.handed_out(entry.ordinal + 1);
+        work.left_out(entry, why);
+        work.done(None);
+        // There may be a great many.
+        self.ledger.log_pressure().await
+    }
+
     /// Takes the content of the entry at the front of the queue from a frame; `true` when all of it is there.
     pub(super) fn take(&mut self, entry: &Entry, frame: &RawFrame) -> Result<Option<Bytes>> {
-        let at = entry.offset + self.front.taken;
+        let at = self.next_of(entry);
         let end = frame.start + frame.bytes.len() as u64;
         if at >= end {
             // A frame that was needed by earlier entries only.
@@ -149,8 +169,16 @@ impl SmallWriter {
             next = Some(sender);
         }
         let (target, plan, ledger) = (self.target.clone(), self.plan.clone(), self.ledger.clone());
-        let task = tokio::spawn(async move {
-            let batch = tokio::task::spawn_blocking(move || check(batch)).await.map_err(panicked)??;
+        let keep_going = self.keep_going;
+        let task = self.ledger.spawn(async move {
+            let (batch, damaged) = tokio::task::spawn_blocking(move || check(batch)).await.map_err(panicked)?;
+            for entry in damaged {
+                let error = Ledger::damaged(&entry);
+                if !keep_going {
+                    return Err(error);
+                }
+                work.left_out(&entry, &error.chain());
+            }
             if let Some(turn) = turn {
                 // Without an answer the batch before has failed, and so does the restore.
                 turn.await.map_err(|e| Error::cancelled("the batch before failed").because(e))?;
@@ -171,7 +199,7 @@ impl SmallWriter {
             }
             Ok(())
         });
-        self.running.push_back(AbortOnDrop(task));
+        self.running.push_back(task);
         Ok(())
     }
 
@@ -206,19 +234,18 @@ fn directory(name: &EntryName) -> &[u8] {
     &name[..name.iter().rposition(|byte| *byte == b'/').unwrap_or(0)]
 }
 
-/// Compares each content with its digest. CPU work.
-fn check(batch: Vec<SmallEntry>) -> Result<Vec<SmallEntry>> {
-    for small in &batch {
-        let entry = &small.entry;
-        let right = match entry.sha256 {
+/// Compares each content with its digest, and parts what is right from what is damaged. CPU work.
+fn check(batch: Vec<SmallEntry>) -> (Vec<SmallEntry>, Vec<Entry>) {
+    let mut damaged = Vec::new();
+    let mut right = Vec::with_capacity(batch.len());
+    for small in batch {
+        let is_right = match small.entry.sha256 {
             Some(sha256) => Digest::of(&small.content) == sha256,
-            None => !has_content(&entry.kind),
+            None => !has_content(&small.entry.kind),
         };
-        if !right {
-            return Err(Ledger::damaged(entry));
-        }
+        if is_right { right.push(small) } else { damaged.push(small.entry) }
     }
-    Ok(batch)
+    (right, damaged)
 }
 
 fn to_usize(n: u64) -> Result<usize> {

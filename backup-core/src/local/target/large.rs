@@ -77,10 +77,14 @@ pub(super) async fn write(
     }
     let had_progress = saved.is_some();
     let opened = {
-        let (shared, plan, of) = (shared.clone(), plan.clone(), entry.clone());
+        let (shared, plan, of, busy) = (shared.clone(), plan.clone(), entry.clone(), shared.work.token());
         // Made here, because names count the order of the calls.
         let stage = shared.stages.large(&plan, &shared.names.path(&entry.name));
-        of_entry(blocking(move || Ok(shared.open_large(plan, of, stage, saved))).await?, entry)?
+        let open = move || {
+            let _busy = busy;
+            Ok(shared.open_large(plan, of, stage, saved))
+        };
+        of_entry(blocking(open).await?, entry)?
     };
     let open = match opened {
         Ok(Some(open)) => open,
@@ -93,8 +97,11 @@ pub(super) async fn write(
     }
     let (steps, to_do) = channel(WAITING);
     let writer = {
-        let shared = shared.clone();
-        tokio::task::spawn_blocking(move || Ok(shared.write_steps(open, to_do)))
+        let (shared, busy) = (shared.clone(), shared.work.token());
+        tokio::task::spawn_blocking(move || {
+            let _busy = busy;
+            Ok(shared.write_steps(open, to_do))
+        })
     };
     let read = feed(&mut content, &steps, progress, state).await;
     let keep = had_progress || progress.saved().is_some();

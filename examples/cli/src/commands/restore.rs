@@ -15,7 +15,7 @@ use backup_core::engine::{OpenOptions, RestoreOptions, RestoreRequest, Selection
 use backup_core::model::{EntryName, Identity, OperationId, OperationKind};
 
 pub(super) async fn run(app: &App, args: Restore) -> Result<Exit, Failure> {
-    let Restore { archive, to, include, exclude, entries, overwrite, force, no_verify, resources } = args;
+    let Restore { archive, to, include, exclude, entries, overwrite, force, no_verify, keep_going, resources } = args;
     let resources = ResourcesSpec::from(resources);
     let selected = !include.is_empty() || !entries.is_empty();
     let spec =
@@ -46,6 +46,7 @@ pub(super) async fn run(app: &App, args: Restore) -> Result<Exit, Failure> {
             },
             overwrite,
             skip_verify: no_verify,
+            keep_going,
         },
         limits: resources.limits(),
         name: archive.header().name.clone(),

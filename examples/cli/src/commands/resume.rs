@@ -16,9 +16,18 @@ use backup_core::model::{Operation, OperationKind, OperationQuery};
 use serde_json::json;
 use std::sync::Arc;
 
+/// How operations are continued.
+#[derive(Clone, Copy)]
+struct How {
+    take_over: TakeOver,
+    keep_going: bool,
+    resources: Resources,
+}
+
 pub(super) async fn run(app: &App, args: Resume) -> Result<Exit, Failure> {
-    let Resume { operation, all: _, take_over, resources } = args;
+    let Resume { operation, all: _, take_over, keep_going, resources } = args;
     let take_over = if take_over { TakeOver::Now } else { TakeOver::WhenFree };
+    let how = How { take_over, keep_going, resources };
     let store = app.store().await?;
     let mut signals = Signals::install()?;
     match operation {
@@ -33,20 +42,14 @@ pub(super) async fn run(app: &App, args: Resume) -> Result<Exit, Failure> {
                     holder_text(&operation)
                 ));
             }
-            one(app, &store, &operation, take_over, resources, &mut signals).await
+            one(app, &store, &operation, how, &mut signals).await
         }
-        None => all(app, &store, take_over, resources, &mut signals).await,
+        None => all(app, &store, how, &mut signals).await,
     }
 }
 
 /// Continues everything that can go on, the oldest first, and ends with the worst of their ends.
-async fn all(
-    app: &App,
-    store: &Arc<dyn Store>,
-    take_over: TakeOver,
-    resources: Resources,
-    signals: &mut Signals,
-) -> Result<Exit, Failure> {
+async fn all(app: &App, store: &Arc<dyn Store>, how: How, signals: &mut Signals) -> Result<Exit, Failure> {
     let mut operations = Vec::new();
     let mut query = OperationQuery {
         states: vec!["pending", "running", "committing", "paused", "failed"],
@@ -63,13 +66,13 @@ async fn all(
     let mut resumed = 0;
     for operation in operations {
         let id = &operation.new.id;
-        if hold(&operation) == Hold::Live && take_over == TakeOver::WhenFree {
+        if hold(&operation) == Hold::Live && how.take_over == TakeOver::WhenFree {
             app.out.note(format!("{id}: left to {}, which works on it", holder_text(&operation)));
             continue;
         }
         resumed += 1;
         app.out.note(format!("{id}: {} -> {}", operation.new.source, operation.new.destination));
-        match one(app, store, &operation, take_over, resources, signals).await {
+        match one(app, store, &operation, how, signals).await {
             // Whoever pauses one by a signal means all of them.
             Ok(Exit::Paused) if signals.were_received() => return Ok(worst.worse(Exit::Paused)),
             Ok(exit) => worst = worst.worse(exit),
@@ -91,10 +94,10 @@ async fn one(
     app: &App,
     store: &Arc<dyn Store>,
     operation: &Operation,
-    take_over: TakeOver,
-    resources: Resources,
+    how: How,
     signals: &mut Signals,
 ) -> Result<Exit, Failure> {
+    let How { take_over, keep_going, resources } = how;
     let id = operation.new.id.clone();
     match Spec::of(operation)? {
         Spec::Create(CreateSpec { from, source, to, key, resources: kept }) => {
@@ -127,6 +130,7 @@ async fn one(
                 },
                 limits: resources.limits(),
                 take_over,
+                keep_going,
             };
             let handle = unless_interrupted(signals, runner.engine.resume_restore(request)).await??;
             match runner.attend(handle, OperationKind::Restore, signals).await? {
