@@ -8,7 +8,7 @@ use backup_core::adapter::{
     SourceEvent, Written,
 };
 use backup_core::budget::ByteBudget;
-use backup_core::model::{Entry, EntryKind, Metadata, ObjectName};
+use backup_core::model::{Entry, EntryKind, Metadata, Naming, ObjectName};
 use backup_core::retry::{Backoff, RetryPolicy, Retrying};
 use backup_core::{Digest, Error, ErrorClass, Result};
 use backup_testkit::Method;
@@ -345,7 +345,14 @@ impl PlanEntries for NoEntries {
 }
 
 fn plan() -> RestorePlan {
-    RestorePlan { tag: "t".into(), attempt: 1, resumed: false, overwrite: false, entries: Arc::new(NoEntries) }
+    RestorePlan {
+        tag: "t".into(),
+        attempt: 1,
+        resumed: false,
+        overwrite: false,
+        naming: Naming::Paths,
+        entries: Arc::new(NoEntries),
+    }
 }
 
 fn small(name: &str, text: &'static str) -> SmallEntry {

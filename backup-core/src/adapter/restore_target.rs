@@ -1,7 +1,7 @@
 //! Where data is put back.
 
 use super::ByteStream;
-use crate::model::{Entry, EntryKind, EntryName, Identity};
+use crate::model::{Entry, EntryKind, EntryName, Identity, Naming};
 use crate::{Digest, Error, Result, Sha256};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -98,6 +98,8 @@ pub struct RestorePlan {
     pub resumed: bool,
     /// Existing items may be replaced.
     pub overwrite: bool,
+    /// What the names of the entries are.
+    pub naming: Naming,
     /// The entries.
     pub entries: Arc<dyn PlanEntries>,
 }
@@ -209,6 +211,12 @@ impl EntryProgress {
     /// A target that has to be asked to make it durable does so in [`RestoreTarget::sync`].
     pub fn record(&self, content: &ContentReader, state: serde_json::Value) {
         let saved = SavedProgress { offset: content.hash.length(), hash: content.hash.clone(), state };
+        self.save(saved);
+    }
+
+    /// Records an earlier position of the content, of which [`ContentReader::hash`] gave the hash when it was there: for a target
+    /// that sends several parts at once and reads on meanwhile.
+    pub fn save(&self, saved: SavedProgress) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved);
     }
 
@@ -224,6 +232,8 @@ impl EntryProgress {
 /// recorded one is an error of [`finish`](ContentReader::finish). Only after `finish` succeeded may the entry be published.
 pub struct ContentReader {
     stream: ByteStream,
+    /// What has arrived and was not delivered yet.
+    held: Bytes,
     hash: Sha256,
     size: Option<u64>,
     expected: Option<Digest>,
@@ -232,7 +242,7 @@ pub struct ContentReader {
 impl ContentReader {
     /// A reader over `stream`, which delivers the content from `hash.length()` on. With `size` and `expected` given, they are checked at the end.
     pub fn new(stream: ByteStream, hash: Sha256, size: Option<u64>, expected: Option<Digest>) -> Self {
-        Self { stream, hash, size, expected }
+        Self { stream, held: Bytes::new(), hash, size, expected }
     }
 
     /// Bytes delivered so far, counted from the start of the content (so a resumed reader does not start at 0).
@@ -240,12 +250,29 @@ impl ContentReader {
         self.hash.length()
     }
 
+    /// The hash over the bytes delivered so far.
+    pub fn hash(&self) -> &Sha256 {
+        &self.hash
+    }
+
     /// The next bytes; `None` at the end.
     ///
     /// # Errors
     /// Whatever reading the archive met.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
-        let Some(bytes) = self.stream.next().await.transpose()? else { return Ok(None) };
+        self.next_up_to(usize::MAX).await
+    }
+
+    /// The next bytes, at most so many (at least 1), so that parts can end where they should; `None` at the end.
+    ///
+    /// # Errors
+    /// Whatever reading the archive met.
+    pub async fn next_up_to(&mut self, most: usize) -> Result<Option<Bytes>> {
+        while self.held.is_empty() {
+            let Some(bytes) = self.stream.next().await.transpose()? else { return Ok(None) };
+            self.held = bytes;
+        }
+        let bytes = self.held.split_to(most.max(1).min(self.held.len()));
         // Hashing a piece of a frame takes far less than a millisecond; a hop to another thread would cost more than it saves.
         self.hash.update(&bytes);
         Ok(Some(bytes))
@@ -257,6 +284,9 @@ impl ContentReader {
     /// `Corrupt` when they are not, or when the end was not reached.
     pub fn finish(self) -> Result<Digest> {
         let length = self.hash.length();
+        if !self.held.is_empty() {
+            return Err(Error::corrupt("the content goes on where it was taken to end"));
+        }
         if let Some(size) = self.size.filter(|size| *size != length) {
             return Err(Error::corrupt(format!("the content has {length} bytes where the index says {size}")));
         }
@@ -405,11 +435,37 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn content_can_be_cut_where_a_part_ends_and_its_hash_is_that_of_what_was_delivered() {
+        let pieces = [&b"abcde"[..], b"", b"fgh", b"i"].map(|piece| Ok(Bytes::from_static(piece)));
+        let stream = futures::stream::iter(pieces).boxed();
+        let mut content = ContentReader::new(stream, Sha256::new(), Some(9), Some(Digest::of(b"abcdefghi")));
+        let mut taken = Vec::new();
+        for most in [3, 100, 2, 1, 5, 5] {
+            let piece = content.next_up_to(most).await.unwrap();
+            taken.extend_from_slice(piece.as_deref().unwrap_or_default());
+            assert_eq!(content.hash().clone().finish(), Digest::of(&taken));
+            assert_eq!(content.position(), taken.len() as u64);
+        }
+        assert_eq!(taken, b"abcdefghi");
+        content.finish().unwrap();
+        let stream = futures::stream::iter([Ok(Bytes::from_static(b"ab"))]).boxed();
+        let mut cut = ContentReader::new(stream, Sha256::new(), None, None);
+        cut.next_up_to(1).await.unwrap();
+        assert_eq!(cut.finish().unwrap_err().class(), crate::ErrorClass::Corrupt);
+    }
+
     #[test]
     fn a_report_counts_each_kind_apart_and_leaves_out_what_is_known() {
         use MismatchKind::{Content, Metadata};
-        let plan =
-            RestorePlan { tag: "t".into(), attempt: 1, resumed: false, overwrite: false, entries: Arc::new(Knows) };
+        let plan = RestorePlan {
+            tag: "t".into(),
+            attempt: 1,
+            resumed: false,
+            overwrite: false,
+            naming: Naming::Paths,
+            entries: Arc::new(Knows),
+        };
         let mut whole = VerifyReport::default();
         for _ in 0..2 {
             let mut part = VerifyReport { entries: 1700, bytes: 10, ..VerifyReport::default() };

@@ -68,7 +68,7 @@ pub struct LocalTargetConfig {
 }
 
 impl LocalTargetConfig {
-    /// Restores everything that the process may restore; owners go by name, and names are used as they are.
+    /// Restores everything that the process may restore; owners go by name, and names are what the archive says.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self {
             root: root.into(),

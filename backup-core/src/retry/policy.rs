@@ -96,9 +96,9 @@ impl Backoff for SystemBackoff {
     }
 }
 
-/// The attempts at one call.
+/// The attempts at one call: for adapters that repeat something by themselves, such as one part of an upload.
 #[derive(Debug)]
-pub(super) struct Attempts {
+pub struct Attempts {
     what: &'static str,
     policy: RetryPolicy,
     backoff: Arc<dyn Backoff>,
@@ -107,12 +107,13 @@ pub(super) struct Attempts {
 }
 
 impl Attempts {
-    pub(super) fn new(what: &'static str, policy: RetryPolicy, backoff: Arc<dyn Backoff>) -> Self {
+    /// At the start; `what` names the call in messages, e.g. `uploading a part`.
+    pub fn new(what: &'static str, policy: RetryPolicy, backoff: Arc<dyn Backoff>) -> Self {
         Self { what, policy, backoff, failures: 0 }
     }
 
     /// Something arrived: the count starts anew.
-    pub(super) fn progress(&mut self) {
+    pub fn progress(&mut self) {
         self.failures = 0;
     }
 
@@ -120,12 +121,12 @@ impl Attempts {
     ///
     /// # Errors
     /// The failure, when there is to be no other attempt; if there were several, with a message that says how many.
-    pub(super) async fn failed(&mut self, error: Error) -> Result<()> {
+    pub async fn failed(&mut self, error: Error) -> Result<()> {
         if self.wait(&error).await { Ok(()) } else { Err(self.give_up(error)) }
     }
 
     /// After a failure: waits until the next attempt is due, or says at once that there is to be none.
-    pub(super) async fn wait(&mut self, error: &Error) -> bool {
+    pub async fn wait(&mut self, error: &Error) -> bool {
         self.failures += 1;
         let asked = match error.class() {
             ErrorClass::Throttled { after } => after,
@@ -143,7 +144,7 @@ impl Attempts {
     }
 
     /// The error for the caller, when [`Attempts::wait`] said that there is no other attempt.
-    pub(super) fn give_up(&self, error: Error) -> Error {
+    pub fn give_up(&self, error: Error) -> Error {
         let (what, failures) = (self.what, self.failures);
         if failures <= 1 {
             return error;

@@ -7,6 +7,7 @@ mod backup_restore;
 mod begin_and_end;
 mod common;
 mod long_index;
+mod naming;
 mod pause_resume;
 mod races;
 mod rekey;

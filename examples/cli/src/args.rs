@@ -20,7 +20,10 @@ Signals: Ctrl-C pauses an operation. SIGTERM hands it over: it stops just so, an
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 completed with warnings, 4 paused or handed over.";
 
 const LOCATORS: &str = "\
-A LOCATOR is `local:PATH`, or simply a path.
+A LOCATOR is `local:PATH`, or simply a path; or `s3://BUCKET/PREFIX?OPTION=VALUE&...` with the options endpoint=URL, region=NAME,
+path_style=true|false, profile=NAME, storage_class=NAME, sse=AES256|aws:kms, kms_key=ID, customer_key_env=VAR,
+checksums=when_supported|when_required and, of sources, tags=true|false and versions=current|all. Its credentials come from the
+environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN), a profile or the instance, never from the locator.
 An ARCHIVE is its id, the beginning of one, its name, or `latest`.";
 
 /// Backs up into archives that any `tar` can read; pauses, resumes, verifies and restores them.

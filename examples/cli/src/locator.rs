@@ -11,9 +11,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 mod local;
+mod s3;
 
 /// What this program can reach.
-const ADAPTERS: &[&dyn Adapter] = &[&local::Local];
+const ADAPTERS: &[&dyn Adapter] = &[&local::Local, &s3::S3];
 
 /// How a source is read; kept with the operation, so that a resume reads it in the same way.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,7 +162,7 @@ mod tests {
 
     #[test]
     fn an_unknown_kind_is_named_and_the_known_ones_are_listed() {
-        for bad in ["s3://bucket/x", "gdrive:folder", "mongodb+srv://h/db"] {
+        for bad in ["ftp://host/x", "gdrive:folder", "mongodb+srv://h/db"] {
             let message = bad.parse::<Locator>().unwrap_err();
             assert!(message.contains(bad.split(':').next().unwrap()) && message.contains("local:PATH"), "{message}");
         }

@@ -80,8 +80,11 @@ pub(super) async fn start(engine: &Engine, request: BackupRequest) -> Result<Ope
     let now = jiff::Timestamp::now();
     let archive = ArchiveId::generate(now);
     let identity = adapters.source.identity();
-    let header = Header::new(archive.clone(), name.clone(), identity.clone(), now, options.compression, keys.is_some())
-        .encode()?;
+    let header = Header {
+        naming: adapters.source.properties().naming,
+        ..Header::new(archive.clone(), name.clone(), identity.clone(), now, options.compression, keys.is_some())
+    };
+    let header = header.encode()?;
     let (key, wraps) = match &keys {
         Some(provider) => {
             let key = ArchiveKey::generate()?;

@@ -209,6 +209,7 @@ impl Attempt {
             attempt: self.session.fence().attempt,
             resumed: self.resumed,
             overwrite: options.overwrite,
+            naming: self.archive.header().naming,
             entries: Arc::new(TargetPlan { plan: plan.clone(), ledger: ledger.clone() }),
         };
         Ok(Job { saved, options, from, tally, ledger, plan, restore_plan })
