@@ -55,6 +55,7 @@ async fn discard(engine: &Engine, operation: &Operation, request: CancelRestore)
     same_archive(&archive, &head)?;
     let body = RestoreCheckpoint::decode(&saved, archive.inner.key.as_ref())?.body;
     let chosen = Arc::new(Chosen::new(&body.options.selection)?);
+    let naming = archive.header().naming;
     // What the index does not tell any more, nobody could restore either.
     let plan = Plan { archive, chosen, limit: RateLimit::default(), losses: Some(Arc::new(Unheard)) };
     let unfinished = body.account.large.into_iter().map(|(_, saved)| saved).collect();
@@ -63,6 +64,7 @@ async fn discard(engine: &Engine, operation: &Operation, request: CancelRestore)
         attempt: operation.attempt,
         resumed: true,
         overwrite: body.options.overwrite,
+        naming,
         entries: Arc::new(GivenUp { plan, unfinished }),
     };
     let target: Arc<dyn RestoreTarget> = Retrying::new(target, engine.options.retry);
