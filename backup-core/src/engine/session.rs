@@ -248,7 +248,7 @@ impl Session {
     }
 
     /// Repeats a call to the store that is harmless to repeat, while passing faults are all that it meets and the hold lasts.
-    async fn persist<'a, F: Future<Output = Result<()>> + 'a>(&self, call: impl Fn() -> F) -> Result<()> {
+    async fn persist<T, F: Future<Output = Result<T>>>(&self, call: impl Fn() -> F) -> Result<T> {
         let mut wait = self.retry.initial;
         loop {
             match call().await {
@@ -307,7 +307,7 @@ impl Session {
     /// How the operation has ended or paused, when that has happened although this worker met an error: it was cancelled,
     /// or the answer to this worker's own change of state got lost.
     pub(super) async fn settled(&self) -> Option<Outcome> {
-        let operation = self.store.get(&self.fence.operation).await.ok()??;
+        let operation = self.persist(|| self.store.get(&self.fence.operation)).await.ok()??;
         let own = (operation.attempt, operation.nonce) == (self.fence.attempt, self.fence.nonce);
         match operation.state {
             State::Cancelled => Some(Outcome::Cancelled),
@@ -392,11 +392,14 @@ impl Session {
         match ended {
             Ok(Some(outcome)) => Ok(outcome),
             Ok(None) => Err(error),
-            Err(second) => {
-                // The state stays as it was and the lease runs out: the operation can still be resumed.
-                tracing::error!(error = %second.chain(), "the end of the attempt could not be stored");
-                Err(error)
-            }
+            Err(second) => match self.settled().await {
+                Some(outcome) => Ok(outcome),
+                None => {
+                    // The state stays as it was and the lease runs out: the operation can still be resumed.
+                    tracing::error!(error = %second.chain(), "the end of the attempt could not be stored");
+                    Err(error)
+                }
+            },
         }
     }
 
