@@ -46,6 +46,7 @@ fn class_of_code(code: i32) -> ErrorClass {
         | 89
         | 91
         | 133
+        | 136
         | 150
         | 189
         | 202

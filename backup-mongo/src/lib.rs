@@ -6,9 +6,11 @@ mod digest;
 mod error;
 mod extjson;
 pub mod layout;
+mod source;
 
 pub use client::{KIND, MongoCluster, Topology};
 pub use config::{MongoConfig, Selection};
 pub use digest::{GroupDigest, Tally};
 pub use error::{command_code, driver_error};
 pub use extjson::canonical_json;
+pub use source::{MongoSource, MongoSourceOptions, ReadConsistency, ReadOrder};
