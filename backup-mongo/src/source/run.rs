@@ -102,7 +102,7 @@ impl Run {
 
     /// Decides what is still to be read.
     fn plan(&mut self, listing: Vec<Listed>, resumed: bool) -> Result<()> {
-        let same_node = self.position.node == self.node.id;
+        let same_node = self.node.knows_records_of(&self.position.node);
         self.position.node = self.node.id.clone();
         let frontier = self.position.frontier.clone();
         let mut begun = BTreeMap::new();
@@ -131,7 +131,7 @@ impl Run {
                 continue;
             };
             if let (Place::Record { .. }, false) = (&open.at, same_node) {
-                let why = "the server that it was read from is not available; it is read again from another one";
+                let why = "the server that it was read from is another one now, or was started again; it is read again";
                 self.supersede(&mut open, &listed, why);
             }
             self.listed.insert(open.lane, listed);
@@ -466,6 +466,10 @@ impl Run {
             self.position.turns.retain(|turn| *turn != lane);
             return Ok(());
         };
+        if !matches!(trouble, Trouble::Failed(_) | Trouble::Denied(_)) {
+            // All readers are about to go on from where they stand.
+            self.node.ensure_same().await?;
+        }
         match trouble {
             Trouble::Failed(error) => Err(error),
             Trouble::TooOld => {
