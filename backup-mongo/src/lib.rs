@@ -1,1 +1,14 @@
-//! MongoDB databases as sources and restore targets of backups.
+#![doc = include_str!("../../docs/MONGODB.md")]
+
+mod client;
+mod config;
+mod digest;
+mod error;
+mod extjson;
+pub mod layout;
+
+pub use client::{KIND, MongoCluster, Topology};
+pub use config::{MongoConfig, Selection};
+pub use digest::{GroupDigest, Tally};
+pub use error::{command_code, driver_error};
+pub use extjson::canonical_json;
