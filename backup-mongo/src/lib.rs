@@ -7,6 +7,7 @@ mod documents;
 mod error;
 mod extjson;
 pub mod layout;
+pub mod mongodump;
 mod restore_target;
 
 pub use client::{KIND, MongoCluster, Topology};

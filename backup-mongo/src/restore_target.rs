@@ -18,7 +18,9 @@ mod views;
 mod write;
 
 pub use learn::entry_patterns;
+pub(crate) use learn::unescape;
 pub use marks::STAGE_PREFIX;
+pub(crate) use metadata::{has_documents, is_capped};
 
 use crate::client::{MongoCluster, topology_of};
 use crate::{Topology, driver_error};

@@ -16,10 +16,8 @@ const COMMAND_DOCUMENTS: usize = 5000;
 
 mod code {
     pub(super) const DUPLICATE_KEY: i32 = 11000;
-    pub(super) const OUT_OF_DISK_SPACE: i32 = 14031;
     pub(super) const DOCUMENT_VALIDATION_FAILURE: i32 = 121;
     pub(super) const BUCKETS_OF_MIXED_SCHEMA: i32 = 408;
-    pub(super) const UNAUTHORIZED: i32 = 13;
 }
 
 /// Where documents go, and how.
@@ -111,13 +109,11 @@ fn with_id(document: &[u8], seed: &str, number: usize) -> Result<Bytes> {
 }
 
 /// What a server says of single documents.
+#[derive(Debug, Default)]
 struct Failures {
-    duplicates: Vec<usize>,
-    first: Option<Error>,
-    count: u64,
+    /// Those that were not inserted, with what is wrong with each; without an error another one with its `_id` is there.
+    refused: Vec<(usize, Option<Error>)>,
     mixed_schema: bool,
-    /// Where an ordered insert stopped.
-    stopped_at: Option<usize>,
 }
 
 impl Shared {
@@ -135,57 +131,61 @@ impl Shared {
     }
 
     async fn insert_part(&self, goal: &Goal<'_>, part: &Part, keeps: bool, inserted: &mut Inserted) -> Result<()> {
-        let all = 0..part.documents.len();
-        let mut failures = self.insert_range(goal, part, all.clone(), keeps).await?;
+        let count = part.documents.len();
+        let mut failures = self.insert_range(goal, part, 0..count, keeps).await?;
         if let (true, Some(time_series)) = (failures.mixed_schema, goal.time_series) {
             let command = doc! { "collMod": time_series, "timeseriesBucketsMayHaveMixedSchemaData": true };
             self.command(goal.database, command, "allowing buckets of mixed schema").await?;
             // What was inserted the first time is found again.
-            failures = self.insert_range(goal, part, all, keeps).await?;
+            failures = self.insert_range(goal, part, 0..count, keeps).await?;
         }
-        while let Some(at) =
-            failures.stopped_at.filter(|at| goal.ordered && failures.first.is_none() && at + 1 < part.documents.len())
-        {
-            // One that was there already.
-            let more = self.insert_range(goal, part, at + 1..part.documents.len(), keeps).await?;
-            failures.duplicates.extend(more.duplicates);
-            (failures.stopped_at, failures.first) = (more.stopped_at, more.first);
-            failures.count += more.count;
+        if goal.ordered && let Some((at, error)) = failures.refused.pop() {
+            // Nothing behind it was tried. Whatever is there already is of an earlier call whose answer was lost.
+            return Err(error.unwrap_or_else(|| other_document(part.documents.get(at).map_or(&[], |d| &**d))));
         }
-        let duplicates = &failures.duplicates;
-        let mut there = 0;
-        if !duplicates.is_empty() {
-            let documents: Vec<Bytes> = duplicates.iter().filter_map(|n| part.documents.get(*n).cloned()).collect();
-            let present = self.present(goal.database, goal.holder, &documents).await?;
-            for (document, present) in documents.iter().zip(present) {
-                match (present, goal.on_other) {
-                    (Present::Same, _) | (Present::Other | Present::Missing, OnOther::Keep) => there += 1,
-                    (Present::ButEmptyTimestamps, _) => {
-                        self.replace(goal, document).await?;
-                        there += 1;
-                    }
-                    (Present::Other, OnOther::Replace) => {
-                        self.replace(goal, document).await?;
-                        inserted.replaced += 1;
-                    }
-                    (Present::Missing | Present::Other, _) => {
-                        failures.count += 1;
-                        failures.first.get_or_insert_with(|| other_document(document));
-                    }
-                }
-            }
-        }
-        inserted.there += there;
-        inserted.made += (part.documents.len() - duplicates.len()) as u64;
-        for at in part.empty_timestamps.iter().filter(|at| !duplicates.contains(at)) {
+        let refused: Vec<usize> = failures.refused.iter().map(|(at, _)| *at).collect();
+        inserted.made += (count - refused.len()) as u64;
+        for at in part.empty_timestamps.iter().filter(|at| !refused.contains(at)) {
             if let Some(document) = part.documents.get(*at) {
                 self.replace(goal, document).await?;
             }
         }
-        match failures.first {
-            Some(first) if failures.count > 1 => {
-                Err(first
-                    .context(format!("{} of its documents are not restored, the first one because", failures.count)))
+        self.meet(goal, part, failures, inserted).await
+    }
+
+    /// Deals with documents that were refused: they may be there already.
+    async fn meet(&self, goal: &Goal<'_>, part: &Part, failures: Failures, inserted: &mut Inserted) -> Result<()> {
+        if failures.refused.is_empty() {
+            return Ok(());
+        }
+        let documents: Vec<Bytes> =
+            failures.refused.iter().filter_map(|(at, _)| part.documents.get(*at).cloned()).collect();
+        // Also those with another error: a server that cannot tell the key of a duplicate may say something else.
+        let present = self.present(goal.database, goal.holder, &documents).await?;
+        let (mut first, mut count) = (None, 0);
+        for ((document, present), (_, error)) in documents.iter().zip(present).zip(failures.refused) {
+            match (present, goal.on_other) {
+                (Present::Same, _) => inserted.there += 1,
+                (Present::ButEmptyTimestamps, _) => {
+                    self.replace(goal, document).await?;
+                    inserted.there += 1;
+                }
+                (Present::Other, OnOther::Replace) => {
+                    self.replace(goal, document).await?;
+                    inserted.replaced += 1;
+                }
+                // Another one that is equal under the rules of comparison.
+                (Present::Other | Present::Missing, OnOther::Keep) if error.is_none() => inserted.there += 1,
+                (Present::Other, OnOther::Keep) => inserted.there += 1,
+                (Present::Other | Present::Missing, _) => {
+                    count += 1;
+                    first.get_or_insert_with(|| error.unwrap_or_else(|| other_document(document)));
+                }
+            }
+        }
+        match first {
+            Some(first) if count > 1 => {
+                Err(first.context(format!("{count} of its documents are not restored, the first one because")))
             }
             Some(first) => Err(first.context("one of its documents is not restored")),
             None => Ok(()),
@@ -214,7 +214,7 @@ impl Shared {
         let failures = failures(&answer, range.start)?;
         super::check_concern(&answer, doing)?;
         let done = answer.get_i32("n").ok().and_then(|n| usize::try_from(n).ok()).unwrap_or_default();
-        let named = failures.duplicates.len() + failures.count as usize + usize::from(failures.mixed_schema);
+        let named = failures.refused.len();
         if !goal.ordered && done + named != documents.len() && !failures.mixed_schema {
             let text =
                 format!("the server has inserted {done} of {} documents, and names {named} errors", documents.len());
@@ -240,8 +240,8 @@ impl Shared {
         let doing = "putting documents right that the server changes on insertion (this needs the right to update)";
         let answer = self.cluster.database(goal.database).run_raw_command(command).await;
         let answer = answer.map_err(|e| driver_error(e, doing))?;
-        if let Some(error) = failures(&answer, 0)?.first {
-            return Err(error);
+        if let Some((_, error)) = failures(&answer, 0)?.refused.pop() {
+            return Err(error.unwrap_or_else(|| other_document(document)));
         }
         super::check_concern(&answer, doing)
     }
@@ -264,39 +264,28 @@ pub(super) fn id_text(document: &[u8]) -> String {
 }
 
 fn failures(answer: &Document, offset: usize) -> Result<Failures> {
-    let mut failures =
-        Failures { duplicates: Vec::new(), first: None, count: 0, mixed_schema: false, stopped_at: None };
+    let mut failures = Failures::default();
     let Ok(errors) = answer.get_array("writeErrors") else { return Ok(failures) };
     for error in errors.iter().filter_map(Bson::as_document) {
         let index = error.get_i32("index").ok().and_then(|n| usize::try_from(n).ok()).unwrap_or_default() + offset;
-        let code = error.get_i32("code").unwrap_or_default();
-        let text = error.get_str("errmsg").unwrap_or("no reason is given");
-        failures.stopped_at = Some(index);
-        let class = match code {
+        let text = error.get_str("errmsg").unwrap_or("no reason is given").to_owned();
+        let class = match error.get_i32("code").unwrap_or_default() {
             code::DUPLICATE_KEY => {
-                failures.duplicates.push(index);
+                failures.refused.push((index, None));
                 continue;
             }
             code::BUCKETS_OF_MIXED_SCHEMA => {
                 failures.mixed_schema = true;
-                continue;
+                ErrorClass::Invalid
             }
-            // The target as a whole is in trouble.
-            code::OUT_OF_DISK_SPACE => {
-                return Err(Error::new(ErrorClass::NoSpace, "the server has no space left").because(text));
-            }
-            code::UNAUTHORIZED => return Err(Error::unauthorized("the user may not insert").because(text)),
             code::DOCUMENT_VALIDATION_FAILURE => ErrorClass::Invalid,
-            // Not or no longer primary, shutting down, time limits.
-            91 | 189 | 10107 | 11600 | 11602 | 13435 | 13436 | 262 | 50 => {
-                return Err(Error::transient("inserting documents").because(text));
-            }
-            _ => ErrorClass::Permanent,
+            code => crate::error::class_of_code(code),
         };
-        failures.count += 1;
-        if failures.first.is_none() {
-            failures.first = Some(Error::new(class, text.to_owned()));
+        let error = Error::new(class, text);
+        if super::is_fatal(&error) {
+            return Err(error.context("inserting documents"));
         }
+        failures.refused.push((index, Some(error)));
     }
     Ok(failures)
 }

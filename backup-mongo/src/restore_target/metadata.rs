@@ -140,6 +140,22 @@ impl Metadata {
     }
 }
 
+/// Whether a description is one of a capped collection.
+pub(crate) fn is_capped(json: &[u8]) -> bool {
+    Metadata::parse(json).is_ok_and(|metadata| metadata.kind() == Kind::Capped)
+}
+
+/// Whether what is described has documents: a view has none, those of a time-series (`true`) are in another collection.
+///
+/// # Errors
+/// `Corrupt` when it is no description.
+pub(crate) fn has_documents(json: &[u8]) -> Result<Option<bool>> {
+    Ok(match Metadata::parse(json)?.kind() {
+        Kind::View => None,
+        kind => Some(kind == Kind::TimeSeries),
+    })
+}
+
 pub(super) fn is_true(value: &Bson) -> bool {
     match value {
         Bson::Boolean(value) => *value,

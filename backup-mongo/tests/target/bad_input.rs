@@ -1,0 +1,1 @@
+//! What goes wrong is said, and nothing else suffers from it.

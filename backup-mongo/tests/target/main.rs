@@ -1,0 +1,12 @@
+//! The restore target on real servers.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failing test panics")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bad_input;
+mod conformance;
+mod engine;
+mod plan;
+mod restore;
