@@ -28,6 +28,7 @@ pub struct MongoCluster {
     client: Client,
     selection: Selection,
     identity: Identity,
+    direct: bool,
 }
 
 impl fmt::Debug for MongoCluster {
@@ -49,8 +50,9 @@ impl MongoCluster {
             location = format!("{location}/{}", names.join(","));
         }
         let options = config.client_options().await?;
+        let direct = options.direct_connection == Some(true);
         let client = Client::with_options(options).map_err(|e| crate::error::without_uri(&e))?;
-        Ok(Self { client, selection, identity: Identity::new(KIND, location) })
+        Ok(Self { client, selection, identity: Identity::new(KIND, location), direct })
     }
 
     /// The driver's client.
@@ -66,6 +68,11 @@ impl MongoCluster {
     /// Hosts and databases, without secrets.
     pub fn identity(&self) -> Identity {
         self.identity.clone()
+    }
+
+    /// Whether one server is meant, whatever replica set it belongs to.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.direct
     }
 
     /// A database, meant or not.

@@ -48,10 +48,24 @@ impl Tally {
         }
     }
 
-    /// Adds what was tallied elsewhere; of ordered documents, those that come behind.
+    /// Adds documents that stand one behind the other, when their order counts.
     ///
     /// # Errors
-    /// `Invalid` when one of the two is ordered, since such digests cannot be joined.
+    /// `Invalid` when it does not, since the documents would have to be told apart.
+    pub fn append(&mut self, documents: u64, bytes: &[u8]) -> Result<()> {
+        let Hash::Sequence(hash) = &mut self.hash else {
+            return Err(Error::invalid("documents whose order does not matter have to be added one by one"));
+        };
+        hash.update(bytes);
+        self.documents += documents;
+        self.bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Adds what was tallied elsewhere.
+    ///
+    /// # Errors
+    /// `Invalid` when the order counts in one of the two, since such digests cannot be joined.
     pub fn join(&mut self, other: &Self) -> Result<()> {
         let (Hash::Sum(sum), Hash::Sum(more)) = (&mut self.hash, &other.hash) else {
             return Err(Error::invalid("digests of ordered documents cannot be joined"));

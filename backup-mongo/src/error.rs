@@ -29,7 +29,7 @@ pub fn command_code(error: &mongodb::error::Error) -> Option<i32> {
     }
 }
 
-fn class_of_code(code: i32) -> ErrorClass {
+pub(crate) fn class_of_code(code: i32) -> ErrorClass {
     match code {
         code::UNAUTHORIZED | code::AUTHENTICATION_FAILED | 11 | 31 | 32 | 8000 => ErrorClass::Unauthorized,
         code::NAMESPACE_NOT_FOUND => ErrorClass::NotFound,
@@ -46,6 +46,7 @@ fn class_of_code(code: i32) -> ErrorClass {
         | 89
         | 91
         | 133
+        | 136
         | 150
         | 189
         | 202

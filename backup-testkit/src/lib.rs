@@ -74,5 +74,7 @@ pub mod doubles;
 pub mod faulty;
 mod method;
 pub mod record;
+#[cfg(feature = "s3")]
+pub mod s3;
 
 pub use method::Method;

@@ -113,7 +113,9 @@ fn walk_reader(reader: &mut dyn Read, take: Take<'_>) -> Result<()> {
         }
     }
     match open.into_iter().next() {
-        Some((database, collection)) => Err(Error::corrupt(format!("it is cut off: {database}.{collection} has no end"))),
+        Some((database, collection)) => {
+            Err(Error::corrupt(format!("it is cut off: {database}.{collection} has no end")))
+        }
         None => Ok(()),
     }
 }

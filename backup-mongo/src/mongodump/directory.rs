@@ -24,7 +24,9 @@ struct Named {
 /// What a file of a dump is, by its name.
 fn stem(name: &str) -> Option<(&str, bool)> {
     let name = name.strip_suffix(".gz").unwrap_or(name);
-    name.strip_suffix(".metadata.json").map(|stem| (stem, true)).or_else(|| name.strip_suffix(".bson").map(|stem| (stem, false)))
+    name.strip_suffix(".metadata.json")
+        .map(|stem| (stem, true))
+        .or_else(|| name.strip_suffix(".bson").map(|stem| (stem, false)))
 }
 
 fn list(path: &Path) -> Result<Vec<(String, PathBuf)>> {
@@ -65,7 +67,8 @@ pub(super) fn walk(root: &Path, wants: &dyn Fn(Option<(&str, &str)>) -> bool, ta
     if let Some((_, path)) = items.iter().find(|(name, path)| is_oplog(name) && path.is_file())
         && wants(None)
     {
-        read_documents(&mut open(path)?, &mut |entries| take(Piece::Oplog(entries))).map_err(|e| e.on(path.display()))?;
+        read_documents(&mut open(path)?, &mut |entries| take(Piece::Oplog(entries)))
+            .map_err(|e| e.on(path.display()))?;
     }
     Ok(())
 }
@@ -78,7 +81,10 @@ fn walk_database(
 ) -> Result<()> {
     let mut collections: BTreeMap<String, Files> = BTreeMap::new();
     for (name, path) in list(path)? {
-        let Some((stem, is_metadata)) = stem(&name).filter(|_| path.is_file() && !name.starts_with("oplog.bson")) else { continue };
+        let Some((stem, is_metadata)) = stem(&name).filter(|_| path.is_file() && !name.starts_with("oplog.bson"))
+        else {
+            continue;
+        };
         let files = collections.entry(stem.to_owned()).or_default();
         if is_metadata { files.metadata = Some(path) } else { files.documents = Some(path) }
     }
@@ -101,9 +107,8 @@ fn walk_database(
         if let Some(path) = documents
             && wants(Some((database, &name)))
         {
-            let mut give = |documents| {
-                take(Piece::Documents { database: database.to_owned(), holder: name.clone(), documents })
-            };
+            let mut give =
+                |documents| take(Piece::Documents { database: database.to_owned(), holder: name.clone(), documents });
             read_documents(&mut open(&path)?, &mut give).map_err(|e| e.on(path.display()))?;
         }
     }

@@ -107,12 +107,21 @@ impl Directory {
             Err(e) => return Err(Error::io(e, "cannot make this directory").on(output.display())),
         }
         let mut name = std::ffi::OsString::from(format!("{STAGE_PREFIX}{}-", std::process::id()));
-        name.push(output.file_name().ok_or_else(|| Error::invalid("not the name of a directory").on(output.display()))?);
+        name.push(
+            output.file_name().ok_or_else(|| Error::invalid("not the name of a directory").on(output.display()))?,
+        );
         let staged = output.with_file_name(name);
         std::fs::create_dir_all(output.parent().unwrap_or(Path::new("."))).map_err(failed(&output))?;
         std::fs::create_dir(&staged).map_err(failed(&staged))?;
         let directories = [staged.clone()].into();
-        Ok(Self { output, staged, is_published: false, open: VecDeque::new(), directories, exported: Exported::default() })
+        Ok(Self {
+            output,
+            staged,
+            is_published: false,
+            open: VecDeque::new(),
+            directories,
+            exported: Exported::default(),
+        })
     }
 
     fn add(&mut self, small: &SmallEntry) -> Result<()> {
@@ -136,7 +145,9 @@ impl Directory {
                         self.append(&path, b"")
                     }
                     Some(true) => {
-                        let name = unescape(folder).ok_or_else(|| Error::unsupported("the name of a time-series that is too long").on(folder))?;
+                        let name = unescape(folder).ok_or_else(|| {
+                            Error::unsupported("the name of a time-series that is too long").on(folder)
+                        })?;
                         let path = self.file(database, &layout::escape(&format!("{BUCKETS_PREFIX}{name}")), ".bson")?;
                         self.append(&path, b"")
                     }

@@ -1,6 +1,6 @@
 //! What a dump is made of, whatever its form, and how its files are read.
 
-use crate::documents::{document_length, MAX_DOCUMENT};
+use crate::documents::{MAX_DOCUMENT, document_length};
 use backup_core::{Error, Result};
 use flate2::bufread::MultiGzDecoder;
 use std::fs::File;
@@ -33,7 +33,11 @@ pub(super) fn open(path: &Path) -> Result<Box<dyn Read + Send>> {
     let failed = |e| Error::io(e, "cannot read the file").on(path.display());
     let mut file = BufReader::with_capacity(256 << 10, File::open(path).map_err(failed)?);
     let is_gzip = file.fill_buf().map_err(failed)?.starts_with(&[0x1f, 0x8b]);
-    if is_gzip { Ok(Box::new(BufReader::with_capacity(256 << 10, MultiGzDecoder::new(file)))) } else { Ok(Box::new(file)) }
+    if is_gzip {
+        Ok(Box::new(BufReader::with_capacity(256 << 10, MultiGzDecoder::new(file))))
+    } else {
+        Ok(Box::new(file))
+    }
 }
 
 pub(super) fn read_error(error: std::io::Error) -> Error {

@@ -69,7 +69,9 @@ impl Namer {
 
 fn check(database: &str, collection: &str) -> Result<()> {
     if database.contains(['.', '/']) || database.is_empty() || collection.is_empty() {
-        return Err(Error::invalid("no collection can have this name").on(format!("{database}.{collection}").escape_debug()));
+        return Err(
+            Error::invalid("no collection can have this name").on(format!("{database}.{collection}").escape_debug())
+        );
     }
     Ok(())
 }
@@ -136,7 +138,8 @@ fn scan(path: PathBuf) -> Result<Inner> {
     let about = std::fs::metadata(&path).map_err(|e| Error::io(e, "cannot look at the dump").on(path.display()))?;
     let is_archive = !about.is_dir();
     if is_archive && !archive::is_archive(&path).map_err(|e| e.on(path.display()))? {
-        let text = "it is neither a directory of mongodump nor an archive (a single .bson file is restored by its directory)";
+        let text =
+            "it is neither a directory of mongodump nor an archive (a single .bson file is restored by its directory)";
         return Err(Error::invalid(text).on(path.display()));
     }
     let mut namer = Namer::default();
@@ -200,7 +203,8 @@ impl PlanEntries for Chosen {
     fn entries(&self) -> BoxStream<'static, Result<Entry>> {
         let (inner, wanted) = (self.dump.inner.clone(), self.wanted.clone());
         let count = inner.entries.len();
-        let entries = (0..count).filter_map(move |n| inner.entries.get(n).filter(|entry| wanted(entry)).cloned().map(Ok));
+        let entries =
+            (0..count).filter_map(move |n| inner.entries.get(n).filter(|entry| wanted(entry)).cloned().map(Ok));
         futures::stream::iter(entries).boxed()
     }
 
@@ -223,7 +227,8 @@ impl PlanEntries for Chosen {
                 let _ = sender.blocking_send(Err(error));
             }
         });
-        futures::stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) }).boxed()
+        futures::stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) })
+            .boxed()
     }
 
     fn facts(&self) -> SourceFacts {

@@ -139,7 +139,9 @@ impl Shared {
             // What was inserted the first time is found again.
             failures = self.insert_range(goal, part, 0..count, keeps).await?;
         }
-        if goal.ordered && let Some((at, error)) = failures.refused.pop() {
+        if goal.ordered
+            && let Some((at, error)) = failures.refused.pop()
+        {
             // Nothing behind it was tried. Whatever is there already is of an earlier call whose answer was lost.
             return Err(error.unwrap_or_else(|| other_document(part.documents.get(at).map_or(&[], |d| &**d))));
         }

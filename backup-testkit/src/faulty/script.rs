@@ -62,7 +62,7 @@ pub enum When {
 }
 
 impl When {
-    fn covers(self, call: u64) -> bool {
+    pub(crate) fn covers(self, call: u64) -> bool {
         match self {
             Self::Always => true,
             Self::Nth(n) => call == n,

@@ -1,0 +1,1 @@
+"""Parts of `scripts/test-servers`: the real servers that tests run against."""
