@@ -131,8 +131,8 @@ pub async fn restore_dump(
 
 fn batches(
     contents: futures::stream::BoxStream<'static, Result<SmallEntry>>,
-) -> impl futures::Stream<Item = Result<Vec<SmallEntry>>> {
-    async_stream::try_stream! {
+) -> futures::stream::BoxStream<'static, Result<Vec<SmallEntry>>> {
+    Box::pin(async_stream::try_stream! {
         let mut contents = contents;
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while let Some(small) = contents.next().await {
@@ -147,5 +147,5 @@ fn batches(
         if !batch.is_empty() {
             yield batch;
         }
-    }
+    })
 }
