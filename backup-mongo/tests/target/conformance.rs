@@ -33,7 +33,8 @@ fn of_group(mut sample: Sample, group: &str) -> Sample {
 /// A slice of ten documents, which know of which slice they are.
 fn slice(collection: &str, number: u32, text: &str) -> Sample {
     let name = format!("shop/{collection}/{number:06}.bson");
-    let document = |n: i32| rawdoc! { "_id": format!("{name}#{n}"), "slice": &*name, "n": n, "text": text }.into_bytes();
+    let document =
+        |n: i32| rawdoc! { "_id": format!("{name}#{n}"), "slice": &*name, "n": n, "text": text }.into_bytes();
     let content: Vec<u8> = (0..10).flat_map(document).collect();
     of_group(Sample::new(&name, EntryKind::Slice, content), &format!("shop.{collection}"))
 }
