@@ -93,10 +93,18 @@ impl Shared {
             if !plan.overwrite && !is_rest {
                 return Ok(Place::Taken);
             }
-            self.drop_collection(database, name).await?;
             if plan.overwrite {
                 how = Written::Replaced;
             }
+            if let Some(uuid) = uuid.filter(|_| name.starts_with("system.")) {
+                // A server does not let go of its own; they are emptied.
+                let command =
+                    doc! { "delete": name, "deletes": [{ "q": {}, "limit": 0 }], "writeConcern": { "w": "majority" } };
+                self.command(database, command, "emptying a system collection").await?;
+                self.mark(&plan.tag, database, Done::Made, name, uuid).await?;
+                return Ok(Place::ours(uuid, how));
+            }
+            self.drop_collection(database, name).await?;
         }
         Ok(Place::ours(self.make(plan, collection).await?, how))
     }

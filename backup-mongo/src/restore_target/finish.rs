@@ -7,7 +7,8 @@ use super::marks::Done;
 use super::metadata::Kind;
 use super::{Shared, is_fatal};
 use backup_core::Result;
-use backup_core::adapter::{RestorePlan, Warning};
+use backup_core::adapter::{MismatchKind, RestorePlan, Warning};
+use backup_core::model::EntryName;
 use mongodb::bson::Uuid;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -78,6 +79,10 @@ impl Shared {
     async fn stand(&self, plan: &RestorePlan, collection: &Arc<Collection>, notes: &mut Notes) -> Result<Option<Uuid>> {
         let is_for_later = collection.kind() == Kind::View || collection.is_of_users;
         if collection.trouble.is_some() || is_for_later {
+            return Ok(None);
+        }
+        let is_known = |(name, _): &(EntryName, u64)| plan.entries.known_to_differ(name) == Some(MismatchKind::Content);
+        if collection.description.as_ref().is_some_and(is_known) {
             return Ok(None);
         }
         let Collection { database, name, .. } = &**collection;

@@ -38,7 +38,26 @@ impl Server {
     pub fn uri_of(self, database: &str) -> String {
         let uri = self.uri();
         let (hosts, options) = uri.split_once("/?").map_or((&*uri, ""), |(hosts, options)| (hosts, options));
-        format!("{}/{}?{options}", hosts.trim_end_matches('/'), percent(database))
+        // Users are those of the database admin, whatever database is named.
+        let source = if hosts.contains('@') { "authSource=admin&" } else { "" };
+        format!("{}/{}?{source}{options}", hosts.trim_end_matches('/'), percent(database))
+    }
+
+    /// The connection string with another user, or with none.
+    pub fn uri_as(self, user: Option<(&str, &str)>) -> String {
+        let uri = self.uri();
+        let rest = uri.strip_prefix("mongodb://").unwrap();
+        let rest = rest.split_once('@').map_or(rest, |(_, rest)| rest);
+        match user {
+            Some((name, password)) => format!("mongodb://{name}:{password}@{rest}"),
+            None => format!("mongodb://{rest}"),
+        }
+    }
+
+    /// The password in the connection string.
+    pub fn password(self) -> Option<String> {
+        let uri = self.uri();
+        Some(uri.split_once('@')?.0.rsplit_once(':')?.1.to_owned())
     }
 
     pub async fn client(self) -> Client {
