@@ -1,7 +1,7 @@
 //! Looks what is at a collection's place, and makes the collection.
 
 use super::collection::{Collection, Place};
-use super::marks::Done;
+use super::marks::{Done, no_uuid};
 use super::{Shared, odd_answer};
 use crate::driver_error;
 use backup_core::adapter::{RestorePlan, Written};
@@ -88,8 +88,9 @@ impl Shared {
                 let text = "somebody has dropped the collection that this restore had made, and made another one";
                 return Err(Error::conflict(text).on(collection.full_name()));
             }
-            // An attempt before this one may have ended between making the collection and marking it.
-            let is_rest = plan.resumed && uuid.is_some() && self.is_vacant(database, &collection.holder()).await?;
+            // This restore may have been interrupted between making the collection and marking it.
+            let is_rest = self.is_marked(&plan.tag, database, Done::Intended, name, no_uuid()).await?
+                && self.is_vacant(database, &collection.holder()).await?;
             if !plan.overwrite && !is_rest {
                 return Ok(Place::Taken);
             }
@@ -114,6 +115,7 @@ impl Shared {
         let Collection { database, name, metadata, .. } = collection;
         let mut command = metadata.create(name);
         command.insert("writeConcern", doc! { "w": "majority" });
+        self.mark(&plan.tag, database, Done::Intended, name, no_uuid()).await?;
         self.command(database, command, "making the collection").await.map_err(|e| match e.class() {
             // Whatever else a server says of a description is about this collection.
             ErrorClass::NotFound | ErrorClass::Changed => Error::permanent("the collection cannot be made").because(e),

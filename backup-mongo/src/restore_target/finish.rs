@@ -68,7 +68,8 @@ impl Shared {
             notes.unless_fatal(collection, "its documents will not expire", done)?;
         }
         // From here on nothing tells any more what this restore has made, so all of it is done before.
-        for database in databases(&learned) {
+        // The first database goes last: it has the mark of the oplog.
+        for database in databases(&learned).into_iter().rev() {
             self.drop_marks(&plan.tag, &database).await?;
         }
         Ok(notes.0)

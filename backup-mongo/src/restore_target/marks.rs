@@ -18,25 +18,37 @@ pub const STAGE_PREFIX: &str = "backup-tmp-";
 /// What a mark says of a collection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Done {
+    /// This restore is about to make it; it has no UUID yet.
+    Intended,
     /// This restore has made it.
     Made,
     /// All its documents are there, in their order.
     Filled,
-    /// The oplog is being applied; the name is empty.
+    /// The oplog is being applied; the name is empty, as is that of the next one.
     Replaying,
+    /// The oplog has been applied.
+    Replayed,
+}
+
+/// Stands for no collection.
+pub(super) fn no_uuid() -> Uuid {
+    Uuid::from_bytes([0; 16])
 }
 
 impl Done {
     fn as_str(self) -> &'static str {
         match self {
+            Self::Intended => "intended",
             Self::Made => "made",
             Self::Filled => "filled",
             Self::Replaying => "replaying",
+            Self::Replayed => "replayed",
         }
     }
 
     fn parse(text: &str) -> Option<Self> {
-        [Self::Made, Self::Filled, Self::Replaying].into_iter().find(|done| done.as_str() == text)
+        let all = [Self::Intended, Self::Made, Self::Filled, Self::Replaying, Self::Replayed];
+        all.into_iter().find(|done| done.as_str() == text)
     }
 }
 
@@ -97,17 +109,17 @@ impl Shared {
         self.with_marks(tag, database, |marks| marks.iter().any(|(done, n, _)| *done == Done::Made && n == name)).await
     }
 
-    /// Marks a collection; durable on return.
+    /// Marks a collection. A power failure takes it away only together with all that was written behind it.
     pub(super) async fn mark(&self, tag: &str, database: &str, done: Done, name: &str, uuid: Uuid) -> Result<()> {
         let id = doc! { "done": done.as_str(), "name": name, "uuid": uuid };
-        self.add_mark(tag, database, id).await?;
+        self.add_mark(tag, database, id, doc! { "w": "majority" }).await?;
         self.with_marks(tag, database, |marks| marks.insert((done, name.to_owned(), uuid))).await?;
         Ok(())
     }
 
-    async fn add_mark(&self, tag: &str, database: &str, id: Document) -> Result<()> {
+    async fn add_mark(&self, tag: &str, database: &str, id: Document, concern: Document) -> Result<()> {
         let command = doc! {
-            "insert": collection(tag), "documents": [{ "_id": id }], "writeConcern": { "w": "majority", "j": true },
+            "insert": collection(tag), "documents": [{ "_id": id }], "writeConcern": concern,
         };
         // One that is there already is as good.
         self.command(database, command, "marking what this restore has made").await.map(drop)
@@ -129,7 +141,7 @@ impl Shared {
             // Inserts are confirmed by a majority, each after its journal was written.
             return Ok(());
         }
-        self.add_mark(&tag, &database, doc! { "sync": ObjectId::new() }).await
+        self.add_mark(&tag, &database, doc! { "sync": ObjectId::new() }, doc! { "w": 1, "j": true }).await
     }
 
     /// Removes the marks of a database.

@@ -8,7 +8,7 @@ use super::Shared;
 use super::collection::Collection;
 use super::finish::{Notes, databases};
 use super::learn::Learned;
-use super::marks::Done;
+use super::marks::{Done, no_uuid};
 use super::metadata::Metadata;
 use super::{is_fatal, odd_answer};
 use crate::documents::{Builder, Documents, Elements};
@@ -18,7 +18,7 @@ use backup_core::model::Entry;
 use backup_core::{Error, Result};
 use bytes::Bytes;
 use futures::TryStreamExt;
-use mongodb::bson::{Bson, Document, RawDocument, RawDocumentBuf, Uuid};
+use mongodb::bson::{Bson, Document, RawDocument, RawDocumentBuf};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -223,14 +223,20 @@ impl Shared {
         let Some(database) = databases(learned).into_iter().next().filter(|_| !ours.is_empty()) else {
             return Ok(Changes::default());
         };
-        let uuid = Uuid::from_bytes([0; 16]);
-        if !self.is_marked(&plan.tag, &database, Done::Replaying, "", uuid).await? {
+        if self.is_marked(&plan.tag, &database, Done::Replayed, "", no_uuid()).await? {
+            // Not once more, now that indexes may be there that states in between would break.
+            return self.changes(plan, learned).await;
+        }
+        if !self.is_marked(&plan.tag, &database, Done::Replaying, "", no_uuid()).await? {
             // Afterwards the collections are not as their digests say any more.
             let looked = self.changes(plan, learned).await?;
             self.check_before_replay(plan, ours, &looked, notes).await?;
-            self.mark(&plan.tag, &database, Done::Replaying, "", uuid).await?;
+            self.mark(&plan.tag, &database, Done::Replaying, "", no_uuid()).await?;
         }
-        self.run_oplog(plan, learned, ours.iter().map(|c| known_names(c)).collect(), true, notes).await
+        let known = ours.iter().map(|c| known_names(c)).collect();
+        let changes = self.run_oplog(plan, learned, known, true, notes).await?;
+        self.mark(&plan.tag, &database, Done::Replayed, "", no_uuid()).await?;
+        Ok(changes)
     }
 
     /// What the oplog of the plan changes, without changing it.

@@ -8,5 +8,6 @@ mod support;
 mod bad_input;
 mod conformance;
 mod engine;
+mod mongodump;
 mod plan;
 mod restore;

@@ -120,6 +120,48 @@ async fn an_attempt_that_broke_off_anywhere_is_gone_on_with_and_nothing_is_there
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn users_and_roles_come_back_when_that_is_asked_for() {
+    for server in SERVERS {
+        let client = server.client().await;
+        let admin = client.database("admin");
+        let (user, role) = (fresh("user"), fresh("role"));
+        let privilege = doc! { "resource": { "db": "x", "collection": "" }, "actions": ["find"] };
+        admin.run_command(doc! { "createRole": &role, "privileges": [privilege], "roles": [] }).await.unwrap();
+        admin.run_command(doc! { "createUser": &user, "pwd": "p", "roles": [&role] }).await.unwrap();
+        let mut archived = Archived::default();
+        for (name, key) in [("system.users", "user"), ("system.roles", "role")] {
+            let collection = admin.collection::<mongodb::bson::RawDocumentBuf>(name);
+            let ours = doc! { key: if key == "user" { &user } else { &role } };
+            let found = collection.find_one(ours).await.unwrap().unwrap();
+            archived.slices("admin", name, &backup_mongo::layout::group("admin", name), &[found], false);
+        }
+        admin.run_command(doc! { "dropUser": &user }).await.unwrap();
+        admin.run_command(doc! { "dropRole": &role }).await.unwrap();
+        let (mut plan, known) = archived.plan();
+        let refused = MongoRestoreTarget::new(server.cluster().await, MongoTargetOptions::default()).unwrap();
+        let met = restore(&refused, &archived, &plan, &known).await.unwrap();
+        assert!(met.refused.len() == 2 && met.refused[0].1.contains("asked for"), "{met:?}");
+        known.left.lock().unwrap().clear();
+        plan.tag.replace_range(..4, "2027");
+        let options = MongoTargetOptions { users_and_roles: true, ..Default::default() };
+        let target = MongoRestoreTarget::new(server.cluster().await, options).unwrap();
+        nothing_to_say(&restore(&target, &archived, &plan, &known).await.unwrap());
+        let report = target.verify(&plan).await.unwrap();
+        assert_eq!((report.mismatch_count, report.metadata_count), (0, 0), "{:?}", report.mismatches);
+        let found = admin.run_command(doc! { "usersInfo": &user }).await.unwrap();
+        let found = found.get_array("users").unwrap()[0].as_document().unwrap();
+        assert_eq!(found.get_array("roles").unwrap(), &[Bson::Document(doc! { "role": &role, "db": "admin" })]);
+        // The password is the same as before.
+        let again = mongodb::Client::with_uri_str(server.uri_as(Some((&user, "p")))).await.unwrap();
+        again.database("admin").run_command(doc! { "ping": 1 }).await.unwrap();
+        let left = admin.list_collection_names().await.unwrap();
+        assert!(!left.iter().any(|name| name.starts_with("temp")), "{left:?}");
+        admin.run_command(doc! { "dropUser": &user }).await.unwrap();
+        admin.run_command(doc! { "dropRole": &role }).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn several_databases_go_where_their_new_names_say() {
     let server = Server::ReplicaSet;
     let client = server.client().await;

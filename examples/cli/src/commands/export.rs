@@ -73,7 +73,8 @@ async fn mongodump(app: &App, archive: &ArchiveAt, output: &Path) -> Result<Exit
     }
     let (_destination, archive) = app.open_archive(&archive.at, &archive.archive).await?;
     let mut signals = Signals::install()?;
-    let written = export_directory(&archive, &Selection::default(), output);
+    let everything = Selection::default();
+    let written = export_directory(&archive, &everything, output);
     let written = unless_interrupted(&mut signals, written).await??;
     let Exported { files, bytes, left_out } = written;
     let document = json!({
