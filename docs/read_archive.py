@@ -331,7 +331,7 @@ class Archive:
         need(self.codec in ("zstd", "gzip", "none"), f"unknown codec {self.codec!r}: use a newer reader")
         need(not os.path.lexists(os.path.join(path, "swept.json")), "the archive is being removed (swept.json)")
         if self.sealed:
-            self.key = open_wraps(parse_document(self.newest_keys(), "keys"), header_bytes, key_file, passphrase)
+            self.key = self.open_keys(header_bytes, key_file, passphrase)
         else:
             need(key_file is None and passphrase is None, "a key was given, but the archive is not sealed")
         name = "manifest.json" + (".sealed" if self.sealed else "")
@@ -349,12 +349,20 @@ class Archive:
         except FileNotFoundError:
             raise ArchiveError(f"{name}: it is missing") from None
 
-    def newest_keys(self):
+    def open_keys(self, header_bytes, key_file, passphrase):
+        """The archive key, from the newest object with wraps that opens; the error is that of the newest."""
         folder = os.path.join(self.path, "keys")
         names = os.listdir(folder) if os.path.isdir(folder) else []
-        numbers = [int(n[:-5]) for n in names if re.fullmatch(r"\d+\.json", n)]
+        numbers = sorted((int(n[:-5]) for n in names if re.fullmatch(r"0\.json|[1-9]\d*\.json", n)), reverse=True)
         need(numbers, "the archive is sealed, but its keys are missing")
-        return self.stored(f"keys/{max(numbers)}.json")
+        refused = None
+        for number in numbers:
+            try:
+                name = f"keys/{number}.json"
+                return open_wraps(parse_document(self.stored(name), name), header_bytes, key_file, passphrase)
+            except ArchiveError as error:
+                refused = refused or error
+        raise refused
 
     def whole(self, name):
         data = self.stored(name)

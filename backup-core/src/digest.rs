@@ -132,21 +132,11 @@ impl Sha256 {
     }
 
     /// `blocks` is a multiple of the block length.
-    #[expect(
-        deprecated,
-        reason = "the block type of sha2 0.10, which the SQL and cloud crates of the tree use as well"
-    )]
     fn compress(&mut self, blocks: &[u8]) {
-        use sha2::digest::generic_array::{GenericArray, typenum::U64};
-        const STEP: usize = 128;
-        let mut step = [GenericArray::<u8, U64>::default(); STEP];
-        for run in blocks.chunks(STEP * BLOCK) {
-            let n = run.len() / BLOCK;
-            for (to, from) in step.iter_mut().zip(run.chunks_exact(BLOCK)) {
-                to.copy_from_slice(from);
-            }
-            sha2::compress256(&mut self.words, &step[..n]);
-        }
+        use sha2::digest::block_buffer::EagerBuffer;
+        use sha2::digest::consts::U64;
+        // The buffer stays empty: it only lends the blocks in the type that sha2 takes, without a copy.
+        EagerBuffer::<U64>::default().digest_blocks(blocks, |blocks| sha2::compress256(&mut self.words, blocks));
     }
 }
 

@@ -1,57 +1,102 @@
 //! Where archives are kept.
 
+use crate::limit::RateLimit;
 use crate::model::{Identity, ObjectName};
 use crate::{Digest, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::StreamExt;
 use futures::stream::BoxStream;
+use std::num::NonZeroU64;
 use std::ops::Range;
 
 /// Bytes as they arrive. After an error nothing more follows.
 pub type ByteStream = BoxStream<'static, Result<Bytes>>;
 
 /// The content of an object to be put: in memory, so that it can be sent again.
+///
+/// It carries the rate at which it may be sent: an adapter sends what [`chunks`](Payload::chunks) gives, and looks at
+/// [`pieces`](Payload::pieces) for whatever else it needs (a checksum, a comparison with what is there).
 #[derive(Clone, Default)]
-pub struct Payload(Vec<Bytes>);
+pub struct Payload {
+    pieces: Vec<Bytes>,
+    limit: Option<RateLimit>,
+}
 
 impl Payload {
     /// A payload of these pieces, one after the other.
     pub fn new(pieces: Vec<Bytes>) -> Self {
-        Self(pieces)
+        Self { pieces, limit: None }
+    }
+
+    /// The same, to be sent no faster than `limit` allows together with whatever else shares it.
+    #[must_use]
+    pub fn paced(self, limit: RateLimit) -> Self {
+        Self { limit: Some(limit), ..self }
     }
 
     /// Length in bytes.
     pub fn len(&self) -> u64 {
-        self.0.iter().map(|b| b.len() as u64).sum()
+        self.pieces.iter().map(|b| b.len() as u64).sum()
     }
 
     /// Whether there is no byte in it.
     pub fn is_empty(&self) -> bool {
-        self.0.iter().all(Bytes::is_empty)
+        self.pieces.iter().all(Bytes::is_empty)
     }
 
     /// The pieces in order.
     pub fn pieces(&self) -> &[Bytes] {
-        &self.0
+        &self.pieces
+    }
+
+    /// Whether it is to be sent slowly at the moment. If not, all of it may be sent at once, without [`chunks`](Self::chunks).
+    pub fn is_limited(&self) -> bool {
+        self.limit.as_ref().is_some_and(|limit| limit.get().is_some())
+    }
+
+    /// The whole in chunks of 1 byte to 256 KiB, each as soon as it may be sent. Below a limit they come steadily, about eight a
+    /// second for all who share it, since services give up connections on which nothing moves.
+    pub fn chunks(&self) -> BoxStream<'static, Bytes> {
+        let Self { pieces, limit } = self.clone();
+        async_stream::stream! {
+            for mut rest in pieces {
+                while !rest.is_empty() {
+                    let length = rest.len().min(chunk_length(limit.as_ref().and_then(RateLimit::get)));
+                    let chunk = rest.split_to(length);
+                    if let Some(limit) = &limit {
+                        limit.take(length as u64).await;
+                    }
+                    yield chunk;
+                }
+            }
+        }
+        .boxed()
     }
 
     /// SHA-256 of the whole. CPU work: call it on a blocking thread when the payload is large.
     pub fn digest(&self) -> Digest {
         let mut hash = crate::Sha256::new();
-        self.0.iter().for_each(|b| hash.update(b));
+        self.pieces.iter().for_each(|b| hash.update(b));
         hash.finish()
     }
 }
 
+/// Bytes that are sent at once at such a rate.
+fn chunk_length(rate: Option<NonZeroU64>) -> usize {
+    const MOST: usize = 256 << 10;
+    rate.and_then(|rate| usize::try_from(rate.get() / 8).ok()).map_or(MOST, |bytes| bytes.clamp(1, MOST))
+}
+
 impl From<Bytes> for Payload {
     fn from(bytes: Bytes) -> Self {
-        Self(vec![bytes])
+        Self::new(vec![bytes])
     }
 }
 
 impl From<Vec<u8>> for Payload {
     fn from(bytes: Vec<u8>) -> Self {
-        Self(vec![bytes.into()])
+        Self::new(vec![bytes.into()])
     }
 }
 
@@ -122,6 +167,7 @@ pub trait Destination: std::fmt::Debug + Send + Sync + 'static {
     /// - Two puts of one name at once: one object remains, whole; a loser with other bytes gets `Conflict`.
     /// - A full disk or quota is `NoSpace`.
     /// - An empty payload is an object of 0 bytes.
+    /// - Sends no faster than the payload allows, and steadily: its [`chunks`](Payload::chunks) as they come.
     async fn put(&self, name: &ObjectName, body: Payload) -> Result<()>;
 
     /// Opens an object or a part of it.
@@ -174,4 +220,49 @@ pub trait Destination: std::fmt::Debug + Send + Sync + 'static {
     /// # Behavior
     /// - `None` when the service does not say.
     async fn free_space(&self) -> Result<Option<u64>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tokio::time::Instant;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_paced_payload_comes_whole_at_its_rate_and_without_long_gaps() {
+        let pieces = vec![Bytes::from(vec![1; 300_000]), Bytes::new(), Bytes::from(vec![2; 50_001])];
+        let limit = RateLimit::new(NonZeroU64::new(10_000));
+        let payload = Payload::new(pieces.clone()).paced(limit.clone());
+        assert!(payload.is_limited());
+        let (start, mut last, mut longest) = (Instant::now(), Instant::now(), Duration::ZERO);
+        let (mut chunks, mut whole) = (payload.chunks(), Vec::new());
+        while let Some(chunk) = chunks.next().await {
+            longest = longest.max(last.elapsed());
+            last = Instant::now();
+            whole.extend_from_slice(&chunk);
+        }
+        assert!(whole == pieces.concat());
+        let took = start.elapsed().as_secs_f64();
+        assert!((34.5..=35.1).contains(&took), "{took}");
+        assert!(longest < Duration::from_millis(200), "{longest:?}");
+        // A limit that is lifted no longer holds anything up, also what is on its way.
+        let mut chunks = payload.chunks();
+        let start = Instant::now();
+        chunks.next().await.unwrap();
+        limit.set(None);
+        assert_eq!(
+            chunks.map(|chunk| chunk.len()).fold(1250, |sum, length| async move { sum + length }).await,
+            350_001
+        );
+        assert!(start.elapsed() < Duration::from_secs(1));
+        assert!(!payload.is_limited());
+    }
+
+    #[tokio::test]
+    async fn a_payload_without_a_limit_comes_in_large_chunks() {
+        let payload = Payload::from(vec![7; 600_000]).paced(RateLimit::default());
+        let lengths: Vec<usize> = payload.chunks().map(|chunk| chunk.len()).collect().await;
+        assert_eq!(lengths, [256 << 10, 256 << 10, 600_000 - (512 << 10)]);
+        assert_eq!(chunk_length(NonZeroU64::new(1)), 1);
+    }
 }

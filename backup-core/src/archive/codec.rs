@@ -180,18 +180,30 @@ impl Compressor {
     /// # Errors
     /// `Invalid` for more than [`MAX_FRAME`] bytes; `Permanent` when the compressor fails.
     pub fn compress(&mut self, pieces: &[Bytes]) -> Result<Vec<u8>> {
+        let mut out = std::mem::take(&mut self.out);
+        let result = self.compress_into(pieces, &mut out).map(|()| out.to_vec());
+        self.out = out;
+        result
+    }
+
+    /// As [`compress`](Compressor::compress), but the frame takes the place of what is in `out`, whose memory is used again.
+    ///
+    /// # Errors
+    /// As `compress`.
+    pub fn compress_into(&mut self, pieces: &[Bytes], out: &mut Vec<u8>) -> Result<()> {
         let length = pieces.iter().map(Bytes::len).sum();
         if length > MAX_FRAME {
             return Err(Error::invalid(format!("a frame of {length} bytes is longer than the format allows")));
         }
-        let out = &mut self.out;
         out.clear();
         match &mut self.state {
-            CompressorState::Zstd(context) => compress_zstd(context, pieces, length, out)?,
-            CompressorState::Gzip(context) => compress_gzip(context, pieces, length, out)?,
-            CompressorState::None => return Ok(pieces.concat()),
+            CompressorState::Zstd(context) => compress_zstd(context, pieces, length, out),
+            CompressorState::Gzip(context) => compress_gzip(context, pieces, length, out),
+            CompressorState::None => {
+                pieces.iter().for_each(|piece| out.extend_from_slice(piece));
+                Ok(())
+            }
         }
-        Ok(out.to_vec())
     }
 }
 

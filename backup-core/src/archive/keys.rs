@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use zeroize::{Zeroize, Zeroizing};
 
-const WHAT: &str = "keys/0.json";
+const WHAT: &str = "keys";
 const VERSION: u32 = 1;
 const SALT: usize = 32;
 const WRAP_INFO: &[u8] = b"backup key wrap 1";
@@ -101,7 +101,7 @@ pub trait KeyProvider: fmt::Debug + Send + Sync + 'static {
     async fn unwrap(&self, wrap: &KeyWrap, aad: &[u8]) -> Result<Option<ArchiveKey>>;
 }
 
-/// All wraps of an archive's key: `keys/0.json`.
+/// All wraps of an archive's key: `keys/0.json`, after a change of keys `keys/1.json` and so on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyWraps {
     /// Version of this object.

@@ -63,9 +63,21 @@ impl ObjectNames {
         self.named("header.json")
     }
 
-    /// `keys/0.json`, the wraps of a sealed archive's key.
-    pub fn keys(&self) -> ObjectName {
-        self.named("keys/0.json")
+    /// `keys/0.json`, the wraps of a sealed archive's key; each change of keys counts up.
+    pub fn keys(&self, number: u64) -> ObjectName {
+        self.named(&format!("keys/{number}.json"))
+    }
+
+    /// `keys`, below which the wraps are.
+    pub fn keys_folder(&self) -> ObjectName {
+        self.named("keys")
+    }
+
+    /// The number of an object with wraps of this archive; `None` for other objects.
+    pub fn parse_keys(&self, name: &ObjectName) -> Option<u64> {
+        let number = self.relative(name)?.strip_prefix("keys/")?.strip_suffix(".json")?.parse().ok()?;
+        // One number has one spelling.
+        (self.keys(number) == *name).then_some(number)
     }
 
     /// `data/00000000-1x7f3a9c00.tar.zst`, a volume.
@@ -76,6 +88,12 @@ impl ObjectNames {
     /// `index/00000000-1x7f3a9c00.jsonl.zst`, an index piece.
     pub fn index(&self, attempted: Attempted) -> ObjectName {
         self.named(&format!("index/{}.jsonl{}{}", attempted.text(), self.codec_ending(), self.seal_ending()))
+    }
+
+    /// `index/00000512-1x7f3a9c00.pieces.zst`, records of the pieces before this number: what a backup needs that is going on, and
+    /// no archive that is complete.
+    pub fn chapter(&self, attempted: Attempted) -> ObjectName {
+        self.named(&format!("index/{}.pieces{}{}", attempted.text(), self.codec_ending(), self.seal_ending()))
     }
 
     /// `volumes.txt`, the volumes in order, for people; only archives that are not sealed have it.
@@ -159,7 +177,14 @@ mod tests {
         let id = "20261120T061500Z-1a2b3c4d";
         let zstd = names(Codec::Zstd, false);
         assert_eq!(zstd.header().as_str(), format!("{id}/header.json"));
-        assert_eq!(zstd.keys().as_str(), format!("{id}/keys/0.json"));
+        assert_eq!(zstd.chapter(FIRST).as_str(), format!("{id}/index/00000000-1x7f3a9c00.pieces.zst"));
+        assert_eq!(ObjectNames::parse_attempt(&zstd.chapter(FIRST)), Some(FIRST));
+        assert_eq!(zstd.keys(0).as_str(), format!("{id}/keys/0.json"));
+        assert_eq!(zstd.keys(12).as_str(), format!("{id}/keys/12.json"));
+        assert_eq!(zstd.parse_keys(&zstd.keys(12)), Some(12));
+        for other in ["keys/012.json", "keys/00.json", "keys/1.json/2", "data/1.json", "keys/x.json"] {
+            assert_eq!(zstd.parse_keys(&zstd.object(other).unwrap()), None, "{other}");
+        }
         assert_eq!(zstd.volume(FIRST).as_str(), format!("{id}/data/00000000-1x7f3a9c00.tar.zst"));
         assert_eq!(zstd.index(FIRST).as_str(), format!("{id}/index/00000000-1x7f3a9c00.jsonl.zst"));
         assert_eq!(zstd.volumes_txt().as_str(), format!("{id}/volumes.txt"));

@@ -101,7 +101,7 @@ impl Sample {
             let wraps = KeyWraps::new(vec![provider.wrap(&key, &header_bytes).await.unwrap()]).encode().unwrap();
             let opened = KeyWraps::parse(&wraps).unwrap().open(provider, &header_bytes).await.unwrap();
             assert!(opened == key);
-            sample.put(&names.keys(), wraps);
+            sample.put(&names.keys(0), wraps);
         }
         sample.put(&names.header(), header_bytes.clone());
 

@@ -25,6 +25,8 @@ const MAGIC: [u8; 8] = *b"BKSEALD1";
 const SALT: usize = 32;
 const TAG: usize = 16;
 const CHUNK: usize = 64 << 10;
+/// Chunks in a piece of a sealed object in memory: what was sealed is freed piece by piece while the rest is being sealed.
+const PIECE: usize = 16;
 const STORED_CHUNK: u64 = (CHUNK + TAG) as u64;
 /// A sealed checkpoint is bound to this name; no object of an archive has it.
 const CHECKPOINT: &str = "checkpoint";
@@ -68,8 +70,12 @@ impl ObjectCipher {
 /// Seals an object whose plaintext comes piece by piece.
 pub struct Sealer {
     cipher: ObjectCipher,
-    /// What is sealed, then the plaintext of the chunk that is being filled.
+    /// What is sealed, in pieces of [`PIECE`] chunks.
+    done: Vec<Bytes>,
+    /// What is sealed since, then the plaintext of the chunk that is being filled.
     out: Vec<u8>,
+    /// Plaintext that is expected still.
+    expected: usize,
     chunk: u64,
     chunk_start: usize,
 }
@@ -82,10 +88,10 @@ impl Sealer {
     pub fn new(key: &ArchiveKey, archive: &ArchiveId, name: &str, plain: usize) -> Result<Self> {
         let salt = random_bytes::<SALT>()?;
         let cipher = ObjectCipher::new(key, &*salt, archive, name)?;
-        let mut out = Vec::with_capacity(sealed_length(plain as u64) as usize);
+        let mut out = Vec::with_capacity(sealed_length(plain.min(PIECE * CHUNK) as u64) as usize);
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&*salt);
-        Ok(Self { cipher, out, chunk: 0, chunk_start: SEALED_HEAD })
+        Ok(Self { cipher, done: Vec::new(), out, expected: plain, chunk: 0, chunk_start: SEALED_HEAD })
     }
 
     /// Adds plaintext.
@@ -105,27 +111,40 @@ impl Sealer {
         Ok(())
     }
 
-    /// The whole sealed object.
+    /// The whole sealed object, in pieces.
     ///
     /// # Errors
     /// `Invalid` above 256 TiB.
-    pub fn finish(mut self) -> Result<Vec<u8>> {
+    pub fn finish(mut self) -> Result<Vec<Bytes>> {
         self.close_chunk(true)?;
-        Ok(self.out)
+        self.close_piece();
+        Ok(self.done)
     }
 
     fn close_chunk(&mut self, last: bool) -> Result<()> {
         let tag = self.cipher.seal(self.chunk, last, &mut self.out[self.chunk_start..])?;
         self.out.extend_from_slice(&tag);
         self.chunk += 1;
+        if self.chunk.is_multiple_of(PIECE as u64) {
+            self.close_piece();
+        }
         self.chunk_start = self.out.len();
         Ok(())
+    }
+
+    fn close_piece(&mut self) {
+        self.expected = self.expected.saturating_sub(PIECE * CHUNK);
+        let next = Vec::with_capacity(self.expected.min(PIECE * CHUNK).div_ceil(CHUNK) * STORED_CHUNK as usize);
+        let piece = std::mem::replace(&mut self.out, next);
+        if !piece.is_empty() {
+            self.done.push(piece.into());
+        }
     }
 }
 
 impl fmt::Debug for Sealer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Sealer({} bytes)", self.out.len())
+        write!(f, "Sealer({} chunks)", self.chunk)
     }
 }
 
@@ -138,7 +157,14 @@ pub fn seal(key: &ArchiveKey, archive: &ArchiveId, name: &str, pieces: &[Bytes])
     for piece in pieces {
         sealer.push(piece)?;
     }
-    sealer.finish()
+    Ok(joined(sealer.finish()?))
+}
+
+fn joined(mut pieces: Vec<Bytes>) -> Vec<u8> {
+    match &mut pieces[..] {
+        [whole] => std::mem::take(whole).into(),
+        pieces => pieces.concat(),
+    }
 }
 
 /// Opens a whole sealed object.
@@ -158,7 +184,7 @@ pub fn unseal(key: &ArchiveKey, archive: &ArchiveId, name: &str, sealed: &[u8]) 
 pub fn seal_checkpoint(key: &ArchiveKey, archive: &ArchiveId, checkpoint: &[u8]) -> Result<Vec<u8>> {
     let mut sealer = Sealer::new(key, archive, CHECKPOINT, checkpoint.len())?;
     sealer.push(checkpoint)?;
-    sealer.finish()
+    Ok(joined(sealer.finish()?))
 }
 
 /// Opens a sealed checkpoint.

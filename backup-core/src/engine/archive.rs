@@ -2,11 +2,12 @@
 
 use super::OpenOptions;
 use super::index_reader::VolumeCache;
+use super::keys::open_key;
 use super::lookup::NameCache;
 use crate::adapter::Destination;
 use crate::archive::{
-    ArchiveKey, Decompressor, Header, KeyProvider, KeyWraps, MAX_FRAME, Manifest, ObjectNames, SEALED_HEAD, Unsealer,
-    max_packed, sealed_length, unseal,
+    ArchiveKey, Decompressor, Header, MAX_FRAME, Manifest, ObjectNames, SEALED_HEAD, Unsealer, max_packed,
+    sealed_length, unseal,
 };
 use crate::model::{ArchiveId, ObjectName};
 use crate::retry::{RetryPolicy, Retrying};
@@ -17,7 +18,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A header or a list of keys is never longer.
+/// A header is never longer.
 const MAX_SMALL_OBJECT: u64 = 1 << 20;
 /// The first bytes of so many sealed volumes are kept, so that they are not fetched for each part.
 const MAX_HEADS: usize = 256;
@@ -231,23 +232,6 @@ pub(super) async fn read_header(destination: &dyn Destination, id: &ArchiveId) -
         return Err(Error::corrupt(format!("it is the header of another archive, {}", header.id)).on(&name));
     }
     Ok((header, bytes))
-}
-
-pub(super) async fn open_key(
-    destination: &dyn Destination,
-    names: &ObjectNames,
-    header: &[u8],
-    provider: &dyn KeyProvider,
-) -> Result<ArchiveKey> {
-    let name = names.keys();
-    let bytes = read_small(destination, &name, MAX_SMALL_OBJECT).await.map_err(|e| match e.class() {
-        ErrorClass::NotFound => {
-            Error::corrupt("the archive is sealed, but the object with its wrapped keys is missing").on(&name)
-        }
-        _ => e,
-    })?;
-    let wraps = KeyWraps::parse(&bytes).map_err(|e| e.on(&name))?;
-    wraps.open(provider, header).await.map_err(|e| e.on(names.archive()))
 }
 
 fn relative<'a>(names: &ObjectNames, name: &'a ObjectName) -> Result<&'a str> {

@@ -1,6 +1,7 @@
 //! Which archives a destination holds.
 
-use super::archive::{open_key, read_header, read_small};
+use super::archive::{read_header, read_small};
+use super::keys::open_key;
 use crate::adapter::{Destination, Store};
 use crate::archive::{Header, KeyProvider, Manifest, ObjectNames, Totals, unseal};
 use crate::model::{ArchiveId, ArchiveRecord};

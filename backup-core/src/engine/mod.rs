@@ -7,10 +7,12 @@ mod export;
 mod fetch;
 mod handle;
 mod index_reader;
+mod keys;
 mod lookup;
 mod options;
 mod process;
 mod progress;
+mod rekey;
 mod remove;
 mod restore;
 mod selection;
@@ -26,6 +28,7 @@ pub use options::{
     ResumeRestore, Selection, TakeOver,
 };
 pub use process::{holder_is_dead, this_process};
+pub use rekey::{OldKey, RekeyOutcome, rekey};
 pub use remove::{SweepOptions, SweepReport, delete_archive, sweep};
 pub use verify::{Finding, VerifyMode, VerifyOutcome};
 

@@ -6,6 +6,7 @@ use super::metadata::{FileState, FileVersion};
 use super::open::Base;
 use crate::adapter::{ByteStream, Opened};
 use crate::limit::RateLimit;
+use crate::pool::BufferPool;
 use crate::{Error, Result};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -15,15 +16,33 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-/// Bytes that are read at once; one such step is read ahead.
-const STEP: usize = 1 << 20;
+/// Bytes that are read at once; one such step is read ahead. As much as the engine asks for, so that a frame is one piece.
+const STEP: u64 = 4 << 20;
+/// The least that a slow bandwidth makes of it.
+const MIN_STEP: u64 = 64 << 10;
+/// Idle buffers that a source keeps.
+const KEPT: usize = 4;
 
 /// What holes read as.
-static ZEROS: [u8; STEP] = [0; STEP];
+static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+
+/// The buffers for the steps of one source.
+pub(crate) fn buffers() -> Arc<BufferPool> {
+    BufferPool::new(KEPT)
+}
 
 /// Opens a range of a file by its path below a base.
-pub(crate) async fn open(root: PathBuf, path: Bytes, range: Range<u64>, limit: RateLimit) -> Result<Opened> {
+pub(crate) async fn open(
+    root: PathBuf,
+    path: Bytes,
+    range: Range<u64>,
+    limit: RateLimit,
+    buffers: Arc<BufferPool>,
+) -> Result<Opened> {
+    let by_rate = limit.get().map_or(STEP, |rate| rate.get() / 4);
+    let step = by_rate.clamp(MIN_STEP, STEP);
     let (version, file) = blocking(move || {
         let file = Base::find(&root)?.open_below(&path)?;
         let state = state(&file)?;
@@ -31,7 +50,7 @@ pub(crate) async fn open(root: PathBuf, path: Bytes, range: Range<u64>, limit: R
             return Err(Error::not_found("it is not a regular file any more"));
         }
         let data = if state.may_have_holes() { range.start..range.start } else { range.clone() };
-        Ok((state.version, Pieces { file, range, data }))
+        Ok((state.version, Pieces { file, range, data, step, buffers }))
     })
     .await?;
     let FileVersion { size, mtime, .. } = version;
@@ -51,7 +70,8 @@ fn stream(pieces: Pieces, limit: RateLimit) -> ByteStream {
                 limit.take(bytes.len() as u64).await;
             }
             // While this piece is used, the next one is read.
-            next = step(pieces);
+            let more = pieces.range.start < pieces.range.end;
+            next = if more { step(pieces) } else { Box::pin(std::future::ready(Ok(None))) };
             yield bytes;
         }
     }
@@ -76,6 +96,9 @@ struct Pieces {
     range: Range<u64>,
     /// The run of data that is known at or behind the start of `range`.
     data: Range<u64>,
+    /// Bytes that are read at once.
+    step: u64,
+    buffers: Arc<BufferPool>,
 }
 
 impl Pieces {
@@ -94,12 +117,12 @@ impl Pieces {
             self.data = next_data(self.file.as_fd(), at, end).unwrap_or(end..end);
         }
         if at < self.data.start {
-            let length = (self.data.start - at).min(STEP as u64);
+            let length = (self.data.start - at).min(ZEROS.len() as u64);
             self.range.start += length;
             return Ok(Some((Bytes::from_static(&ZEROS[..length as usize]), false)));
         }
-        let wanted = (self.data.end - at).min(STEP as u64) as usize;
-        let mut buffer = Vec::with_capacity(wanted);
+        let wanted = (self.data.end - at).min(self.step) as usize;
+        let mut buffer = self.buffers.take(wanted);
         while buffer.len() < wanted {
             let offset = at + buffer.len() as u64;
             match rustix::io::pread(&self.file, spare_capacity(&mut buffer), offset) {
@@ -110,6 +133,6 @@ impl Pieces {
         }
         buffer.truncate(wanted);
         self.range.start += buffer.len() as u64;
-        Ok((!buffer.is_empty()).then(|| (Bytes::from(buffer), true)))
+        Ok((!buffer.is_empty()).then(|| (self.buffers.lend(buffer), true)))
     }
 }

@@ -11,7 +11,9 @@ use crate::adapter::{ByteStream, Destination, DestinationProperties, ObjectInfo,
 use crate::model::{Identity, ObjectName, STAGE_PREFIX};
 use crate::{Error, Result};
 use async_trait::async_trait;
+use futures::StreamExt;
 use futures::stream::BoxStream;
+use put::Feed;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, fstatvfs, fsync, openat, statat, unlinkat};
 use rustix::io::Errno;
@@ -19,6 +21,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::mpsc;
 
 /// A directory in which archives are kept.
 ///
@@ -67,7 +70,28 @@ impl Destination for LocalDestination {
 
     async fn put(&self, name: &ObjectName, body: Payload) -> Result<()> {
         let name = name.clone();
-        self.on_place(move |place| place.put(&name, &body).map_err(|e| e.on(&name))).await
+        if !body.is_limited() {
+            let work = move |place: &Place| place.put(&name, &body, Feed::AtOnce).map_err(|e| e.on(&name));
+            return self.on_place(work).await;
+        }
+        let (out, chunks) = mpsc::channel(1);
+        let mut coming = body.chunks();
+        let feeding = async move {
+            while let Some(chunk) = coming.next().await {
+                if out.send(chunk).await.is_err() {
+                    break;
+                }
+            }
+            drop(out);
+        };
+        let work = move |place: &Place| place.put(&name, &body, Feed::Paced(chunks)).map_err(|e| e.on(&name));
+        let mut writing = std::pin::pin!(self.on_place(work));
+        tokio::select! {
+            biased;
+            done = &mut writing => return done,
+            () = feeding => {}
+        }
+        writing.await
     }
 
     async fn get(&self, name: &ObjectName, range: Option<Range<u64>>) -> Result<ByteStream> {

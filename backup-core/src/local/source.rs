@@ -9,6 +9,7 @@ use super::walk::{Found, Walk};
 use crate::Result;
 use crate::adapter::{Cursor, Estimate, Opened, ReadContext, Source, SourceEvent, SourceProperties, Version};
 use crate::model::{EntryName, Identity};
+use crate::pool::BufferPool;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use globset::GlobSet;
@@ -56,6 +57,7 @@ pub struct LocalSource {
     globs: GlobSet,
     one_file_system: bool,
     bounds: Bounds,
+    buffers: Arc<BufferPool>,
 }
 
 impl LocalSource {
@@ -67,7 +69,14 @@ impl LocalSource {
         let LocalSourceConfig { root, exclude, one_file_system } = config;
         let root = resolve(&root)?;
         let identity = identity_of_resolved(&root);
-        Ok(Self { root, identity, globs: compile(&exclude)?, one_file_system, bounds: Bounds::default() })
+        Ok(Self {
+            root,
+            identity,
+            globs: compile(&exclude)?,
+            one_file_system,
+            bounds: Bounds::default(),
+            buffers: super::content::buffers(),
+        })
     }
 
     fn scope(&self, excluded: &[Identity]) -> Scope {
@@ -139,7 +148,8 @@ impl Source for LocalSource {
         ctx: &ReadContext,
     ) -> Result<Opened> {
         let root = self.root.clone();
-        super::content::open(root, entry.to_bytes(), range, ctx.limit.clone()).await.map_err(|e| e.on(entry))
+        let (limit, buffers) = (ctx.limit.clone(), self.buffers.clone());
+        super::content::open(root, entry.to_bytes(), range, limit, buffers).await.map_err(|e| e.on(entry))
     }
 }
 

@@ -8,6 +8,7 @@ mod names;
 mod notes;
 mod small;
 mod stage;
+mod unnamed;
 mod verify;
 
 use super::apply::Rules;
@@ -94,6 +95,7 @@ struct Shared {
     rules: Rules,
     names: Names,
     stages: StageNames,
+    unnamed: unnamed::Unnamed,
     notes: Notes,
     root: Mutex<Option<Arc<Root>>>,
     /// Staged files may lie about that no running call will publish or remove.
@@ -114,6 +116,7 @@ impl LocalTarget {
             rules: Rules::new(owner == OwnerRule::Keep, numeric_owner, xattrs),
             names: Names::new(names),
             stages: StageNames::new(),
+            unnamed: unnamed::Unnamed::default(),
             notes: Notes::default(),
             root: Mutex::default(),
             leftovers: AtomicBool::new(false),

@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod backup_restore;
+mod chapters;
 mod common;
 mod pause_resume;
 mod races;
+mod rekey;
 mod restore_trouble;

@@ -1,6 +1,6 @@
 //! A dump that is a directory: `DATABASE/COLLECTION.bson` and `DATABASE/COLLECTION.metadata.json`, both perhaps with `.gz`.
 
-use super::input::{Piece, Take, open, read_documents, read_small};
+use super::input::{Piece, Take, Wants, open, read_documents, read_small};
 use crate::layout::BUCKETS_PREFIX;
 use crate::restore_target::unescape;
 use backup_core::{Error, Result};
@@ -43,9 +43,8 @@ fn list(path: &Path) -> Result<Vec<(String, PathBuf)>> {
     Ok(items)
 }
 
-/// Reads a dump. `wants` says whether documents are wanted: of a database and the collection that holds them, or, without one, of
-/// the oplog.
-pub(super) fn walk(root: &Path, wants: &dyn Fn(Option<(&str, &str)>) -> bool, take: Take<'_>) -> Result<()> {
+/// Reads a dump.
+pub(super) fn walk(root: &Path, wants: Wants<'_>, take: Take<'_>) -> Result<()> {
     let items = list(root)?;
     let is_oplog = |name: &str| matches!(name, "oplog.bson" | "oplog.bson.gz");
     let is_prelude = |name: &str| matches!(name, "prelude.json" | "prelude.json.gz");
@@ -73,12 +72,7 @@ pub(super) fn walk(root: &Path, wants: &dyn Fn(Option<(&str, &str)>) -> bool, ta
     Ok(())
 }
 
-fn walk_database(
-    database: &str,
-    path: &Path,
-    wants: &dyn Fn(Option<(&str, &str)>) -> bool,
-    take: Take<'_>,
-) -> Result<()> {
+fn walk_database(database: &str, path: &Path, wants: Wants<'_>, take: Take<'_>) -> Result<()> {
     let mut collections: BTreeMap<String, Files> = BTreeMap::new();
     for (name, path) in list(path)? {
         let Some((stem, is_metadata)) = stem(&name).filter(|_| path.is_file() && !name.starts_with("oplog.bson"))

@@ -28,6 +28,9 @@ pub(super) enum Piece {
 /// Takes the pieces of a dump; an error ends the reading.
 pub(super) type Take<'a> = &'a mut dyn FnMut(Piece) -> Result<()>;
 
+/// Whether documents are wanted: of a database and the collection that holds them, or, without one, of the oplog.
+pub(super) type Wants<'a> = &'a dyn Fn(Option<(&str, &str)>) -> bool;
+
 /// Opens a file, which is unpacked if it is gzip, whatever its name says.
 pub(super) fn open(path: &Path) -> Result<Box<dyn Read + Send>> {
     let failed = |e| Error::io(e, "cannot read the file").on(path.display());

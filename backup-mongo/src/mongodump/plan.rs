@@ -1,6 +1,6 @@
 //! A dump as what a restore gets its entries from. It is read twice: once to check all of it, once to restore it.
 
-use super::input::{Piece, Take};
+use super::input::{Piece, Take, Wants};
 use super::{archive, directory};
 use crate::Tally;
 use crate::documents::Documents;
@@ -130,7 +130,7 @@ impl Dump {
     }
 }
 
-fn walk(path: &Path, is_archive: bool, wants: &dyn Fn(Option<(&str, &str)>) -> bool, take: Take<'_>) -> Result<()> {
+fn walk(path: &Path, is_archive: bool, wants: Wants<'_>, take: Take<'_>) -> Result<()> {
     if is_archive { archive::walk(path, take) } else { directory::walk(path, wants, take) }
 }
 

@@ -546,7 +546,10 @@ mod tests {
 
     #[test]
     fn transactions_are_applied_when_they_are_committed() {
-        let end = |kind: &str| rawdoc! { "op": "c", "ns": "admin.$cmd", "lsid": { "id": 1 }, "txnNumber": 2_i64, "o": { kind: 1 } };
+        let end = |kind: &str| {
+            let o = RawDocumentBuf::try_from(&mongodb::bson::doc! { kind: 1 }).unwrap();
+            rawdoc! { "op": "c", "ns": "admin.$cmd", "lsid": { "id": 1 }, "txnNumber": 2_i64, "o": o }
+        };
         assert_eq!(read(&[transaction(1, &[insert(1), insert(2)], rawdoc! {})]), ["i copy.a Ok(1)", "i copy.a Ok(2)"]);
         let partial = transaction(1, &[insert(1)], rawdoc! { "partialTxn": true });
         let last = transaction(1, &[insert(2)], rawdoc! { "count": 2_i64 });

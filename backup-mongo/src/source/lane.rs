@@ -271,6 +271,9 @@ impl Reader {
         }
         let cursor = query::open(node, listed, *concern, *by, &self.at, self.batch).await;
         let cursor = cursor.map_err(|e| Trouble::of(e, listed))?;
+        if token.is_some() {
+            node.ensure_same().await?;
+        }
         Ok(Some(Reading { cursor, token, skip }))
     }
 }

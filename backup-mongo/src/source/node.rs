@@ -15,13 +15,31 @@ use std::time::Duration;
 /// How long a resumed run looks for the server that it read from before.
 const SAME_NODE: Duration = Duration::from_secs(10);
 
-/// Which server it is. Record numbers, by which a run goes on in natural order, mean something on this server only.
+/// Which server it is, and in which of its lives: record numbers, by which a run goes on in natural order, mean something there only.
+///
+/// A server that dies may lose its newest writes, or, as a member of a replica set, apply them once more from the oplog; a member that
+/// has to take back what a new primary does not have does so too. Numbers of records are then given anew. So a new process or a new
+/// election counts as another server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct NodeId {
     /// Host and port, as the replica set calls it.
     host: String,
-    /// Changes when the server copies everything anew from another member, and so numbers its records anew.
-    sync: Option<String>,
+    /// The process.
+    process: Option<String>,
+    /// Number of the last election that it knows of.
+    term: Option<i64>,
+}
+
+impl NodeId {
+    fn of(hello: &Document, host: String) -> Self {
+        let process = hello.get_document("topologyVersion").and_then(|version| version.get_object_id("processId"));
+        let term = hello
+            .get_document("lastWrite")
+            .and_then(|write| write.get_document("opTime"))
+            .and_then(|time| time.get_i64("t"));
+        Self { host, process: process.ok().map(|id| id.to_hex()), term: term.ok() }
+    }
 }
 
 /// The server that is read from.
@@ -43,48 +61,46 @@ impl Node {
         let me = hello.get_str("me").unwrap_or_default().to_owned();
         if topology != Topology::ReplicaSet || cluster.is_direct() {
             let host = if me.is_empty() { cluster.identity().location } else { me };
-            let mut node =
-                Self { cluster: cluster.clone(), topology, id: NodeId { host, sync: None }, choice: preferred };
-            node.id.sync = node.sync_id().await;
-            return Ok(node);
+            let id = NodeId::of(&hello, host);
+            return Ok(Self { cluster: cluster.clone(), topology, id, choice: preferred });
         }
         let is_member = |host: &str| {
-            ["hosts", "passives"]
-                .iter()
-                .filter_map(|list| hello.get_array(list).ok())
-                .flatten()
-                .any(|h| h.as_str() == Some(host))
+            let lists = ["hosts", "passives"].iter().filter_map(|list| hello.get_array(list).ok());
+            lists.flatten().any(|member| member.as_str() == Some(host))
         };
         if let Some(before) = before.filter(|before| before.host != me && is_member(&before.host)) {
-            let node = Self::at(cluster, topology, before.host.clone());
-            match tokio::time::timeout(SAME_NODE, node.hello()).await {
-                Ok(Ok(_)) => return Ok(node.identified().await),
+            match tokio::time::timeout(SAME_NODE, Self::at(cluster, &before.host)).await {
+                Ok(Ok(node)) => return Ok(node),
                 Ok(Err(error)) => tracing::info!(host = before.host, error = %error.chain(), "cannot be read any more"),
                 Err(_) => tracing::info!(host = before.host, "cannot be reached any more"),
             }
         }
-        Ok(Self::at(cluster, topology, me).identified().await)
+        Self::at(cluster, &me).await
     }
 
-    fn at(cluster: &MongoCluster, topology: Topology, host: String) -> Self {
-        let wanted = host.clone();
+    async fn at(cluster: &MongoCluster, host: &str) -> Result<Self> {
+        let wanted = host.to_owned();
         let choice = SelectionCriteria::Predicate(Arc::new(move |server| {
             server.address().to_string().eq_ignore_ascii_case(&wanted)
         }));
-        Self { cluster: cluster.clone(), topology, id: NodeId { host, sync: None }, choice: Some(choice) }
+        let hello = hello(cluster, Some(choice.clone())).await?;
+        let id = NodeId::of(&hello, host.to_owned());
+        Ok(Self { cluster: cluster.clone(), topology: topology_of(&hello), id, choice: Some(choice) })
     }
 
-    async fn identified(mut self) -> Self {
-        self.id.sync = self.sync_id().await;
-        self
+    /// Whether places of an earlier run, by numbers of records, can be gone on from here.
+    pub(super) fn knows_records_of(&self, before: &NodeId) -> bool {
+        self.id == *before && self.id.process.is_some()
     }
 
-    /// Tells one filling of a member from the next. Not everybody may read it; then the host's name has to do.
-    async fn sync_id(&self) -> Option<String> {
-        let find = doc! { "find": "replset.initialSyncId", "limit": 1, "singleBatch": true };
-        let found = self.command("local", find).await.ok()?;
-        let first = found.get_document("cursor").ok()?.get_array("firstBatch").ok()?.first()?.as_document()?;
-        first.get("_id").map(ToString::to_string)
+    /// Makes sure that it still is what it was when it was chosen.
+    pub(super) async fn ensure_same(&self) -> Result<()> {
+        let now = NodeId::of(&self.hello().await?, self.id.host.clone());
+        if now == self.id {
+            return Ok(());
+        }
+        Err(Error::transient("the server was started again or there was an election while it was read")
+            .on(&self.id.host))
     }
 
     /// Runs a command on it.

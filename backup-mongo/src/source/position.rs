@@ -233,7 +233,7 @@ mod tests {
     use mongodb::bson::rawdoc;
 
     fn position() -> Position {
-        let node = serde_json::from_str(r#"{"host":"h:1","sync":null}"#).unwrap();
+        let node = serde_json::from_str(r#"{"host":"h:1","process":null,"term":5}"#).unwrap();
         let mut position = Position::new(node, Mode::Oplog, Some(OplogTime { t: 1, i: 2 }));
         let mut tally = Tally::unordered();
         tally.add(b"some document");

@@ -102,7 +102,7 @@ impl Run {
 
     /// Decides what is still to be read.
     fn plan(&mut self, listing: Vec<Listed>, resumed: bool) -> Result<()> {
-        let same_node = self.position.node == self.node.id;
+        let same_node = self.node.knows_records_of(&self.position.node);
         self.position.node = self.node.id.clone();
         let frontier = self.position.frontier.clone();
         let mut begun = BTreeMap::new();
@@ -131,7 +131,7 @@ impl Run {
                 continue;
             };
             if let (Place::Record { .. }, false) = (&open.at, same_node) {
-                let why = "the server that it was read from is not available; it is read again from another one";
+                let why = "the server that it was read from is another one now, or was started again; it is read again";
                 self.supersede(&mut open, &listed, why);
             }
             self.listed.insert(open.lane, listed);
@@ -466,6 +466,10 @@ impl Run {
             self.position.turns.retain(|turn| *turn != lane);
             return Ok(());
         };
+        if !matches!(trouble, Trouble::Failed(_) | Trouble::Denied(_)) {
+            // All readers are about to go on from where they stand.
+            self.node.ensure_same().await?;
+        }
         match trouble {
             Trouble::Failed(error) => Err(error),
             Trouble::TooOld => {
@@ -490,8 +494,10 @@ impl Run {
                 Err(Error::transient("the server speaks of a snapshot, where none was asked for"))
             }
             Trouble::NotInSnapshot => {
-                let name = layout::group(&self.position.open[at].database, &self.position.open[at].name);
-                tracing::info!(%name, "was not there at the snapshot; read as it is now");
+                let open = &self.position.open[at];
+                let name = layout::metadata_name(&open.database, &open.name);
+                let message = "was made or altered after the snapshot was chosen; kept as it is now";
+                self.warn(Some(name), message.into());
                 let mut open = self.position.open.remove(at);
                 open.outside = true;
                 self.position.open.insert(at, open);
@@ -534,6 +540,11 @@ impl Run {
         let now = list_database(&self.node, self.cluster.selection(), &open.database).await?;
         let name = layout::metadata_name(&open.database, &open.name);
         if let Some(again) = now.iter().find(|listed| listed.name == open.name) {
+            if uuid_text(again) == open.uuid {
+                // Something else stopped the reading; it goes on where it stands.
+                self.position.open.insert(at, open);
+                return Err(Error::transient("the server stopped reading").on(again.group()));
+            }
             self.supersede(&mut open, again, "it was dropped and made anew; it is read again");
             if self.position.mode != Mode::Oplog {
                 self.warn(Some(name), "was dropped and made anew while the backup ran; kept as it is now".into());

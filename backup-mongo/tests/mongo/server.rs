@@ -80,6 +80,9 @@ impl ReplicaSet {
     pub(crate) async fn start(members: usize, arguments: &[&str]) -> Self {
         let arguments = [&["--replSet", "rs"], arguments].concat();
         let members: Vec<Server> = (0..members).map(|_| Server::start(&arguments)).collect();
+        for member in &members {
+            member.run(doc! { "hello": 1 }).await;
+        }
         let hosts: Vec<_> =
             members.iter().enumerate().map(|(n, m)| doc! { "_id": n as i32, "host": m.host() }).collect();
         members[0].run(doc! { "replSetInitiate": { "_id": "rs", "members": hosts, "settings": { "electionTimeoutMillis": 2000 } } }).await;

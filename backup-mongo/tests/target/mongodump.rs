@@ -259,17 +259,14 @@ async fn the_oplog_of_a_dump_is_applied() {
         let client = server.client().await;
         let to = fresh("to");
         let mut archived = Archived::default();
-        let documents: Vec<_> = (0..10).map(|n| rawdoc! { "_id": n, "v": 0 }).collect();
-        archived.slices("shop", "c", &layout::group("shop", "c"), &documents, false);
+        let ten: Vec<_> = (0..10).map(|n| rawdoc! { "_id": n, "v": 0 }).collect();
+        archived.slices("shop", "c", &layout::group("shop", "c"), &ten, false);
         let ts = |n: u32| Timestamp { time: n, increment: 1 };
-        let entry = |n: u32,
-                     op: &str,
-                     ns: &str,
-                     o: mongodb::bson::RawDocumentBuf,
-                     o2: mongodb::bson::RawDocumentBuf| {
-            rawdoc! { "ts": ts(n), "v": 2_i64, "op": op, "ns": ns, "ui": mongodb::bson::Uuid::new(), "o": o, "o2": o2 }
-                .into_bytes()
-        };
+        let entry =
+            |n: u32, op: &str, ns: &str, o: mongodb::bson::RawDocumentBuf, o2: mongodb::bson::RawDocumentBuf| {
+                rawdoc! { "ts": ts(n), "v": 2_i64, "op": op, "ns": ns, "ui": "of another server", "o": o, "o2": o2 }
+                    .into_bytes()
+            };
         let none = || rawdoc! {};
         let log = [
             entry(1, "i", "shop.c", rawdoc! { "_id": 3, "v": 1 }, none()),

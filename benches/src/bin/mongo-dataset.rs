@@ -22,6 +22,7 @@ async fn main() {
     }
     dataset::fill(&client, database, what.parse().unwrap()).await;
     let stats = client.database(database).run_command(mongodb::bson::doc! { "dbStats": 1 }).await.unwrap();
-    let number = |key: &str| stats.get(key).and_then(|n| n.as_f64().or(n.as_i64().map(|n| n as f64))).unwrap_or_default();
+    let number =
+        |key: &str| stats.get(key).and_then(|n| n.as_f64().or(n.as_i64().map(|n| n as f64))).unwrap_or_default();
     println!("{} {}", number("objects"), number("dataSize"));
 }

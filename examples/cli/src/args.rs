@@ -106,6 +106,12 @@ pub(crate) enum Command {
     Logs(Logs),
     /// Make a key that seals archives
     Keygen(Keygen),
+    /// Change the key that opens sealed archives; their data stays as it is
+    ///
+    /// --key-file or --passphrase-env gives the key that opens them now. Safe to be stopped anywhere: repeat it. Operations that
+    /// were begun with the old key are resumed with the new one by `backup resume --key-file FILE`.
+    #[command(after_help = LOCATORS)]
+    Rekey(Rekey),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -450,6 +456,37 @@ pub(crate) struct Keygen {
     pub(crate) file: Option<PathBuf>,
 }
 
+/// `backup rekey`
+#[derive(Debug, Args)]
+pub(crate) struct Rekey {
+    /// Id, beginning of one, name, or `latest`
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) archive: Option<String>,
+    /// Every sealed and complete archive there
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Where the archives are
+    #[arg(long, value_name = "LOCATOR")]
+    pub(crate) at: Locator,
+    #[command(flatten)]
+    pub(crate) new_key: NewKey,
+    /// The present key goes on opening them too
+    #[arg(long)]
+    pub(crate) keep_old: bool,
+}
+
+/// The key that is to open archives.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct NewKey {
+    /// The file with the new key; see `backup keygen`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) new_key_file: Option<PathBuf>,
+    /// The environment variable with the new passphrase
+    #[arg(long, value_name = "VAR")]
+    pub(crate) new_passphrase_env: Option<String>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -464,6 +501,17 @@ mod tests {
     fn global_options_are_taken_behind_the_command_too() {
         let cli = Cli::try_parse_from(["backup", "list", "--at", "/x", "--json", "--key-file", "k", "-vv"]).unwrap();
         assert!(cli.global.json && cli.global.verbose == 2 && cli.global.key_file.is_some());
+    }
+
+    #[test]
+    fn rekey_needs_one_new_key_and_an_archive_or_all() {
+        let parse = |words: &str| Cli::try_parse_from(words.split(' ')).is_ok();
+        assert!(parse("backup rekey x --at /a --new-key-file f --key-file k"));
+        assert!(parse("backup rekey --all --at /a --new-passphrase-env V --keep-old"));
+        assert!(!parse("backup rekey x --at /a"));
+        assert!(!parse("backup rekey --at /a --new-key-file f"));
+        assert!(!parse("backup rekey x --all --at /a --new-key-file f"));
+        assert!(!parse("backup rekey x --at /a --new-key-file f --new-passphrase-env V"));
     }
 
     #[test]

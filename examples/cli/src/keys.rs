@@ -25,22 +25,32 @@ pub(crate) enum KeySource {
 }
 
 impl KeySource {
-    /// What the command line says.
+    /// What the global options say.
     ///
     /// # Errors
-    /// `Usage` when it says two things.
+    /// `Usage` when they say two things.
     pub(crate) fn from_args(global: &Global) -> Result<Option<Self>, Failure> {
-        match (&global.key_file, &global.passphrase_env) {
+        Self::of(global.key_file.as_deref(), global.passphrase_env.as_deref(), "--")
+    }
+
+    /// What two options say, whose names start like this.
+    ///
+    /// # Errors
+    /// `Usage` when they say two things.
+    pub(crate) fn of(file: Option<&Path>, variable: Option<&str>, option: &str) -> Result<Option<Self>, Failure> {
+        match (file, variable) {
             (None, None) => Ok(None),
             (Some(file), None) => {
-                let path = std::path::absolute(file).map_err(|e| Failure::Usage(format!("--key-file: {e}")))?;
+                let path = std::path::absolute(file).map_err(|e| Failure::Usage(format!("{option}key-file: {e}")))?;
                 if path.to_str().is_none() {
-                    return Err(Failure::Usage("--key-file: the path of a key file must be UTF-8".into()));
+                    return Err(Failure::Usage(format!("{option}key-file: the path of a key file must be UTF-8")));
                 }
                 Ok(Some(Self::File(path)))
             }
-            (None, Some(variable)) => Ok(Some(Self::PassphraseEnv(variable.clone()))),
-            (Some(_), Some(_)) => Err(Failure::Usage("give --key-file or --passphrase-env, not both".into())),
+            (None, Some(variable)) => Ok(Some(Self::PassphraseEnv(variable.into()))),
+            (Some(_), Some(_)) => {
+                Err(Failure::Usage(format!("give {option}key-file or {option}passphrase-env, not both")))
+            }
         }
     }
 

@@ -297,3 +297,29 @@ async fn names_that_no_tar_path_can_have_are_encoded_and_read_back_by_all() {
         assert_eq!(std::fs::read_to_string(place.path(&to).join("../up")).ok(), None, "nothing is written outside");
     }
 }
+
+#[test]
+fn the_second_reader_finds_the_newest_keys_and_passes_over_damaged_ones() {
+    let place = Place::new();
+    place.tree("tree");
+    place.ends(0, &["keygen", "key"]);
+    place.ends(0, &["keygen", "new"]);
+    let id = place.create("tree", "backups", &["--key-file", "key"]);
+    let (directory, keys) = (place.arg(&format!("backups/{id}")), place.path(&format!("backups/{id}/keys")));
+    let old = std::fs::read(keys.join("0.json")).unwrap();
+    place.ends(0, &["rekey", &id, "--at", "backups", "--key-file", "key", "--new-key-file", "new"]);
+    read(&place, "verify", &directory, &["--key-file", "new"], &[]);
+    let refused = second_reader()
+        .args(["verify", &directory, "--key-file", "key"])
+        .current_dir(place.path("."))
+        .output()
+        .unwrap();
+    assert!(!refused.status.success());
+    // As after a change that was cut short, and with damage in the newest.
+    std::fs::write(keys.join("0.json"), old).unwrap();
+    std::fs::write(keys.join("10.json"), "{}").unwrap();
+    for key in ["key", "new"] {
+        read(&place, "verify", &directory, &["--key-file", key], &[]);
+        place.ends(0, &["verify", &id, "--at", "backups", "--key-file", key]);
+    }
+}

@@ -106,3 +106,64 @@ fn two_keys_at_once_and_files_that_are_no_keys_are_refused() {
     place.ends(1, &with(&["--key-file", "tree/a.txt"]));
     assert!(files_below(&place.path("backups")).is_empty());
 }
+
+#[test]
+fn a_new_key_takes_the_place_of_the_old_one() {
+    let place = Place::new();
+    place.tree("tree");
+    for key in ["key", "new", "other"] {
+        place.ends(0, &["keygen", key]);
+    }
+    place.create("tree", "backups", &["--key-file", "key", "--name", "secret"]);
+    let rekey = ["rekey", "secret", "--at", "backups", "--new-key-file", "new"];
+    let with = |more: &[&'static str]| [&rekey[..], more].concat();
+    let run = place.ends(2, &rekey);
+    assert!(run.stderr.contains("--key-file"), "{}", run.stderr);
+    place.ends(1, &with(&["--key-file", "other"]));
+    let run = place.ends(0, &with(&["--key-file", "key", "--json"]));
+    assert_eq!(run.last()["archives"][0]["outcome"], "changed", "{}", run.stdout);
+    place.ends(1, &["verify", "secret", "--at", "backups", "--key-file", "key"]);
+    place.ends(0, &["verify", "secret", "--at", "backups", "--key-file", "new"]);
+    let run = place.ends(0, &with(&["--key-file", "key"]));
+    assert!(run.stdout.contains("already"), "{}", run.stdout);
+    place.ends(0, &["restore", "secret", "--at", "backups", "--to", "back", "--key-file", "new"]);
+    place.assert_same("tree", "back");
+}
+
+#[test]
+fn the_key_of_all_archives_is_changed_at_once_and_those_that_cannot_be_are_told() {
+    let place = Place::new();
+    place.tree("tree");
+    for key in ["key", "new", "other"] {
+        place.ends(0, &["keygen", key]);
+    }
+    place.create("tree", "backups", &[]);
+    let mine = [(); 2].map(|()| place.create("tree", "backups", &["--key-file", "key"]));
+    let rekey = ["rekey", "--all", "--at", "backups", "--key-file", "key", "--new-key-file", "new", "--json"];
+    let outcomes = |run: common::Run| -> Vec<(String, String)> {
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_string();
+        let run = run.last();
+        let archives = run["archives"].as_array().unwrap().iter();
+        archives.map(|a| (text(&a["archive"]), text(&a["outcome"]))).collect()
+    };
+    let changed = outcomes(place.ends(0, &[&rekey[..], &["--keep-old"]].concat()));
+    assert_eq!(changed, mine.clone().map(|id| (id, "changed".to_string())));
+    for key in ["key", "new"] {
+        place.ends(0, &["verify", &mine[0], "--at", "backups", "--key-file", key]);
+    }
+    let foreign = place.create("tree", "backups", &["--key-file", "other"]);
+    let manifest = place.path(&format!("backups/{}/manifest.json.sealed", mine[1]));
+    std::fs::rename(&manifest, place.path("aside")).unwrap();
+    let mut left = outcomes(place.ends(1, &rekey));
+    left.sort();
+    let mut expected = vec![
+        (mine[0].clone(), "changed".to_string()),
+        (mine[1].clone(), "left".to_string()),
+        (foreign, "left".to_string()),
+    ];
+    expected.sort();
+    assert_eq!(left, expected);
+    std::fs::rename(place.path("aside"), &manifest).unwrap();
+    place.ends(1, &["verify", &mine[0], "--at", "backups", "--key-file", "key"]);
+    place.ends(0, &["verify", &mine[1], "--at", "backups", "--key-file", "key"]);
+}

@@ -2,7 +2,7 @@
 
 use super::checkpoint::OpenEntry;
 use super::read::{Abandoned, GO_ON, RANGE, RangeRead, Step, read_range};
-use super::stream::{Stopped, StreamWriter};
+use super::stream::{Stopped, StreamWriter, weight};
 use crate::adapter::{Content, Cursor, ReadContext, Source, SourceEntry, SourceEvent, Version};
 use crate::archive::MAX_NAME;
 use crate::budget::ByteBudget;
@@ -17,6 +17,8 @@ use tokio::sync::mpsc;
 
 /// How often an entry that changes under the reader's hands is read before it is given up.
 const TRIES: u32 = 3;
+/// Bytes of name, target and metadata that an entry may have: its index line must fit an index piece, together with others.
+const MAX_WEIGHT: usize = 4 << 20;
 
 /// How the stream ended.
 #[derive(Debug)]
@@ -183,11 +185,14 @@ impl Assembler {
     }
 
     async fn is_unstorable(&mut self, entry: &SourceEntry) -> Result<bool, Halt> {
-        let length = entry.name.as_bytes().len();
-        if (1..=MAX_NAME).contains(&length) {
+        let (length, weight) = (entry.name.as_bytes().len(), weight(entry));
+        let message = if !(1..=MAX_NAME).contains(&length) {
+            format!("skipped: a name of {length} bytes cannot be stored; 1 to {MAX_NAME} are possible")
+        } else if weight > MAX_WEIGHT {
+            format!("skipped: {weight} bytes of metadata cannot be stored; at most {MAX_WEIGHT} are possible")
+        } else {
             return Ok(false);
-        }
-        let message = format!("skipped: a name of {length} bytes cannot be stored; 1 to {MAX_NAME} are possible");
+        };
         self.warn(Some(&entry.name), &message).await?;
         self.stream.passed(entry);
         Ok(true)

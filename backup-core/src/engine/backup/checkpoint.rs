@@ -3,6 +3,7 @@
 //! Layout: magic, length of the head (u32, big endian), head (JSON), body (zstd-compressed JSON; sealed when the archive is).
 //! The head holds what is needed to reach the archive key; the body holds names and content bytes.
 
+use super::chapters::Chapter;
 use crate::adapter::{Cursor, SourceEntry, SourceFacts, Version};
 use crate::archive::{
     ArchiveKey, PieceRecord, Previous, SupersededGroup, TarPaths, seal_checkpoint, unseal_checkpoint,
@@ -133,10 +134,15 @@ pub(super) struct Unread {
 }
 
 impl Unread {
-    const LIMIT: usize = 1000;
+    /// Bytes of names, which are a part of each checkpoint.
+    const LIMIT: usize = 64 << 10;
 
     pub(super) fn add(&mut self, name: EntryName) {
-        if self.names.len() < Self::LIMIT { self.names.push(name) } else { self.overflow = true }
+        if self.overflow {
+            return;
+        }
+        let kept: usize = self.names.iter().map(|name| name.as_bytes().len()).sum();
+        if kept + name.as_bytes().len() <= Self::LIMIT { self.names.push(name) } else { self.overflow = true }
     }
 
     pub(super) fn may_contain(&self, name: &EntryName) -> bool {
@@ -247,7 +253,11 @@ pub(super) struct Body {
     pub(super) volumes: Vec<Run>,
     pub(super) volume_count: u64,
     pub(super) stored_bytes: u64,
+    /// The last pieces, all of them once the manifest is made.
     pub(super) pieces: Vec<Piece>,
+    /// Where the records of those before them are.
+    #[serde(default)]
+    pub(super) chapter: Option<Chapter>,
     pub(super) tail: Tail,
     pub(super) previous: Option<Previous>,
     pub(super) manifest: Option<ManifestBytes>,
@@ -282,6 +292,10 @@ impl OpenEntry {
 pub(super) fn encode(head: &Head, body: &Body, key: Option<&ArchiveKey>) -> Result<Checkpoint> {
     let head_json = serde_json::to_vec(head).map_err(encoding)?;
     let body_json = serde_json::to_vec(body).map_err(encoding)?;
+    if body_json.len() as u64 > MAX_BODY {
+        // It could not be read again.
+        return Err(Error::unsupported(format!("the archive's manifest has become longer than {MAX_BODY} bytes")));
+    }
     let packed =
         zstd::bulk::compress(&body_json, 3).map_err(|e| Error::io(e, "the checkpoint could not be compressed"))?;
     let packed = match key {
@@ -334,4 +348,20 @@ fn encoding(e: serde_json::Error) -> Error {
 
 fn damaged(what: &'static str) -> Error {
     Error::corrupt(what).on("checkpoint")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_unread_files_are_bounded_by_their_bytes_and_none_is_trusted_beyond() {
+        let mut unread = Unread::default();
+        for n in 0..100 {
+            unread.add(EntryName::from(format!("{n:01000}").as_str()));
+        }
+        let kept: usize = unread.names.iter().map(|name| name.as_bytes().len()).sum();
+        assert!((60_000..=Unread::LIMIT).contains(&kept), "{kept}");
+        assert!(unread.may_contain(&"another".into()));
+    }
 }

@@ -1,6 +1,7 @@
 //! The end of a backup, in two steps: first everything is checked and the manifest's exact bytes are saved with the change to
 //! `Committing`; then these bytes are put. After the first step any worker only repeats the second.
 
+use super::chapters::gather;
 use super::checkpoint::{Blob, Body, ManifestBytes};
 use super::track::Tracker;
 use super::volume::{Outlet, panicked};
@@ -9,7 +10,7 @@ use crate::archive::{Attempted, Header, Manifest, ObjectNames, Totals, seal};
 use crate::engine::Outcome;
 use crate::model::{ArchiveRecord, Identity, LogRecord, ObjectName, Phase};
 use crate::state::Event;
-use crate::{Digest, Error, Result};
+use crate::{Digest, Error, ErrorClass, Result};
 use bytes::Bytes;
 use futures::TryStreamExt;
 
@@ -18,6 +19,7 @@ pub(super) async fn prepare(tracker: &mut Tracker, header: &Header) -> Result<()
     let outlet = tracker.outlet.clone();
     outlet.session.meter.phase(Phase::Finishing);
     tracker.flush_tail().await?;
+    gather(&outlet, header.codec, &mut tracker.body).await?;
     check_objects(&outlet, &tracker.body).await?;
     let manifest = manifest(header, &tracker.head.header.0, &tracker.body);
     let (key, names) = (outlet.key.clone(), outlet.names.clone());
@@ -102,9 +104,14 @@ async fn remove_leftovers(outlet: &Outlet, body: &Body) -> Result<()> {
         let name = object.name;
         let Some(attempted) = ObjectNames::parse_attempt(&name) else { continue };
         // A newer attempt may be at work already; what is not older than this one is not ours to remove.
-        if attempted.attempt < outlet.session.fence().attempt && !names_it(names, body, &name, attempted) {
+        let older = attempted.attempt < outlet.session.fence().attempt && !names_it(names, body, &name, attempted);
+        // These served for the manifest, which is there.
+        let chapter = name == names.chapter(attempted);
+        if older || chapter {
             outlet.session.ensure_held()?;
             outlet.destination.delete(&name).await.map_err(|e| e.on(&name))?;
+        }
+        if older && !chapter {
             outlet.session.log(LogRecord::info("clean", format!("removed {name}, left over by an earlier attempt")));
         }
     }
@@ -206,6 +213,28 @@ async fn not_swept(destination: &dyn Destination, names: &ObjectNames) -> Result
         return Err(swept(names));
     }
     Ok(())
+}
+
+/// Fails when the header of an archive that has volumes already is not at the destination. To be called before anything is
+/// written there: below the path of a disk that is not mounted, a check would make a new root, and puts would go astray.
+pub(super) async fn find_archive(destination: &dyn Destination, names: &ObjectNames) -> Result<()> {
+    let cause = match destination.stat(&names.header()).await {
+        Ok(Some(_)) => return Ok(()),
+        Ok(None) if destination.stat(&names.swept()).await?.is_some() => return Err(swept(names)),
+        Ok(None) => None,
+        Err(e) if e.class() == ErrorClass::NotFound => Some(e),
+        Err(e) => return Err(e.on(names.header())),
+    };
+    let text = format!(
+        "the archive's header is not at {}; is the disk mounted? If the archive was swept or deleted, cancel this backup and \
+         make a new one",
+        destination.identity()
+    );
+    let error = Error::not_found(text).on(names.archive());
+    Err(match cause {
+        Some(cause) => error.because(cause),
+        None => error,
+    })
 }
 
 /// Fails when it makes no sense to go on with a backup: its archive was swept, or another worker has completed it.

@@ -8,6 +8,7 @@ use crate::archive::{
 };
 use crate::budget::Permit;
 use crate::model::{Entry, EntryKind};
+use crate::pool::BufferPool;
 use crate::{Digest, Error, Result, Sha256};
 use bytes::Bytes;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -114,22 +115,29 @@ pub(super) struct PackedFrame {
 pub(super) struct Packers {
     compression: Compression,
     idle: Mutex<Vec<Packer>>,
+    /// Buffers of packed frames that came out about as long as they went in.
+    buffers: Arc<BufferPool>,
 }
 
 #[derive(Debug)]
 struct Packer {
     compressor: Compressor,
     raw: Vec<u8>,
+    out: Vec<u8>,
+    buffers: Arc<BufferPool>,
 }
+
+/// Buffers of packed frames that are kept for the next ones: those of one volume.
+const KEPT: usize = 8;
 
 impl Packers {
     pub(super) fn new(compression: Compression) -> Self {
-        Self { compression, idle: Mutex::default() }
+        Self { compression, idle: Mutex::default(), buffers: BufferPool::new(KEPT) }
     }
 
     /// Compresses some bytes as one frame.
-    pub(super) fn compress(&self, bytes: &Bytes) -> Result<Vec<u8>> {
-        self.with(|packer| packer.compressor.compress(std::slice::from_ref(bytes)))
+    pub(super) fn compress(&self, bytes: &Bytes) -> Result<Bytes> {
+        self.with(|packer| packer.compress_one(bytes))
     }
 
     /// Packs a frame. CPU work of some milliseconds a MiB; waits for the frame before it only when both hold content of one entry.
@@ -141,7 +149,12 @@ impl Packers {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut packer = match idle {
             Some(packer) => packer,
-            None => Packer { compressor: Compressor::new(self.compression)?, raw: Vec::new() },
+            None => Packer {
+                compressor: Compressor::new(self.compression)?,
+                raw: Vec::new(),
+                out: Vec::new(),
+                buffers: self.buffers.clone(),
+            },
         };
         let result = work(&mut packer);
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(packer);
@@ -195,8 +208,7 @@ impl Packer {
     fn compress(&mut self, frame: &RawFrame) -> Result<Bytes> {
         // A frame that is one piece of a large content needs no copy.
         if let [Part::Content(bytes)] = &frame.parts[..] {
-            let packed = self.compressor.compress(std::slice::from_ref(bytes))?;
-            return Ok(packed.into());
+            return self.compress_one(bytes);
         }
         self.raw.clear();
         for part in &frame.parts {
@@ -224,9 +236,21 @@ impl Packer {
             )));
         }
         let raw = Bytes::from(std::mem::take(&mut self.raw));
-        let packed = self.compressor.compress(std::slice::from_ref(&raw))?;
+        let packed = self.compress_one(&raw);
         self.raw = Vec::from(raw);
-        Ok(packed.into())
+        packed
+    }
+
+    fn compress_one(&mut self, bytes: &Bytes) -> Result<Bytes> {
+        if self.out.capacity() == 0 {
+            self.out = self.buffers.take(bytes.len() + bytes.len() / 64);
+        }
+        self.compressor.compress_into(std::slice::from_ref(bytes), &mut self.out)?;
+        // A frame that fills its buffer goes on in it; another must not keep more memory than it is accounted with.
+        if self.out.len() >= self.out.capacity() / 8 * 7 {
+            return Ok(self.buffers.lend(std::mem::take(&mut self.out)));
+        }
+        Ok(Bytes::copy_from_slice(&self.out))
     }
 }
 

@@ -3,6 +3,7 @@
 //! Each arrow is a bounded channel; the stages run side by side and the first error stops them all.
 
 mod assemble;
+mod chapters;
 mod checkpoint;
 mod commit;
 mod frame;
@@ -102,6 +103,7 @@ pub(super) async fn start(engine: &Engine, request: BackupRequest) -> Result<Ope
         volume_count: 0,
         stored_bytes: 0,
         pieces: Vec::new(),
+        chapter: None,
         tail: checkpoint::Tail::default(),
         previous: previous.map(|r| Previous { archive: r.archive, manifest_sha256: r.manifest_sha256 }),
         manifest: None,
@@ -285,6 +287,9 @@ impl Attempt {
             key: self.key.clone(),
             limit: self.adapters.limits.write.clone(),
         };
+        if body.volume_count > 0 {
+            commit::find_archive(&*outlet.destination, &names).await?;
+        }
         if body.manifest.is_some() {
             session.log(LogRecord::info("commit", "completing the archive"));
             session.committing().await?;
@@ -323,7 +328,7 @@ impl Attempt {
         outlet.remove_staged().await;
         outlet.put_as_is(&outlet.names.header(), Payload::from(self.head.header.0.clone())).await?;
         if let Some(keys) = &self.head.keys {
-            outlet.put_as_is(&outlet.names.keys(), Payload::from(keys.0.clone())).await?;
+            outlet.put_as_is(&outlet.names.keys(0), Payload::from(keys.0.clone())).await?;
         }
         Ok(())
     }

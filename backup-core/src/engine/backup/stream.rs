@@ -17,11 +17,20 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-/// Bytes of names and metadata at which a frame ends: its index lines must not become longer than a frame may be.
+/// Bytes of names, targets and metadata at which a frame ends: its index lines must not become longer than a frame may be.
 const MAX_METADATA: usize = 1 << 20;
 
-/// Bytes that an entry's metadata takes in the index, roughly.
-fn weight(metadata: &Metadata) -> usize {
+/// Bytes that an entry's name, target and metadata take in the index, roughly.
+pub(super) fn weight(entry: &SourceEntry) -> usize {
+    let target = match &entry.kind {
+        EntryKind::Symlink { target } => target.len(),
+        EntryKind::HardLink { target } => target.as_bytes().len(),
+        EntryKind::File | EntryKind::Directory | EntryKind::Slice => 0,
+    };
+    entry.name.as_bytes().len() + target + weight_of(&entry.metadata)
+}
+
+fn weight_of(metadata: &Metadata) -> usize {
     let texts = |map: &std::collections::BTreeMap<String, String>| -> usize {
         map.iter().map(|(k, v)| k.len() + v.len()).sum()
     };
@@ -129,7 +138,14 @@ impl StreamWriter {
         if !self.void.is_empty() {
             let facts = Arc::make_mut(&mut self.position.facts);
             self.void.iter().for_each(|void| drop(facts.group_digests.remove(&void.group)));
-            Arc::make_mut(&mut self.position.groups).append(&mut self.void);
+            // One record of a group covers those before it; they are a part of each checkpoint.
+            let groups = Arc::make_mut(&mut self.position.groups);
+            for void in self.void.drain(..) {
+                match groups.iter_mut().find(|before| before.group == void.group) {
+                    Some(before) => before.last = void.last,
+                    None => groups.push(void),
+                }
+            }
         }
     }
 
@@ -167,7 +183,7 @@ impl StreamWriter {
             path,
             link_path,
         };
-        self.metadata += weight(&entry.metadata) + entry.name.as_bytes().len();
+        self.metadata += weight(entry);
         let header = staged.header_length();
         staged.entry.offset = self.position.raw + header;
         self.advance(header);
@@ -228,15 +244,34 @@ impl StreamWriter {
     /// Adds content of the open entry.
     pub(super) async fn content(&mut self, mut bytes: Bytes, permit: &Arc<Permit>) -> Result<(), Stopped> {
         while !bytes.is_empty() {
-            // A frame that only just began takes at least a little, so that each one makes progress.
-            let room = self.frame_size.saturating_sub(self.frame.length).max(1);
-            let piece = bytes.split_to(bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
+            let piece = bytes.split_to(self.take(bytes.len()));
+            if piece.is_empty() {
+                self.flush(false).await?;
+                continue;
+            }
             self.took(piece.len() as u64);
             self.frame.parts.push(Part::Content(piece));
             self.frame.permits.push(permit.clone());
             self.flush_full().await?;
         }
         Ok(())
+    }
+
+    /// How much of a piece of so many bytes the frame takes; nothing when it shall end before it.
+    ///
+    /// A frame that is one piece is packed without a copy. So a piece is not cut where that can be avoided: frames may be up to a
+    /// quarter longer than planned, or as much as a quarter of that short.
+    fn take(&self, piece: usize) -> usize {
+        let (length, most) = (piece as u64, self.frame_size + self.frame_size / 4);
+        if self.frame.length + length <= most {
+            piece
+        } else if length <= most && self.frame.length >= self.frame_size / 4 {
+            0
+        } else {
+            // A frame that only just began takes at least a little, so that each one makes progress.
+            let room = self.frame_size.saturating_sub(self.frame.length).max(1);
+            usize::try_from(room).unwrap_or(usize::MAX).min(piece)
+        }
     }
 
     fn took(&mut self, length: u64) {

@@ -1,5 +1,6 @@
 //! Follows the volumes in order: what is durable goes into the index and into checkpoints.
 
+use super::chapters::put_away;
 use super::checkpoint::{Body, Head, Piece, Tail, encode, extend};
 use super::frame::Packers;
 use super::volume::{Outlet, Sent, StoredVolume, VolumeMeta, panicked};
@@ -60,7 +61,8 @@ impl Tracker {
         Ok(())
     }
 
-    async fn durable(&mut self, meta: VolumeMeta, stored: StoredVolume) -> Result<()> {
+    /// Takes note of a volume that is at the destination.
+    pub(super) async fn durable(&mut self, meta: VolumeMeta, stored: StoredVolume) -> Result<()> {
         let record = VolumeRecord {
             name: self.outlet.relative(&meta.name)?.to_owned(),
             size: stored.size,
@@ -100,7 +102,7 @@ impl Tracker {
         let full = text.len() >= FULL_TAIL;
         let packers = self.packers.clone();
         let packed = tokio::task::spawn_blocking(move || packers.compress(&text)).await.map_err(panicked)??;
-        Ok((full, packed.into()))
+        Ok((full, packed))
     }
 
     /// Puts the index lines so far as a piece, if there are any.
@@ -113,7 +115,7 @@ impl Tracker {
     }
 
     async fn put_piece(&mut self, packed: Bytes) -> Result<()> {
-        let name = self.outlet.names.index(self.outlet.attempted(self.body.pieces.len() as u64));
+        let name = self.outlet.names.index(self.outlet.attempted(self.body.piece_count()));
         let (size, sha256) = self.outlet.put(&name, vec![packed], true).await?;
         let sha256 = sha256.ok_or_else(|| Error::permanent("the piece was not hashed"))?;
         let tail = std::mem::take(&mut self.body.tail);
@@ -134,7 +136,7 @@ impl Tracker {
         self.outlet.session.meter.update(|p| p.stored_bytes += size);
         self.body.stored_bytes += size;
         self.body.pieces.push(Piece { record, volume_bytes: tail.volume_bytes });
-        Ok(())
+        put_away(&self.outlet, &self.packers, &mut self.body).await
     }
 
     /// The checkpoint of what is durable.

@@ -82,7 +82,7 @@ impl Outlet {
                     for piece in pieces {
                         sealer.push(&piece)?;
                     }
-                    Payload::from(sealer.finish()?)
+                    Payload::new(sealer.finish()?)
                 }
                 None => Payload::new(pieces),
             };
@@ -95,11 +95,10 @@ impl Outlet {
         Ok((size, digest))
     }
 
-    /// Puts ready bytes.
+    /// Puts ready bytes, as slowly as the limit says.
     pub(super) async fn put_as_is(&self, name: &ObjectName, payload: Payload) -> Result<()> {
-        self.limit.take(payload.len()).await;
         self.session.ensure_held()?;
-        self.destination.put(name, payload).await.map_err(|e| e.on(name))
+        self.destination.put(name, payload.paced(self.limit.clone())).await.map_err(|e| e.on(name))
     }
 
     /// Removes what puts that broke off have left behind. It is not needed for anything but the space.

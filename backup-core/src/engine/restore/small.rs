@@ -8,7 +8,7 @@ use crate::engine::archive::panicked;
 use crate::engine::fetch::Decoded;
 use crate::engine::handle::AbortOnDrop;
 use crate::limit::RateLimit;
-use crate::model::{Entry, GroupName};
+use crate::model::{Entry, EntryName, GroupName};
 use crate::{Error, Result};
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
@@ -19,6 +19,8 @@ use tokio::sync::oneshot;
 const BATCH_ENTRIES: usize = 256;
 /// … or so many bytes.
 const BATCH_BYTES: usize = 2 << 20;
+/// A batch of so many entries may end where the directory ends.
+const BATCH_WORTH: usize = 64;
 
 /// Cuts entries out of frames and writes them.
 #[derive(Debug)]
@@ -67,6 +69,12 @@ impl SmallWriter {
     pub(super) async fn add(&mut self, entry: Entry, content: Bytes, of: Option<&Decoded>) -> Result<()> {
         let ordered = self.target.granularity(&entry.kind) == Granularity::OrderedSlices && entry.group.is_some();
         if ordered && self.batch.last().is_some_and(|last| last.entry.group != entry.group) {
+            self.flush().await?;
+        }
+        // Files of one directory come together: two batches that fill the same one would wait for each other.
+        if self.batch.len() >= BATCH_WORTH
+            && self.batch.last().is_some_and(|last| directory(&last.entry.name) != directory(&entry.name))
+        {
             self.flush().await?;
         }
         if self.batch_work.is_none() {
@@ -154,4 +162,10 @@ impl SmallWriter {
         }
         Ok(())
     }
+}
+
+/// What a name starts with, up to its last `/`.
+fn directory(name: &EntryName) -> &[u8] {
+    let name = name.as_bytes();
+    &name[..name.iter().rposition(|byte| *byte == b'/').unwrap_or(0)]
 }

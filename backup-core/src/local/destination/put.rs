@@ -8,10 +8,11 @@ use crate::local::rw::{holds, write_pieces};
 use crate::model::{Holder, ObjectName, STAGE_PREFIX};
 use crate::{Digest, Error, Result};
 use bytes::Bytes;
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fdatasync, fstat, fsync, mkdirat, openat, statat};
 use rustix::io::Errno;
 use std::sync::{LazyLock, PoisonError};
+use tokio::sync::mpsc;
 
 pub(super) const NEW_FILE: OFlags =
     OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -55,12 +56,35 @@ fn is_of_dead_process(name: &[u8]) -> bool {
     boot == Some(&*boot_tag(&here.boot)) && holder_is_dead(&Holder { pid, started, ..here.clone() })
 }
 
+/// When the bytes of a put may be written.
+#[derive(Debug)]
+pub(super) enum Feed {
+    /// At once.
+    AtOnce,
+    /// Chunk by chunk as they come; the end is early when the call was dropped.
+    Paced(mpsc::Receiver<Bytes>),
+}
+
+impl Feed {
+    fn write(&mut self, file: BorrowedFd<'_>, pieces: &[Bytes]) -> Result<()> {
+        let failed = |e| io_error(e, "cannot write");
+        let Self::Paced(chunks) = self else { return write_pieces(file, pieces).map_err(failed) };
+        let mut rest: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+        while rest > 0 {
+            let chunk = chunks.blocking_recv().ok_or_else(|| Error::cancelled("the put was given up"))?;
+            rest = rest.saturating_sub(chunk.len() as u64);
+            write_pieces(file, &[chunk]).map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
 impl Place {
-    pub(super) fn put(&self, name: &ObjectName, body: &Payload) -> Result<()> {
+    pub(super) fn put(&self, name: &ObjectName, body: &Payload, mut feed: Feed) -> Result<()> {
         let (parent, last) = split(name);
         for _ in 0..TRIES {
             let Some(dir) = self.make_dirs(parent)? else { continue };
-            if store(&dir, last, body.pieces())? {
+            if store(&dir, last, body.pieces(), &mut feed)? {
                 return Ok(());
             }
         }
@@ -116,7 +140,7 @@ impl Place {
         let root = self.root()?;
         let probe = stage_name();
         let text = Bytes::copy_from_slice(probe.as_bytes());
-        let stored = store(&root, &probe, std::slice::from_ref(&text));
+        let stored = store(&root, &probe, std::slice::from_ref(&text), &mut Feed::AtOnce);
         let compared = stored.and_then(|_| equal(&root, &probe, &[text]));
         let removed = remove_file(&root, probe.as_bytes());
         match compared.map_err(|e| e.on(self.path.display()))? {
@@ -170,7 +194,7 @@ impl Place {
 ///
 /// All of it happens here: stage, write, sync, publish under a name that is free, sync the directory. If something of the name is
 /// there, equal bytes are as good, and are synced too since their writer may not be through; different bytes are `Conflict`.
-fn store(dir: &OwnedFd, name: &str, pieces: &[Bytes]) -> Result<bool> {
+fn store(dir: &OwnedFd, name: &str, pieces: &[Bytes], feed: &mut Feed) -> Result<bool> {
     let stage = stage_name();
     let file = match openat(dir, &stage, NEW_FILE, FILE_MODE) {
         Ok(file) => file,
@@ -179,7 +203,7 @@ fn store(dir: &OwnedFd, name: &str, pieces: &[Bytes]) -> Result<bool> {
     };
     // From here on the staged file keeps the directory from being removed.
     let published = (|| {
-        write_pieces(file.as_fd(), pieces).map_err(|e| io_error(e, "cannot write"))?;
+        feed.write(file.as_fd(), pieces)?;
         fdatasync(&file).map_err(|e| io_error(e, "cannot make the file durable"))?;
         for _ in 0..TRIES {
             if rename_new(dir.as_fd(), stage.as_bytes(), name.as_bytes()).map_err(rename_error)? {

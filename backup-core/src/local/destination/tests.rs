@@ -263,6 +263,22 @@ async fn a_dropped_put_leaves_the_whole_object_or_none() {
 }
 
 #[tokio::test]
+async fn a_slow_put_that_is_dropped_soon_leaves_nothing_behind() {
+    let f = fixture();
+    let slow = crate::limit::RateLimit::new(std::num::NonZeroU64::new(1));
+    let object = name("a/b");
+    let put = f.destination.put(&object, Payload::from(vec![7; 1000]).paced(slow));
+    tokio::time::timeout(std::time::Duration::from_millis(100), put).await.unwrap_err();
+    for _ in 0..1000 {
+        if f.files() == ["a/"] {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    panic!("{:?}", f.files());
+}
+
+#[tokio::test]
 async fn staged_leftovers_are_removed_and_objects_stay() {
     let f = fixture();
     f.put("a/data/0", "x").await.unwrap();

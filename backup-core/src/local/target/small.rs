@@ -4,7 +4,7 @@ use super::lend::open_own;
 use super::stage::{Existing, Staged};
 use super::{Shared, is_fatal};
 use crate::adapter::{RestorePlan, SmallEntry, Written};
-use crate::local::apply::look_error;
+use crate::local::apply::{Troubles, look_error};
 use crate::local::beneath::{DIRECTORY, Dir, Missing, Place, Root, TRIES, check_name};
 use crate::local::publish::io_error;
 use crate::local::rw::{STEP, holds, read_full, write_at, write_sparse};
@@ -81,22 +81,35 @@ impl Shared {
             Looked::Same => return Ok(Written::AlreadyThere),
             Looked::Go(overwrite) => overwrite,
         };
+        // Only a file with a name can take the place of another.
+        if overwrite.is_none() {
+            match self.write_unnamed(&place, entry, content)? {
+                Some(true) => return Ok(Written::Created),
+                Some(false) => return self.meet(&place, entry, &Content::Bytes(content)),
+                None => {}
+            }
+        }
         let stage = self.stages.fresh(&plan.tag);
         let (place, file) = self.create(root, plan, path, place, &stage)?;
         let staged = Staged::new(self, &place, stage.as_bytes());
-        let written = if entry.metadata.sparse {
-            write_sparse(file.as_fd(), content, 0).and_then(|()| rustix::fs::ftruncate(&file, content.len() as u64))
-        } else {
-            write_at(file.as_fd(), content, 0)
-        };
-        written.map_err(|e| io_error(e, "cannot write"))?;
-        let owner = self.new_owner(&place.dir, || fstat(&file))?;
-        self.notes.add(&entry.name, self.rules.put_on(file.as_fd(), entry, owner));
+        self.notes.add(&entry.name, self.fill(&place.dir, &file, entry, content)?);
         drop(file);
         match staged.publish(root, overwrite)? {
             Some(written) => Ok(written),
             None => self.meet(&place, entry, &Content::Bytes(content)),
         }
+    }
+
+    /// Writes content and metadata of a new file in a directory; answers what could not be put on it.
+    pub(super) fn fill(&self, dir: &Dir, file: &OwnedFd, entry: &Entry, content: &Bytes) -> Result<Troubles> {
+        let written = if entry.metadata.sparse {
+            write_sparse(file.as_fd(), content, 0).and_then(|()| rustix::fs::ftruncate(file, content.len() as u64))
+        } else {
+            write_at(file.as_fd(), content, 0)
+        };
+        written.map_err(|e| io_error(e, "cannot write"))?;
+        let owner = self.new_owner(dir, || fstat(file))?;
+        Ok(self.rules.put_on(file.as_fd(), entry, owner))
     }
 
     pub(super) fn write_link(

@@ -32,6 +32,7 @@ cases! {
     put: "Two puts of one name at once" => writing::of_puts_at_once_one_wins_whole;
     put: "A full disk or quota" => writing::a_full_place_is_no_space_and_leaves_nothing;
     put: "An empty payload" => writing::an_empty_payload_is_an_empty_object;
+    put: "Sends no faster than the payload allows" => writing::a_put_is_no_faster_than_its_payload_allows;
     get: "Delivers exactly the range" => reading::ranges_are_exact;
     get: "An absent object" => reading::an_absent_object_is_not_found;
     get: "A range beyond the end" => reading::a_range_beyond_the_end_is_corrupt;

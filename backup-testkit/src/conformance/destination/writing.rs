@@ -6,9 +6,11 @@ use crate::conformance::suite::{bytes, collect, ensure, given, polled, refused};
 use crate::conformance::{Outcome, Stop};
 use backup_core::ErrorClass;
 use backup_core::adapter::{Destination, Payload};
+use backup_core::limit::RateLimit;
 use backup_core::model::{ObjectName, STAGE_PREFIX};
 use bytes::Bytes;
 use futures::TryStreamExt;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 /// The whole object; `None` when it is absent.
@@ -140,6 +142,27 @@ pub(super) async fn an_empty_payload_is_an_empty_object(fixture: &dyn Destinatio
         ensure!(destination.stat(&name).await?.is_some_and(|info| info.size == 0), "stat does not find 0 bytes");
         ensure!(whole(&*destination, &name).await?.is_some_and(|found| found.is_empty()), "get does not find it");
     }
+    Ok(())
+}
+
+pub(super) async fn a_put_is_no_faster_than_its_payload_allows(fixture: &dyn DestinationFixture) -> Outcome {
+    let place = ready(fixture.place().await?).await?;
+    let destination = place.destination();
+    let name = ObjectName::new("paced/a")?;
+    let body = bytes(1, 300_000);
+    let limit = RateLimit::new(NonZeroU64::new(1000));
+    let mut put = destination.put(&name, Payload::from(body.clone()).paced(limit.clone()));
+    // It would take five minutes.
+    if let Ok(done) = tokio::time::timeout(Duration::from_millis(500), &mut put).await {
+        done?;
+        return Err(Stop::Failed(
+            "a put of 300,000 bytes at 1,000 bytes a second was done within half a second".into(),
+        ));
+    }
+    ensure!(destination.stat(&name).await?.is_none(), "a part of the object is there");
+    limit.set(None);
+    put.await?;
+    ensure!(whole(&*destination, &name).await?.is_some_and(|found| found == body), "the object is not what was put");
     Ok(())
 }
 

@@ -213,6 +213,8 @@ impl Destination for MemoryDestination {
             stage
         };
         let putting = Putting(&self.place, stage);
+        let mut chunks = body.chunks();
+        while chunks.next().await.is_some() {}
         tokio::task::yield_now().await;
         {
             let mut place = lock(&self.place);

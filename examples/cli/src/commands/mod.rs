@@ -6,6 +6,7 @@ mod keygen;
 mod list;
 mod logs;
 mod operations;
+mod rekey;
 mod remove;
 mod restore;
 mod resume;
@@ -37,6 +38,7 @@ pub(crate) async fn run(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Resume(args) => resume::run(app, args).await,
         Command::Logs(args) => logs::run(app, args).await,
         Command::Keygen(args) => keygen::run(app, args),
+        Command::Rekey(args) => rekey::run(app, args).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "backup", &mut script);
