@@ -20,7 +20,7 @@ mod write;
 pub use learn::entry_patterns;
 pub(crate) use learn::unescape;
 pub use marks::STAGE_PREFIX;
-pub(crate) use metadata::{has_documents, is_capped};
+pub(crate) use metadata::{described_name, has_documents, is_capped};
 
 use crate::client::{MongoCluster, topology_of};
 use crate::{Topology, driver_error};

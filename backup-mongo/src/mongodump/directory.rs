@@ -1,7 +1,6 @@
 //! A dump that is a directory: `DATABASE/COLLECTION.bson` and `DATABASE/COLLECTION.metadata.json`, both perhaps with `.gz`.
 
 use super::input::{Piece, Take, Wants, open, read_documents, read_small};
-use crate::layout::BUCKETS_PREFIX;
 use crate::restore_target::unescape;
 use backup_core::{Error, Result};
 use serde::Deserialize;
@@ -83,20 +82,23 @@ fn walk_database(database: &str, path: &Path, wants: Wants<'_>, take: Take<'_>) 
         if is_metadata { files.metadata = Some(path) } else { files.documents = Some(path) }
     }
     for (stem, Files { metadata, documents }) in collections {
-        let odd = || Error::invalid("its name cannot be that of a collection's file").on(&stem);
-        let mut name = unescape(&stem).ok_or_else(odd)?;
+        let mut name = None;
+        let mut json = None;
         if let Some(path) = metadata {
-            let json = read_small(&path)?;
-            let named: Named = serde_json::from_slice(&json)
+            let content = read_small(&path)?;
+            let named: Named = serde_json::from_slice(&content)
                 .map_err(|e| Error::corrupt("it is no description of a collection").on(path.display()).because(e))?;
-            if let Some(true_name) = named.name {
-                // That of buckets is described under the name of the time-series.
-                name = true_name;
-            }
+            // The file's name may have been cut.
+            name = named.name;
+            json = Some(content);
+        }
+        let odd = || Error::invalid("its name cannot be that of a collection's file").on(&stem);
+        let name = match name {
+            Some(name) => name,
+            None => unescape(&stem).ok_or_else(odd)?,
+        };
+        if let Some(json) = json {
             take(Piece::Metadata { database: database.to_owned(), collection: Some(name.clone()), json })?;
-        } else if let Some(series) = name.strip_prefix(BUCKETS_PREFIX) {
-            // Its description has a file of its own, which comes later by its name if there is one.
-            name = format!("{BUCKETS_PREFIX}{series}");
         }
         if let Some(path) = documents
             && wants(Some((database, &name)))

@@ -1,7 +1,7 @@
 //! Writes an archive as the directory that `mongodump` would have written.
 
 use crate::layout::{self, BUCKETS_PREFIX, Item};
-use crate::restore_target::{has_documents, unescape};
+use crate::restore_target::{described_name, has_documents, unescape};
 use backup_core::adapter::SmallEntry;
 use backup_core::engine::{Archive, Selection};
 use backup_core::limit::RateLimit;
@@ -145,7 +145,7 @@ impl Directory {
                         self.append(&path, b"")
                     }
                     Some(true) => {
-                        let name = unescape(folder).ok_or_else(|| {
+                        let name = described_name(content).or_else(|| unescape(folder)).ok_or_else(|| {
                             Error::unsupported("the name of a time-series that is too long").on(folder)
                         })?;
                         let path = self.file(database, &layout::escape(&format!("{BUCKETS_PREFIX}{name}")), ".bson")?;

@@ -145,6 +145,11 @@ pub(crate) fn is_capped(json: &[u8]) -> bool {
     Metadata::parse(json).is_ok_and(|metadata| metadata.kind() == Kind::Capped)
 }
 
+/// The true name of a collection, if its description has it.
+pub(crate) fn described_name(json: &[u8]) -> Option<String> {
+    Metadata::parse(json).ok()?.name
+}
+
 /// Whether what is described has documents: a view has none, those of a time-series (`true`) are in another collection.
 ///
 /// # Errors
