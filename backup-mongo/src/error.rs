@@ -30,7 +30,7 @@ pub fn command_code(error: &mongodb::error::Error) -> Option<i32> {
     }
 }
 
-fn class_of_code(code: i32) -> ErrorClass {
+pub(crate) fn class_of_code(code: i32) -> ErrorClass {
     match code {
         code::UNAUTHORIZED | code::AUTHENTICATION_FAILED | 11 | 31 | 32 | 8000 => ErrorClass::Unauthorized,
         code::NAMESPACE_NOT_FOUND => ErrorClass::NotFound,
@@ -103,7 +103,8 @@ pub fn driver_error(error: mongodb::error::Error, doing: &'static str) -> Error 
         (ErrorClass::Unauthorized, _) => format!("{doing}: the server refuses user or password"),
         _ => doing.to_owned(),
     };
-    Error::new(class, message).because(error)
+    // Of the driver's error only what it says: its text repeats the bytes of the server's whole answer.
+    Error::new(class, message).because(error.kind.to_string())
 }
 
 /// An error about a connection string, whose text is not passed on, as it may repeat parts of it.

@@ -1,12 +1,14 @@
 //! Restore: `index → plan → fetch frames → unseal → decompress → check digests → write`, concurrently and resumable.
 
 mod checkpoint;
+mod cut;
 mod large;
 mod ledger;
 mod left;
 mod plan;
 mod small;
 
+pub(super) use cut::contents;
 pub(super) use large::content;
 pub(super) use plan::Plan;
 use plan::Planned;
@@ -18,7 +20,9 @@ use super::handle::AbortOnDrop;
 use super::selection::Chosen;
 use super::session::{Session, no_such};
 use super::{Engine, Limits, OperationHandle, Outcome, RestoreRequest, ResumeRestore};
-use crate::adapter::{Granularity, MismatchKind, PlanEntries, RestorePlan, RestoreTarget};
+use crate::adapter::{
+    Granularity, MismatchKind, PlanEntries, RestorePlan, RestoreTarget, SmallEntry, SourceFacts, Wanted,
+};
 use crate::model::{
     Entry, EntryKind, EntryName, GroupName, LogRecord, NewOperation, OperationId, OperationKind, Phase,
 };
@@ -167,7 +171,11 @@ impl Attempt {
             attempt: session.fence().attempt,
             resumed: self.resumed,
             overwrite: options.overwrite,
-            entries: Arc::new(TargetPlan { plan: plan.clone(), ledger: ledger.clone() }),
+            entries: Arc::new(TargetPlan {
+                plan: plan.clone(),
+                ledger: ledger.clone(),
+                memory: self.engine.options.memory / 4,
+            }),
         };
         let text = format!("restoring {} to {}", self.archive.id(), self.target.identity());
         session.log(LogRecord::info("connect", text));
@@ -390,6 +398,8 @@ impl Attempt {
 struct TargetPlan {
     plan: Plan,
     ledger: Arc<Ledger>,
+    /// Bytes that contents read beside the restore may occupy.
+    memory: u64,
 }
 
 #[async_trait]
@@ -400,6 +410,16 @@ impl PlanEntries for TargetPlan {
 
     async fn find(&self, name: &EntryName) -> Result<Option<Entry>> {
         self.plan.archive.entry_named(name).await
+    }
+
+    fn contents(&self, wanted: Wanted) -> BoxStream<'static, Result<SmallEntry>> {
+        let fetcher = Fetcher::new(self.plan.archive.clone(), self.memory, self.plan.limit.clone(), 2);
+        contents(self.plan.clone(), fetcher, wanted)
+    }
+
+    fn facts(&self) -> SourceFacts {
+        let manifest = self.plan.archive.manifest();
+        SourceFacts { consistency: manifest.consistency.clone(), group_digests: manifest.group_digests.clone() }
     }
 
     fn known_to_differ(&self, name: &EntryName) -> Option<MismatchKind> {
@@ -444,7 +464,7 @@ impl Splitter {
                 self.small.add(entry, Bytes::new(), None).await?;
             } else {
                 let Some(present) = frame else { break };
-                match self.small.take(entry, present)? {
+                match self.small.front.take(entry, present)? {
                     Some(content) => {
                         let Some(Planned { entry, .. }) = self.queue.pop_front() else { break };
                         self.small.add(entry, content, decoded).await?;
