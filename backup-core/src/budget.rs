@@ -34,7 +34,17 @@ impl Drop for Waiting {
 /// Bytes taken from a [`ByteBudget`]; dropping it gives them back.
 #[derive(Debug)]
 pub struct Permit {
-    _units: OwnedSemaphorePermit,
+    units: OwnedSemaphorePermit,
+}
+
+impl Permit {
+    /// Gives back what is not needed for `bytes`.
+    pub fn shrink_to(&mut self, bytes: u64) {
+        let needed = usize::try_from(bytes.div_ceil(UNIT)).unwrap_or(usize::MAX);
+        if let Some(surplus) = self.units.num_permits().checked_sub(needed) {
+            drop(self.units.split(surplus));
+        }
+    }
 }
 
 impl ByteBudget {
@@ -65,7 +75,7 @@ impl ByteBudget {
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.total);
         let _waiting = Waiting::new(&self.waiting);
         match self.units.clone().acquire_many_owned(units).await {
-            Ok(permit) => Permit { _units: permit },
+            Ok(permit) => Permit { units: permit },
             // The semaphore is never closed.
             Err(closed) => unreachable!("{closed}"),
         }
@@ -94,6 +104,12 @@ mod tests {
         let given_up = tokio::time::timeout(std::time::Duration::from_millis(1), budget.take(1)).await;
         assert!(given_up.is_err() && !budget.is_wanted());
         drop(all);
+        let mut shrinking = budget.take(8 * 1024).await;
+        shrinking.shrink_to(1025);
+        assert_eq!(budget.available(), 8 * 1024);
+        shrinking.shrink_to(5000);
+        assert_eq!(budget.available(), 8 * 1024);
+        drop(shrinking);
         assert_eq!(budget.available(), budget.total());
     }
 }

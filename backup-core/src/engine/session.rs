@@ -365,6 +365,7 @@ impl Session {
         let (reason, resume_at) = match error.class() {
             ErrorClass::Unauthorized => (Some(PauseReason::Unauthorized), None),
             ErrorClass::NoSpace => (Some(PauseReason::NoSpace), None),
+            ErrorClass::ConsistencyLost => (Some(PauseReason::ConsistencyLost), None),
             ErrorClass::Throttled { after } => {
                 let wait = after.unwrap_or(Duration::from_secs(3600));
                 let at =

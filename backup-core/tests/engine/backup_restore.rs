@@ -543,6 +543,29 @@ async fn a_backup_reads_its_source_and_nothing_else_of_it() {
     assert_same(&items_of(source).await, &before);
 }
 
+#[tokio::test]
+async fn contents_are_read_whole_and_in_order_as_chosen() {
+    for (codec, sealed) in formats() {
+        let keys = sealed.then(key);
+        let source = Arc::new(everything(8));
+        let destination = MemoryDestination::default();
+        let mut request = request(&source, &destination);
+        request.options = small_volumes(codec);
+        request.keys = keys.clone();
+        let id = back_up(request).await;
+        let archive = Archive::open(Arc::new(destination.clone()), &id, &opening(keys)).await.unwrap();
+        let selection = Selection { exclude: vec!["docs/empty.bin".into()], ..Selection::default() };
+        let contents: Vec<_> = archive.contents(&selection, Default::default()).unwrap().try_collect().await.unwrap();
+        let mut entries: Vec<_> = archive.entries(&selection).unwrap().try_collect().await.unwrap();
+        entries.retain(|entry| entry.sha256.is_some());
+        assert_eq!(contents.iter().map(|small| &small.entry).collect::<Vec<_>>(), entries.iter().collect::<Vec<_>>());
+        for small in &contents {
+            assert_eq!(small.entry.sha256, Some(backup_core::Digest::of(&small.content)), "{}", small.entry.name);
+        }
+        assert!(contents.iter().any(|small| small.content.len() > 1 << 20) && contents.len() > 12);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entry_with_more_metadata_than_an_index_piece_can_hold_is_skipped_with_a_warning() {
     let mut heavy = MemoryEntry::new("heavy", EntryKind::File, MemoryContent::Inline("x".into()));

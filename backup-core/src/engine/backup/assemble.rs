@@ -4,7 +4,7 @@ use super::checkpoint::OpenEntry;
 use super::read::{Abandoned, GO_ON, RANGE, RangeRead, Step, read_range};
 use super::stream::{Stopped, StreamWriter, weight};
 use crate::adapter::{Content, Cursor, ReadContext, Source, SourceEntry, SourceEvent, Version};
-use crate::archive::{MAX_NAME, SupersededGroup};
+use crate::archive::MAX_NAME;
 use crate::budget::ByteBudget;
 use crate::engine::session::Session;
 use crate::model::{EntryKind, EntryName, LogRecord};
@@ -144,21 +144,15 @@ impl Assembler {
         match event {
             SourceEvent::Entry(entry) => self.ready(*entry).await,
             SourceEvent::Supersede { group } => {
-                if let Some(last) = self.stream.position.ordinal.checked_sub(1) {
-                    let message = format!("group {group} has to be read again; its entries so far are superseded");
+                if self.stream.supersede(&group) {
+                    let message = format!("the entries so far of group {group} are superseded");
                     self.session.log(LogRecord::warning("transfer", message));
-                    // One record of a group covers those before it; they are a part of each checkpoint.
-                    let groups = Arc::make_mut(&mut self.stream.position.groups);
-                    match groups.iter_mut().find(|void| void.group == group) {
-                        Some(void) => void.last = last,
-                        None => groups.push(SupersededGroup { group, first: 0, last }),
-                    }
                 }
                 Ok(())
             }
             SourceEvent::Warning(warning) => self.warn(warning.name.as_ref(), &warning.message).await,
             SourceEvent::Facts(facts) => {
-                self.stream.position.facts = Arc::new(facts);
+                self.stream.facts(facts);
                 Ok(())
             }
         }

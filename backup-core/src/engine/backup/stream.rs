@@ -3,11 +3,13 @@
 use super::checkpoint::{Blob, OpenEntry, Position};
 use super::frame::{HashIn, Part, RawFrame, Staged, has_content};
 use crate::Result;
-use crate::adapter::{SourceEntry, Version};
-use crate::archive::{END_OF_ARCHIVE, TarEntry, TarKind, WARNINGS_FILE, header_length, padding, write_header};
+use crate::adapter::{SourceEntry, SourceFacts, Version};
+use crate::archive::{
+    END_OF_ARCHIVE, SupersededGroup, TarEntry, TarKind, WARNINGS_FILE, header_length, padding, write_header,
+};
 use crate::budget::{ByteBudget, Permit};
 use crate::engine::session::Session;
-use crate::model::{Entry, EntryKind, Metadata, Timestamp};
+use crate::model::{Entry, EntryKind, GroupName, Metadata, Timestamp};
 use bytes::Bytes;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -65,6 +67,8 @@ pub(super) struct StreamWriter {
     uncut: bool,
     /// Warnings behind the source's position: a resumed backup meets them again.
     warnings: Vec<String>,
+    /// Groups that become void once the source's position is behind the next entry: until then a resumed backup may go on without.
+    void: Vec<SupersededGroup>,
     /// Where the memory of contents comes from.
     budgets: [ByteBudget; 2],
     out: mpsc::Sender<ToPack>,
@@ -118,6 +122,7 @@ impl StreamWriter {
             cut_at: Instant::now() + volume_age,
             uncut: false,
             warnings: Vec::new(),
+            void: Vec::new(),
             budgets,
             out,
         }
@@ -133,6 +138,40 @@ impl StreamWriter {
         self.warnings.push(line);
         let count = self.position.warnings.count + self.warnings.len() as u64;
         self.session.meter.update(|p| p.warnings = count);
+    }
+
+    /// The entries so far of a group are void; `false` when there are none at all.
+    pub(super) fn supersede(&mut self, group: &GroupName) -> bool {
+        let Some(last) = self.position.ordinal.checked_sub(1) else { return false };
+        self.void.push(SupersededGroup { group: group.clone(), first: 0, last });
+        true
+    }
+
+    /// Takes what the source knows of itself.
+    pub(super) fn facts(&mut self, facts: SourceFacts) {
+        let SourceFacts { consistency, group_digests } = facts;
+        let known = Arc::make_mut(&mut self.position.facts);
+        if !consistency.is_null() {
+            known.consistency = consistency;
+        }
+        known.group_digests.extend(group_digests);
+    }
+
+    /// What waited for the source's position to move on.
+    fn settle(&mut self) {
+        self.keep_warnings();
+        if !self.void.is_empty() {
+            let facts = Arc::make_mut(&mut self.position.facts);
+            self.void.iter().for_each(|void| drop(facts.group_digests.remove(&void.group)));
+            // One record of a group covers those before it; they are a part of each checkpoint.
+            let groups = Arc::make_mut(&mut self.position.groups);
+            for void in self.void.drain(..) {
+                match groups.iter_mut().find(|before| before.group == void.group) {
+                    Some(before) => before.last = void.last,
+                    None => groups.push(void),
+                }
+            }
+        }
     }
 
     fn keep_warnings(&mut self) {
@@ -213,7 +252,7 @@ impl StreamWriter {
     /// The source's position is behind this entry now, whatever became of it.
     pub(super) fn passed(&mut self, entry: &SourceEntry) {
         self.position.cursor = Some(Blob(entry.cursor.0.clone()));
-        self.keep_warnings();
+        self.settle();
     }
 
     /// Begins an entry whose content comes in pieces.
@@ -224,7 +263,7 @@ impl StreamWriter {
         self.frame.parts.push(Part::Open { staged: Box::new(staged) });
         self.position.open = Some(OpenEntry::new(entry, size, version, content_at, tries));
         // A resumed backup goes on with the events behind it.
-        self.keep_warnings();
+        self.settle();
     }
 
     /// Adds content of the open entry.
@@ -271,7 +310,7 @@ impl StreamWriter {
         self.position.superseded += u64::from(superseded);
         if !superseded {
             self.position.cursor = Some(open.cursor.clone());
-            self.keep_warnings();
+            self.settle();
         }
         let entry = Entry {
             name: open.name,
@@ -296,7 +335,7 @@ impl StreamWriter {
         if self.position.ended {
             return Ok(());
         }
-        self.keep_warnings();
+        self.settle();
         let warnings = self.position.warnings.clone();
         if warnings.count > 0 {
             let mut text = format!(

@@ -2,6 +2,7 @@
 
 mod cancel;
 mod checkpoint;
+mod cut;
 mod large;
 mod ledger;
 mod left;
@@ -9,6 +10,7 @@ mod plan;
 mod small;
 
 pub(super) use cancel::cancel;
+pub(super) use cut::contents;
 pub(super) use large::content;
 pub(super) use plan::Plan;
 use plan::{Losses, Planned};
@@ -20,7 +22,9 @@ use super::handle::AbortOnDrop;
 use super::selection::Chosen;
 use super::session::{Session, no_such};
 use super::{Engine, Limits, OperationHandle, Outcome, RestoreOptions, RestoreRequest, ResumeRestore};
-use crate::adapter::{Granularity, MismatchKind, PlanEntries, RestorePlan, RestoreTarget, SavedProgress};
+use crate::adapter::{
+    Granularity, MismatchKind, PlanEntries, RestorePlan, RestoreTarget, SavedProgress, SmallEntry, SourceFacts, Wanted,
+};
 use crate::model::{
     Entry, EntryKind, EntryName, GroupName, LogRecord, NewOperation, OperationId, OperationKind, Phase,
 };
@@ -210,7 +214,11 @@ impl Attempt {
             resumed: self.resumed,
             overwrite: options.overwrite,
             naming: self.archive.header().naming,
-            entries: Arc::new(TargetPlan { plan: plan.clone(), ledger: ledger.clone() }),
+            entries: Arc::new(TargetPlan {
+                plan: plan.clone(),
+                ledger: ledger.clone(),
+                memory: self.engine.options.memory / 4,
+            }),
         };
         Ok(Job { saved, options, from, tally, ledger, plan, restore_plan })
     }
@@ -451,6 +459,8 @@ impl Attempt {
 struct TargetPlan {
     plan: Plan,
     ledger: Arc<Ledger>,
+    /// Bytes that contents read beside the restore may occupy.
+    memory: u64,
 }
 
 #[async_trait]
@@ -461,6 +471,16 @@ impl PlanEntries for TargetPlan {
 
     async fn find(&self, name: &EntryName) -> Result<Option<Entry>> {
         self.plan.find(name).await
+    }
+
+    fn contents(&self, wanted: Wanted) -> BoxStream<'static, Result<SmallEntry>> {
+        let fetcher = Fetcher::new(self.plan.archive.clone(), self.memory, self.plan.limit.clone(), 2);
+        contents(self.plan.clone(), fetcher, wanted)
+    }
+
+    fn facts(&self) -> SourceFacts {
+        let manifest = self.plan.archive.manifest();
+        SourceFacts { consistency: manifest.consistency.clone(), group_digests: manifest.group_digests.clone() }
     }
 
     fn known_to_differ(&self, name: &EntryName) -> Option<MismatchKind> {
@@ -505,7 +525,7 @@ impl Splitter {
     async fn lose_before(&mut self, raw: u64, why: &str) -> Result<()> {
         while let Some(Planned { entry, .. }) = self.queue.pop_front_if(|planned| {
             let waits = !planned.apart && planned.entry.size > 0 && !Attempt::is_large(&*self.target, &planned.entry);
-            waits && self.small.next_of(&planned.entry) < raw
+            waits && self.small.front.next_of(&planned.entry) < raw
         }) {
             self.small.lost(&entry, why).await?;
             self.advance(None).await?;
@@ -532,14 +552,14 @@ impl Splitter {
                 self.small.add(entry, Bytes::new(), None).await?;
             } else {
                 let Some(present) = frame else { break };
-                if self.keep_going && self.small.next_of(entry) < present.start {
+                if self.keep_going && self.small.front.next_of(entry) < present.start {
                     let why = decoded.and_then(|decoded| decoded.lost.as_deref());
                     let why = why.unwrap_or("its content is not where the index says").to_owned();
                     let Some(Planned { entry, .. }) = self.queue.pop_front() else { break };
                     self.small.lost(&entry, &why).await?;
                     continue;
                 }
-                match self.small.take(entry, present)? {
+                match self.small.front.take(entry, present)? {
                     Some(content) => {
                         let Some(Planned { entry, .. }) = self.queue.pop_front() else { break };
                         self.small.add(entry, content, decoded).await?;

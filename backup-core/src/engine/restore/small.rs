@@ -1,16 +1,16 @@
 //! Small entries: cut out of the frames, checked, and written in batches, several at once.
 
+use super::cut::{Front, check};
 use super::ledger::{Ledger, Work};
 use crate::adapter::{Granularity, RestorePlan, RestoreTarget, SmallEntry};
 use crate::budget::Permit;
 use crate::engine::archive::panicked;
-use crate::engine::backup::has_content;
-use crate::engine::fetch::{Decoded, RawFrame};
+use crate::engine::fetch::Decoded;
 use crate::engine::handle::AbortOnDrop;
 use crate::limit::RateLimit;
 use crate::model::{Entry, EntryName, GroupName};
-use crate::{Digest, Error, Result};
-use bytes::{Bytes, BytesMut};
+use crate::{Error, Result};
+use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -33,7 +33,7 @@ pub(super) struct SmallWriter {
     pub(super) parallel: usize,
     /// Leave out what is damaged.
     keep_going: bool,
-    front: Front,
+    pub(super) front: Front,
     batch: Vec<SmallEntry>,
     batch_bytes: usize,
     batch_work: Option<Work>,
@@ -41,14 +41,6 @@ pub(super) struct SmallWriter {
     running: VecDeque<AbortOnDrop<Result<()>>>,
     /// Where slices have to be written one after the other: the end of the batch before, by group.
     before: HashMap<GroupName, oneshot::Receiver<()>>,
-}
-
-/// The entry whose content is being collected.
-#[derive(Debug, Default)]
-struct Front {
-    taken: u64,
-    /// Content that came in earlier frames.
-    start: BytesMut,
 }
 
 impl SmallWriter {
@@ -77,11 +69,6 @@ impl SmallWriter {
         }
     }
 
-    /// Where the next content of the entry at the front of the queue is in the raw stream.
-    pub(super) fn next_of(&self, entry: &Entry) -> u64 {
-        entry.offset + self.front.taken
-    }
-
     /// Leaves out the entry at the front of the queue, whose content is damaged.
     pub(super) async fn lost(&mut self, entry: &Entry, why: &str) -> Result<()> {
         self.front = Front::default();
@@ -91,34 +78,6 @@ impl SmallWriter {
         work.done(None);
         // There may be a great many.
         self.ledger.log_pressure().await
-    }
-
-    /// Takes the content of the entry at the front of the queue from a frame; `true` when all of it is there.
-    pub(super) fn take(&mut self, entry: &Entry, frame: &RawFrame) -> Result<Option<Bytes>> {
-        let at = self.next_of(entry);
-        let end = frame.start + frame.bytes.len() as u64;
-        if at >= end {
-            // A frame that was needed by earlier entries only.
-            return Ok(None);
-        }
-        let Some(skip) = at.checked_sub(frame.start) else {
-            return Err(Error::corrupt("the index places entries out of order").on(&entry.name));
-        };
-        let left = entry.size - self.front.taken;
-        let length = left.min(end - at);
-        let (skip, length) = (to_usize(skip)?, to_usize(length)?);
-        let piece = frame.bytes.slice(skip..skip + length);
-        if piece.len() as u64 == entry.size {
-            return Ok(Some(piece));
-        }
-        // Copied, so that an entry over many frames does not keep their memory.
-        self.front.start.extend_from_slice(&piece);
-        self.front.taken += piece.len() as u64;
-        if self.front.taken < entry.size {
-            return Ok(None);
-        }
-        self.front.taken = 0;
-        Ok(Some(std::mem::take(&mut self.front.start).freeze()))
     }
 
     /// Adds a complete entry.
@@ -232,22 +191,4 @@ impl SmallWriter {
 fn directory(name: &EntryName) -> &[u8] {
     let name = name.as_bytes();
     &name[..name.iter().rposition(|byte| *byte == b'/').unwrap_or(0)]
-}
-
-/// Compares each content with its digest, and parts what is right from what is damaged. CPU work.
-fn check(batch: Vec<SmallEntry>) -> (Vec<SmallEntry>, Vec<Entry>) {
-    let mut damaged = Vec::new();
-    let mut right = Vec::with_capacity(batch.len());
-    for small in batch {
-        let is_right = match small.entry.sha256 {
-            Some(sha256) => Digest::of(&small.content) == sha256,
-            None => !has_content(&small.entry.kind),
-        };
-        if is_right { right.push(small) } else { damaged.push(small.entry) }
-    }
-    (right, damaged)
-}
-
-fn to_usize(n: u64) -> Result<usize> {
-    usize::try_from(n).map_err(|e| Error::corrupt("an impossible length").because(e))
 }
