@@ -5,6 +5,7 @@ use mongodb::error::{ErrorKind, WriteFailure};
 
 /// Codes of servers, by the names that the server's source gives them.
 pub(crate) mod code {
+    pub(crate) const BAD_VALUE: i32 = 2;
     pub(crate) const UNAUTHORIZED: i32 = 13;
     pub(crate) const AUTHENTICATION_FAILED: i32 = 18;
     pub(crate) const NAMESPACE_NOT_FOUND: i32 = 26;
@@ -65,7 +66,7 @@ pub(crate) fn class_of_code(code: i32) -> ErrorClass {
         // 11601 Interrupted: somebody has killed the operation, or the server is going down.
         11601 => ErrorClass::Transient,
         48 | 68 | 85 | 86 | 11000 => ErrorClass::Conflict,
-        2 | 9 | 14 | 22 | 73 | 121 | 10334 | 17280 => ErrorClass::Invalid,
+        code::BAD_VALUE | 9 | 14 | 22 | 73 | 121 | 10334 | 17280 => ErrorClass::Invalid,
         14031 => ErrorClass::NoSpace,
         code::COMMAND_NOT_FOUND | code::INVALID_OPTIONS | code::NOT_A_REPLICA_SET | 115 | 166 | 238 => {
             ErrorClass::Unsupported

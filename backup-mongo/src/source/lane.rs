@@ -6,6 +6,7 @@ use super::position::{Open, Place, Raw};
 use super::query::{self, BATCH, By, Concern, Reply};
 use super::slices::{Batch, Cut, OtherBatch, Skip, cut};
 use super::turns::Asked;
+use crate::client::Topology;
 use crate::error::{code, command_code, driver_error};
 use crate::layout::{CollectionKind, CollectionMetadata};
 use backup_core::Error;
@@ -266,13 +267,24 @@ impl Reader {
             Place::Id(Raw(id)) if matches!(id.get("_id"), Ok(Some(RawBsonRef::MaxKey))) => return Ok(None),
             Place::Id(id) => (None, Skip { id: Some(id.clone()), ..Skip::default() }),
         };
+        let mut instead = None;
         if self.batch == 0 {
             self.batch = query::batch_size(node, listed).await.0;
         }
-        let cursor = query::open(node, listed, *concern, *by, &self.at, self.batch).await;
+        let mut cursor = query::open(node, listed, *concern, *by, &self.at, self.batch).await;
+        if cursor.as_ref().is_err_and(|e| command_code(e) == Some(code::BAD_VALUE))
+            && (*by, &self.at) == (By::Id, &Place::Start)
+        {
+            // Not every collection has an index of `_id`: some capped and some internal ones do not.
+            instead = Some(if node.topology == Topology::Sharded { By::Nothing } else { By::Record });
+            cursor = query::open(node, listed, *concern, instead.unwrap_or(*by), &self.at, self.batch).await;
+        }
         let cursor = cursor.map_err(|e| Trouble::of(e, listed))?;
         if token.is_some() {
             node.ensure_same().await?;
+        }
+        if let Some(by) = instead {
+            self.work.by = by;
         }
         Ok(Some(Reading { cursor, token, skip }))
     }

@@ -153,6 +153,49 @@ async fn a_renamed_collection_is_kept_under_its_new_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_collection_renamed_inside_a_run_is_found_again_by_the_next() {
+    for uri in [replica_set(), standalone()] {
+        let place = Place::new(&uri).await;
+        fill_long(&place).await;
+        let options = MongoSourceOptions::default();
+        let source = place.source(options).await;
+        let mut run = Run::default();
+        while !run.entries.iter().any(|seen| seen.name.to_string().ends_with("/long/000001.bson")) {
+            assert!(run.go_on(&source, &context(), 1).await.unwrap());
+        }
+        // Behind everything in order, so that this very run cannot come to it by itself.
+        let to = format!("{}.zz_new_name", place.name);
+        let renaming = async {
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            let rename = doc! { "renameCollection": format!("{}.skewed", place.name), "to": to };
+            place.client.database("admin").run_command(rename).await.unwrap();
+        };
+        let slow = backup_core::limit::RateLimit::new(std::num::NonZeroU64::new(4 << 20));
+        let ctx = backup_core::adapter::ReadContext { limit: slow, ..context() };
+        let (more, ()) = tokio::join!(run.go_on(&source, &ctx, 18), renaming);
+        assert!(more.unwrap());
+        while run.go_on(&place.source(options).await, &context(), 3).await.unwrap() {}
+        run.compare(&place).await;
+        assert!(run.warnings.iter().any(|w| w.contains("renamed to zz_new_name")), "{:?}", run.warnings);
+        place.drop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_without_an_index_of_ids_is_read_as_it_lies() {
+    let place = Place::new(&standalone()).await;
+    let create = doc! { "create": "bare", "capped": true, "size": 1 << 20, "autoIndexId": false };
+    // Newer servers know no such collections but internal ones.
+    if place.database().run_command(create).await.is_ok() {
+        place.database().collection::<Document>("bare").insert_many((0..10).map(|n| doc! { "n": n })).await.unwrap();
+    }
+    place.database().collection::<Document>("usual").insert_one(doc! { "n": 1 }).await.unwrap();
+    let options = MongoSourceOptions { order: ReadOrder::Id, ..MongoSourceOptions::default() };
+    Run::whole(&place.source(options).await).await.compare(&place).await;
+    place.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_changed_among_collections_that_were_not_begun_is_told() {
     let happens = async |place: &Place| place.database().collection::<Document>("ünïcode-日本").drop().await.unwrap();
     let (place, run) = meanwhile(&standalone(), MongoSourceOptions::default(), happens).await;
