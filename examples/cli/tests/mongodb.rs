@@ -137,7 +137,7 @@ fn databases_come_back_although_every_process_is_killed() {
             let restore = ["restore", "latest", "--at", "archives", "--to", &there, "--limit-write", "4MiB", "--force"];
             hit += tool.journey(&restore, rest - rest / 2, &mut random);
             runtime.block_on(assert_equal((&client, &from), (&client, &to)));
-            runtime.block_on(client.database(&to).drop()).unwrap();
+            runtime.block_on(drop_databases(&client, &[&to]));
             if hit >= KILLS {
                 break;
             }
@@ -188,7 +188,7 @@ fn chosen_collections_are_restored_under_other_names_of_databases() {
     let mut args = args.to_vec();
     include.iter().for_each(|pattern| args.extend(["--include", pattern]));
     tool.ends(0, &args);
-    let mut names = runtime.block_on(client.database(&to).list_collection_names()).unwrap();
+    let mut names = runtime.block_on(async { client.database(&to).list_collection_names().await }).unwrap();
     names.sort();
     assert_eq!(names, ["sl/ash", "system.buckets.weather", "system.views", "weather"]);
     runtime.block_on(drop_databases(&client, &[&from, &to]));
