@@ -43,7 +43,7 @@ pub struct BackupOptions {
     pub compression: Compression,
     /// Stored bytes at which a volume ends; `None` asks the destination. Never more than a sixth of the memory.
     pub volume_size: Option<u64>,
-    /// Raw bytes of a frame, 64 KiB to 8 MiB.
+    /// Raw bytes of a frame, 64 KiB to 8 MiB; frames may be a quarter longer, and shorter.
     pub frame_size: u32,
     /// Age at which a volume ends even when it is small, so that a slow source loses little in a crash.
     pub volume_age: Duration,

@@ -582,3 +582,18 @@ async fn an_entry_with_more_metadata_than_an_index_piece_can_hold_is_skipped_wit
     let names: Vec<_> = restore(&destination, &archive, None).await.items().into_keys().collect();
     assert_eq!(names, ["a".into(), "fits".into(), "z".into()]);
 }
+
+/// Time stands still while anything works, so that what passes is waiting.
+#[tokio::test(start_paused = true)]
+async fn little_in_an_open_frame_does_not_hold_up_what_needs_all_the_memory() {
+    let mut source = MemorySource::new("s");
+    for n in 0..6 {
+        source = source.file(&format!("{n}/large"), Blob::pattern(n, 8 * MIB)).file(&format!("{n}/small"), "x");
+    }
+    let source = Arc::new(source);
+    let (store, destination) = (MemoryStore::new(), MemoryDestination::default());
+    let start = tokio::time::Instant::now();
+    complete(engine(&store).backup(request(&source, &destination)).await.unwrap()).await;
+    let waited = start.elapsed();
+    assert!(waited < Duration::from_secs(1), "{waited:?}");
+}

@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod backup_restore;
-mod chapters;
 mod common;
+mod long_index;
 mod pause_resume;
 mod races;
 mod rekey;

@@ -236,11 +236,11 @@ impl Reader {
                     reply.last = false;
                     self.follows = Follows::GreatestToOpen;
                 }
-                return Ok(Some((batch, reply)));
+                Ok(Some((batch, reply)))
             }
-            Some(Err(error)) => return Err(Trouble::of(error, &self.work.listed)),
+            Some(Err(error)) => Err(Trouble::of(error, &self.work.listed)),
             // The cursor has told its end before; that it comes again means that it was closed.
-            None => return Err(Error::transient("the server closed the cursor").on(self.work.listed.group()).into()),
+            None => Err(Error::transient("the server closed the cursor").on(self.work.listed.group()).into()),
         }
     }
 

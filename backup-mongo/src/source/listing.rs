@@ -4,6 +4,7 @@ use super::node::Node;
 use crate::config::Selection;
 use crate::error::driver_error;
 use crate::layout::{BUCKETS_PREFIX, CollectionKind};
+use crate::restore_target::STAGE_PREFIX;
 use backup_core::model::GroupName;
 use backup_core::{Digest, Error, Result};
 use futures::StreamExt;
@@ -56,7 +57,8 @@ impl Listed {
 /// Whether a backup holds a collection at all, whoever asks; as `mongodump` decides. `collection` is the name that users know, so of
 /// a time-series not that of its buckets.
 pub(super) fn is_data(database: &str, collection: &str) -> bool {
-    if database == "local" || database.starts_with("__mdb_internal") || collection.starts_with("__mdb_internal") {
+    let prefixes = ["__mdb_internal", STAGE_PREFIX];
+    if database == "local" || prefixes.iter().any(|p| database.starts_with(p) || collection.starts_with(p)) {
         return false;
     }
     match database {
@@ -155,6 +157,7 @@ mod tests {
             ("config", "transactions", false),
             ("local", "oplog.rs", false),
             ("shop", "__mdb_internal_x", false),
+            ("shop", "backup-tmp-x", false),
         ] {
             assert_eq!(is_data(database, collection), kept, "{database}.{collection}");
         }

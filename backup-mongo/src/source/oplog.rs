@@ -175,12 +175,12 @@ async fn open(node: &Node, from: OplogTime) -> Result<RawBatchCursor, mongodb::e
         "filter": { "ts": { "$gte": Timestamp::from(from) } },
         "batchSize": i64::from(BATCH),
     };
-    find.append(cstr!("readConcern"), &Concern::Majority.document());
+    find.append(cstr!("readConcern"), Concern::Majority.document());
     node.cursor(DATABASE, find, BATCH).await
 }
 
 fn time_of(entry: &[u8]) -> Result<OplogTime> {
-    let time = RawDocument::from_bytes(entry).and_then(|entry| Ok(entry.get_timestamp("ts").ok()));
+    let time = RawDocument::from_bytes(entry).map(|entry| entry.get_timestamp("ts").ok());
     match time {
         Ok(Some(time)) => Ok(time.into()),
         _ => Err(Error::corrupt("an entry has no time").on("oplog")),

@@ -64,7 +64,7 @@ fn find(listed: &Listed, concern: Concern) -> RawDocumentBuf {
         let uuid = Binary { subtype: BinarySubtype::Uuid, bytes: uuid.to_vec() };
         command.append(cstr!("collectionUUID"), &uuid);
     }
-    command.append(cstr!("readConcern"), &concern.document());
+    command.append(cstr!("readConcern"), concern.document());
     command
 }
 

@@ -80,10 +80,9 @@ pub(super) fn cut(
     {
         all.next();
     }
-    let mut count = skip.documents;
     let room = batch.as_raw_document().as_bytes().len().min(MAX_SLICE);
     let (mut slices, mut draft) = (Vec::new(), Draft::new(*ordered, room));
-    for document in all {
+    for (count, document) in (skip.documents..).zip(all) {
         let document = document?;
         if !draft.bytes.is_empty() && draft.bytes.len() + document.len() > MAX_SLICE {
             let behind = match by {
@@ -97,7 +96,6 @@ pub(super) fn cut(
             slices.push(std::mem::replace(&mut draft, Draft::new(*ordered, room)).finish(behind));
         }
         draft.add(document);
-        count += 1;
     }
     if !draft.bytes.is_empty() {
         let behind = match by {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 /// How often an entry that changes under the reader's hands is read before it is given up.
 const TRIES: u32 = 3;
@@ -414,19 +415,23 @@ impl Assembler {
     }
 }
 
-/// Waits for something from the source. Meanwhile an old volume is ended, and after a while a frame that is not full is sent off,
-/// so that what it holds of the memory budget cannot be what the source waits for.
+/// Waits for something from the source. Meanwhile an old volume is ended, and after a while a frame that is not full is sent off;
+/// soon when it holds memory for which the source waits.
 async fn patiently<T>(stream: &mut StreamWriter, wait: impl Future<Output = T>) -> Result<T, Stopped> {
     const PATIENCE: Duration = Duration::from_secs(1);
+    const LOOK: Duration = Duration::from_millis(20);
+    let start = Instant::now();
     let mut wait = std::pin::pin!(wait);
     let mut flushed = false;
     loop {
         tokio::select! {
             biased;
             done = &mut wait => return Ok(done),
-            () = tokio::time::sleep(PATIENCE), if !flushed => {
-                stream.flush(false).await?;
-                flushed = true;
+            () = tokio::time::sleep(LOOK), if !flushed => {
+                if start.elapsed() >= PATIENCE || stream.keeps_wanted_memory() {
+                    stream.flush(false).await?;
+                    flushed = true;
+                }
             }
             () = tokio::time::sleep_until(stream.cut_at) => stream.cut_if_old().await?,
         }

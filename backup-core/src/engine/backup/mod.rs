@@ -395,18 +395,26 @@ impl Attempt {
             Some(open) => Some(open.cursor()),
             None => position.cursor.as_ref().map(|cursor| Cursor(cursor.0.clone())),
         };
+        let stored = ByteBudget::new(shares.stored);
         let read_ahead = ReadAhead {
             source: self.adapters.source.clone(),
             ctx: ctx.clone(),
-            budget: ByteBudget::new(shares.stored),
+            budget: stored.clone(),
             abandoned: abandoned.clone(),
             out: steps_out,
         };
         let mut reading = AbortOnDrop(tokio::spawn(read_ahead.run(go_on, after)));
 
         let raw_start = position.raw;
-        let stream =
-            StreamWriter::new(position, self.session.clone(), shares.frame_size, options.volume_age, frames_out);
+        let budgets = [ctx.budget.clone(), stored];
+        let stream = StreamWriter::new(
+            position,
+            self.session.clone(),
+            shares.frame_size,
+            options.volume_age,
+            budgets,
+            frames_out,
+        );
         let assembler = Assembler {
             stream,
             session: self.session.clone(),

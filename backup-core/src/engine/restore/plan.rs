@@ -86,7 +86,7 @@ impl Plan {
             _ => None,
         };
         let targets: HashSet<EntryName> = chosen.iter().filter_map(|planned| lonely(&planned.entry)).collect();
-        let found = self.find(targets).await?;
+        let found = self.find(targets, number).await?;
         for planned in &mut chosen {
             if let Some(first) = lonely(&planned.entry).and_then(|target| found.get(&target)) {
                 let (name, ordinal) = (planned.entry.name.clone(), planned.entry.ordinal);
@@ -97,22 +97,28 @@ impl Plan {
         Ok(chosen)
     }
 
-    /// Looks files and symbolic links up by their names, wherever in the archive they are.
-    async fn find(&self, mut names: HashSet<EntryName>) -> Result<HashMap<EntryName, Entry>> {
+    /// Looks files and symbolic links up by their names, in the pieces up to this one: links come behind what they lead to, mostly
+    /// not far behind.
+    async fn find(&self, mut names: HashSet<EntryName>, last: usize) -> Result<HashMap<EntryName, Entry>> {
         let mut found = HashMap::new();
-        let manifest = self.archive.manifest();
-        for (number, record) in manifest.pieces.iter().enumerate() {
+        for (number, record) in self.archive.manifest().pieces.iter().enumerate().take(last + 1).rev() {
             if !names.iter().any(|name| record.may_hold(name)) {
                 continue;
             }
-            for entry in self.piece(number).await?.entries {
-                let is_it = matches!(entry.kind, EntryKind::File | EntryKind::Symlink { .. })
-                    && !entry.superseded
-                    && !manifest.voids(&entry);
-                if is_it && names.remove(&entry.name) {
-                    found.insert(entry.name.clone(), entry);
+            let there = match self.archive.names_kept(number) {
+                Some(there) => there,
+                None => {
+                    self.limit.take(record.size).await;
+                    self.archive.names_in(number).await?
                 }
-            }
+            };
+            names.retain(|name| match there.get(name) {
+                Some(entry) if matches!(entry.kind, EntryKind::File | EntryKind::Symlink { .. }) => {
+                    found.insert(name.clone(), entry.clone());
+                    false
+                }
+                _ => true,
+            });
         }
         Ok(found)
     }
