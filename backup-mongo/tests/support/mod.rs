@@ -20,17 +20,19 @@ pub enum Server {
 
 pub const SERVERS: [Server; 2] = [Server::ReplicaSet, Server::Standalone];
 
+/// A variable that says where a server or its program is.
+pub fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| {
+        panic!("{name} is not set: these tests need real servers. `eval \"$(scripts/test-servers start)\"` starts them")
+    })
+}
+
 impl Server {
     /// The connection string, without a database.
     pub fn uri(self) -> String {
-        let name = match self {
+        variable(match self {
             Self::ReplicaSet => "BACKUP_TEST_MONGODB",
             Self::Standalone => "BACKUP_TEST_MONGODB_STANDALONE",
-        };
-        std::env::var(name).unwrap_or_else(|_| {
-            panic!(
-                "{name} is not set: these tests need real servers. `eval \"$(scripts/test-servers start)\"` starts them"
-            )
         })
     }
 
