@@ -328,7 +328,7 @@ pub(crate) struct Restore {
     #[command(flatten)]
     pub(crate) mongodb: MongodbRestore,
     /// Restore a directory or archive file of mongodump, packed or not, instead of an archive
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["archive", "at", "entries"], help_heading = "MongoDB options")]
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["archive", "at", "entries", "keep_going"], help_heading = "MongoDB options")]
     pub(crate) from_mongodump: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) resources: Resources,

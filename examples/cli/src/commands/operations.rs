@@ -121,12 +121,12 @@ pub(super) async fn cancel(app: &App, args: OperationArg) -> Result<Exit, Failur
     let engine = Engine::new(store.clone());
     let cancelled = match Spec::of(&operation)? {
         Spec::Create(CreateSpec { to, .. }) => engine.cancel_backup(&id, &to.destination().await?).await,
-        Spec::Restore(RestoreSpec { at, to, key, allow_unsealed, .. }) => {
+        Spec::Restore(RestoreSpec { at, to, target: options, key, allow_unsealed, .. }) => {
             let open = OpenOptions {
                 keys: keys::load(app.key.as_ref().or(key.as_ref()))?,
                 allow_unsealed: allow_unsealed || app.allow_unsealed(),
             };
-            let (destination, target) = (at.destination().await?, to.target().await?);
+            let (destination, target) = (at.destination().await?, to.target(&options).await?);
             engine.cancel_restore(CancelRestore { operation: id.clone(), destination, target, open }).await
         }
     };

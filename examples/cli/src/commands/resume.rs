@@ -34,7 +34,7 @@ pub(super) async fn run(app: &App, args: Resume) -> Result<Exit, Failure> {
     match operation {
         Some(selector) => {
             let operation = find(&*store, &selector).await?;
-            if hold(&operation) == Hold::Live && now.take_over == TakeOver::WhenFree {
+            if hold(&operation) == Hold::Live && how.take_over == TakeOver::WhenFree {
                 app.out
                     .event(&json!({ "event": "waiting", "operation": operation.new.id, "holder": operation.holder }));
                 app.out.note(format!(
