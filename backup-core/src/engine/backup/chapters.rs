@@ -53,7 +53,7 @@ pub(super) async fn put_away(outlet: &Outlet, packers: &Arc<Packers>, body: &mut
     let packed = tokio::task::spawn_blocking(move || packers.compress(&json)).await.map_err(panicked)??;
     let pieces = body.piece_count();
     let name = outlet.names.chapter(outlet.attempted(pieces));
-    let (size, sha256) = outlet.put(&name, vec![packed.into()], true).await?;
+    let (size, sha256) = outlet.put(&name, vec![packed], true).await?;
     let sha256 = sha256.ok_or_else(|| Error::permanent("the chapter was not hashed"))?;
     body.chapter = Some(Chapter { name: outlet.relative(&name)?.to_owned(), size, sha256, raw_size, pieces });
     body.pieces.clear();

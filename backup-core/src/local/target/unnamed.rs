@@ -96,7 +96,7 @@ mod linux {
     }
 }
 
-#[cfg(all(test, any(target_os = "linux", target_os = "android")))]
+#[cfg(test)]
 mod tests {
     use super::super::tests::{Fixture, fixture, item, plan};
     use crate::adapter::{RestoreTarget, SmallEntry, Written};
