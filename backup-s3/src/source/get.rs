@@ -47,11 +47,12 @@ impl Getter {
             Err(refused) => refused,
         };
         // With a key an object is refused that has none, and without one an object that has.
-        if self.bucket.has_customer_key() && is_bad_request(&refused) {
-            if let Ok(got) = self.get_with(wanted, !encrypted).await {
-                self.encrypted.store(!encrypted, Ordering::Relaxed);
-                return Ok(got);
-            }
+        if self.bucket.has_customer_key()
+            && is_bad_request(&refused)
+            && let Ok(got) = self.get_with(wanted, !encrypted).await
+        {
+            self.encrypted.store(!encrypted, Ordering::Relaxed);
+            return Ok(got);
         }
         let key = self.bucket.key(wanted.key);
         let about = About::Read(self.bucket.bucket(), &key);

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod destination_faults;
+#[allow(dead_code, reason = "the suite on a real server needs more of it")]
 mod fixture;
 mod target_faults;
 
