@@ -165,8 +165,12 @@ async fn a_short_or_changed_answer_is_noticed() {
     let destination = destination(&config).await;
     let object = name("a");
     destination.put(&object, Payload::from(vec![1; 300_000])).await.unwrap();
-    for fault in [Fault::Short { after: 1000 }, Fault::Break { after: 1000 }] {
-        for range in [None, Some(5..200_000)] {
+    // Without a range nobody can know that an answer is too short when it says that it is whole.
+    for (fault, ranges) in [
+        (Fault::Short { after: 1000 }, vec![Some(5..200_000)]),
+        (Fault::Break { after: 1000 }, vec![None, Some(5..200_000)]),
+    ] {
+        for range in ranges {
             server.faults().add(Rule::new(Operation::GetObject, When::Always, fault.clone()));
             let got = match destination.get(&object, range).await {
                 Ok(stream) => stream.try_collect::<Vec<_>>().await.map(|pieces| pieces.concat()),

@@ -135,6 +135,15 @@ fn is_kind(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'+' | b'-'))
 }
 
+/// What may be shown of a text that was refused as a locator, if not all of it: neither what stands before an `@` nor options.
+pub(crate) fn shown(text: &str) -> Option<String> {
+    let (kind, rest) = text.split_once("://")?;
+    let place = rest.split('?').next().unwrap_or_default();
+    let place = place.rsplit('@').next().unwrap_or_default();
+    let shown = format!("{kind}://{place}");
+    (shown != text).then(|| format!("{shown}…"))
+}
+
 fn help() -> String {
     let forms: Vec<&str> = ADAPTERS.iter().map(|a| a.syntax()).collect();
     format!("known are: {} (a path with a colon in it is written ./PATH)", forms.join(", "))
@@ -185,6 +194,14 @@ mod tests {
             // What is stored means the same again.
             assert_eq!(locator.to_string().parse::<Locator>().unwrap().to_string(), location);
         }
+    }
+
+    #[test]
+    fn what_is_shown_of_a_refused_locator_has_no_credentials() {
+        assert_eq!(shown("s3://AK:secret@bucket/x?y=z").unwrap(), "s3://bucket/x…");
+        assert_eq!(shown("s3://bucket?secret_key=x").unwrap(), "s3://bucket…");
+        assert_eq!(shown("s3://bucket"), None);
+        assert_eq!(shown("./a:b@c"), None);
     }
 
     #[test]
