@@ -38,7 +38,7 @@ class MongoDB:
         raise SystemExit(f"mongod did not start; its log is {self.process.log}")
 
     def launch(self, noted, data):
-        command = [self.program(), "--dbpath", data, "--port", str(noted["port"]), "--bind_ip", "127.0.0.1", "--wiredTigerCacheSizeGB", "0.5"]
+        command = [self.program(), "--dbpath", data, "--port", str(noted["port"]), "--bind_ip", "127.0.0.1", "--nounixsocket", "--wiredTigerCacheSizeGB", "0.5"]
         return self.process.start([*command, *self.arguments(data)], {}, noted, data)
 
     def restart(self):

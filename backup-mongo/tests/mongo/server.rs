@@ -31,7 +31,15 @@ impl Server {
         let child = Command::new(program)
             .arg("--dbpath")
             .arg(self.directory.path())
-            .args(["--bind_ip", "127.0.0.1", "--wiredTigerCacheSizeGB", "0.25", "--port", &self.port.to_string()])
+            .args([
+                "--bind_ip",
+                "127.0.0.1",
+                "--nounixsocket",
+                "--wiredTigerCacheSizeGB",
+                "0.25",
+                "--port",
+                &self.port.to_string(),
+            ])
             .args(&self.arguments)
             .stdout(Stdio::null())
             .spawn();
