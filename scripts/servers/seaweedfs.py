@@ -46,6 +46,8 @@ class SeaweedFS:
         command = [
             self.weed, "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
             f"-master.port={port}", f"-volume.port={port + 1}", f"-filer.port={port + 2}", f"-s3.port={port + S3}", f"-admin.port={port + 4}",
+            # Each bucket takes some volumes, which are small files at first; by itself it allows only as many as would fit when full.
+            "-volume.max=100000", "-master.volumeSizeLimitMB=1024",
             "-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
         ]
         keys = {"AWS_ACCESS_KEY_ID": noted["access_key"], "AWS_SECRET_ACCESS_KEY": noted["secret_key"]}
