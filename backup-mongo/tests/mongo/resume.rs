@@ -180,6 +180,28 @@ async fn a_collection_renamed_inside_a_run_is_found_again_by_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_collection_made_anew_before_its_turn_is_not_taken_for_the_old_one() {
+    for uri in [replica_set(), standalone()] {
+        let place = Place::new(&uri).await;
+        fill_long(&place).await;
+        let happens = async |seen: &Seen| {
+            if seen.name.to_string().ends_with("/long/metadata.json") {
+                let skewed = place.database().collection::<Document>("skewed");
+                skewed.drop().await.unwrap();
+                skewed.insert_one(doc! { "_id": 1, "new": true }).await.unwrap();
+            }
+            false
+        };
+        let mut run = Run::default();
+        let source = place.source(MongoSourceOptions::default()).await;
+        assert!(!run.go_on_and(&source, &context(), usize::MAX, happens).await.unwrap());
+        run.compare(&place).await;
+        assert!(run.warnings.iter().any(|w| w.contains("/skewed/") && w.contains("made anew")), "{:?}", run.warnings);
+        place.drop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_collection_without_an_index_of_ids_is_read_as_it_lies() {
     let place = Place::new(&standalone()).await;
     let create = doc! { "create": "bare", "capped": true, "size": 1 << 20, "autoIndexId": false };
