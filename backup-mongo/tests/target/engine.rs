@@ -106,6 +106,7 @@ async fn a_database_goes_through_an_archive_and_comes_back_although_all_is_kille
                 open: OpenOptions::default(),
                 limits: Limits::default(),
                 take_over: TakeOver::Now,
+                keep_going: false,
             };
             handle = Some(engine(&store).resume_restore(resume).await.unwrap());
         }
@@ -187,4 +188,61 @@ async fn money_that_moves_while_the_backup_runs_is_neither_lost_nor_made() {
         assert_eq!(sum, i64::from(ACCOUNTS) * 200, "{consistency:?} after {moved} transactions");
         drop_databases(&client, &[&from, &to]).await;
     }
+}
+
+/// Begins a slow restore to a server of the test's own.
+async fn slow_restore(
+    from: &str,
+    config: backup_mongo::MongoConfig,
+    destination: &MemoryDestination,
+    archive: ArchiveId,
+) -> OperationHandle {
+    let cluster = backup_mongo::MongoCluster::connect(config).await.unwrap();
+    let target = Arc::new(MongoRestoreTarget::new(cluster, MongoTargetOptions::default()).unwrap());
+    let mut request = RestoreRequest::new(Arc::new(destination.clone()), archive, target);
+    request.limits.write.set(std::num::NonZeroU64::new(1 << 20));
+    request.name = from.to_owned();
+    engine(&MemoryStore::new()).restore(request).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_killed_in_the_middle_of_a_restore_gets_the_rest_when_it_is_back() {
+    let client = Server::Standalone.client().await;
+    let from = fresh("from");
+    dataset::fill(&client, &from, 2000).await;
+    let destination = MemoryDestination::default();
+    let archive = back_up(Server::Standalone, &from, MongoSourceOptions::default(), &destination).await;
+    let mut own = crate::server::standalone();
+    let uri = format!("mongodb://{}/?serverSelectionTimeoutMS=30000", own.host());
+    own.run(doc! { "ping": 1 }).await;
+    let handle = slow_restore(&from, crate::server::config(&uri, "to"), &destination, archive).await;
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    own.kill();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    own.launch();
+    assert_eq!(completed(handle).await, 0);
+    let there = mongodb::Client::with_uri_str(&uri).await.unwrap();
+    assert_equal((&client, &from), (&there, "to")).await;
+    drop_databases(&client, &[&from]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_steps_down_in_the_middle_of_a_restore_loses_nothing() {
+    let client = Server::ReplicaSet.client().await;
+    let from = fresh("from");
+    dataset::fill(&client, &from, 2000).await;
+    let destination = MemoryDestination::default();
+    let archive = back_up(Server::ReplicaSet, &from, MongoSourceOptions::default(), &destination).await;
+    let set = crate::server::ReplicaSet::start(3, &[]).await;
+    let handle = slow_restore(&from, crate::server::config(&set.uri(), "to"), &destination, archive).await;
+    let there = mongodb::Client::with_uri_str(set.uri()).await.unwrap();
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_millis(1200)).await;
+        // Its answer may be lost with the connection.
+        let _ =
+            there.database("admin").run_command(doc! { "replSetStepDown": 5, "secondaryCatchUpPeriodSecs": 2 }).await;
+    }
+    assert_eq!(completed(handle).await, 0);
+    assert_equal((&client, &from), (&there, "to")).await;
+    drop_databases(&client, &[&from]).await;
 }

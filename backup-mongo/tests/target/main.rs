@@ -11,3 +11,5 @@ mod engine;
 mod mongodump;
 mod plan;
 mod restore;
+#[path = "../mongo/server.rs"]
+mod server;
