@@ -110,6 +110,24 @@ async fn a_large_object_gets_through_passing_faults_of_every_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_upload_whose_id_got_lost_is_given_up_at_the_end() {
+    for fault in [Fault::LostReply, Fault::FailAfter { status: 503, code: "SlowDown" }] {
+        let f = Fixture::new().await;
+        let sample = large();
+        let mut plan = keys(plan([&sample]));
+        plan.tag = format!("{}-1a2b3c4d", jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ"));
+        f.target.prepare(&plan).await.unwrap();
+        f.fail(Operation::CreateMultipartUpload, When::Nth(1), fault);
+        let error = write(&f.target, &plan, &sample, &EntryProgress::default()).await.unwrap_err();
+        assert!(error.is_retryable(), "{error:?}");
+        assert_eq!(f.server.uploads("bucket").len(), 1);
+        assert_eq!(write(&f.target, &plan, &sample, &EntryProgress::default()).await.unwrap(), Written::Created);
+        assert!(f.target.finish(&plan).await.unwrap().is_empty());
+        assert!(f.server.uploads("bucket").is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_killed_restore_goes_on_inside_a_large_object() {
     for quirks in [Quirks::default(), Quirks { lists_parts_twice: true, wants_equal_parts: true, ..Quirks::default() }]
     {
