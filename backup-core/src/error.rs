@@ -32,6 +32,8 @@ pub enum ErrorClass {
     Invalid,
     /// Valid, but this build, format version or adapter cannot do it.
     Unsupported,
+    /// The source cannot give one consistent picture any more: somebody must choose to start again or to go on without.
+    ConsistencyLost,
     /// The caller cancelled the work.
     Cancelled,
     /// Any other failure that repeating does not mend.
@@ -163,6 +165,8 @@ constructors! {
     invalid => ErrorClass::Invalid;
     /// An [`Unsupported`](ErrorClass::Unsupported) error.
     unsupported => ErrorClass::Unsupported;
+    /// A [`ConsistencyLost`](ErrorClass::ConsistencyLost) error.
+    consistency_lost => ErrorClass::ConsistencyLost;
     /// A [`Cancelled`](ErrorClass::Cancelled) error.
     cancelled => ErrorClass::Cancelled;
     /// A [`Permanent`](ErrorClass::Permanent) error.

@@ -264,6 +264,7 @@ macro_rules! with_encryption {
 }
 
 use aws_sdk_s3::operation::complete_multipart_upload::builders::CompleteMultipartUploadFluentBuilder;
+use aws_sdk_s3::operation::copy_object::builders::CopyObjectFluentBuilder;
 use aws_sdk_s3::operation::create_multipart_upload::builders::CreateMultipartUploadFluentBuilder;
 use aws_sdk_s3::operation::get_object::builders::GetObjectFluentBuilder;
 use aws_sdk_s3::operation::head_object::builders::HeadObjectFluentBuilder;
@@ -272,7 +273,7 @@ use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::operation::upload_part::builders::UploadPartFluentBuilder;
 
 with_customer_key! {
-    CompleteMultipartUploadFluentBuilder CreateMultipartUploadFluentBuilder GetObjectFluentBuilder HeadObjectFluentBuilder
+    CompleteMultipartUploadFluentBuilder CopyObjectFluentBuilder CreateMultipartUploadFluentBuilder GetObjectFluentBuilder HeadObjectFluentBuilder
     ListPartsFluentBuilder PutObjectFluentBuilder UploadPartFluentBuilder
 }
-with_encryption! { CreateMultipartUploadFluentBuilder PutObjectFluentBuilder }
+with_encryption! { CopyObjectFluentBuilder CreateMultipartUploadFluentBuilder PutObjectFluentBuilder }

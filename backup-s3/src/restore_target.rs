@@ -11,6 +11,7 @@ mod upload;
 mod verify;
 
 use crate::S3Bucket;
+use crate::client::WithEncryption;
 use crate::error::from_sdk;
 use crate::listing::Pages;
 use async_trait::async_trait;
@@ -177,6 +178,8 @@ impl Shared {
         let key = self.bucket.key(&format!("{STAGE_PREFIX}check-{:016x}", rand::random::<u64>()));
         let about = self.bucket.writing(&key);
         let request = self.bucket.client().create_multipart_upload().bucket(self.bucket.bucket()).key(&key);
+        // As what is written will be, in case the bucket wants it so.
+        let request = request.with_encryption(&self.bucket, None);
         let upload = request.send().await.map_err(|e| {
             let error = from_sdk(e, about);
             match error.class() {

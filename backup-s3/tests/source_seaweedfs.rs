@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failing test panics")]
 
 #[path = "source/fixture.rs"]
+#[allow(dead_code, reason = "the other suite needs more of it")]
 mod fixture;
 #[path = "source/run.rs"]
+#[allow(dead_code, reason = "the other suite needs more of it")]
 mod run;
 
 use aws_sdk_s3::primitives::ByteStream;

@@ -4,6 +4,7 @@
 
 mod common;
 #[path = "writing/fixture.rs"]
+#[allow(dead_code, reason = "the other suite needs more of it")]
 mod fixture;
 
 use backup_testkit::conformance::{destination, restore_target};

@@ -142,6 +142,13 @@ fn careless(target: Arc<dyn RestoreTarget>, sin: Sin) -> Arc<dyn RestoreTarget> 
     Arc::new(Careless(target, sin, Mutex::default()))
 }
 
+impl Careless {
+    /// Warnings that were given out already.
+    fn given(&self) -> std::sync::MutexGuard<'_, Vec<Warning>> {
+        self.2.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Sin {
     HidesConflicts,
@@ -218,7 +225,7 @@ impl RestoreTarget for Careless {
             Sin::NeverFinishes => Ok(Vec::new()),
             Sin::WarnsTwice => {
                 let warnings = self.0.finish(plan).await?;
-                self.2.lock().unwrap().extend(warnings.clone());
+                self.given().extend(warnings.clone());
                 Ok(warnings)
             }
             _ => self.0.finish(plan).await,
@@ -226,7 +233,7 @@ impl RestoreTarget for Careless {
     }
     fn take_warnings(&self) -> Vec<Warning> {
         let mut warnings = self.0.take_warnings();
-        warnings.append(&mut self.2.lock().unwrap());
+        warnings.append(&mut self.given());
         warnings
     }
     async fn discard(&self, plan: &RestorePlan) -> Result<()> {

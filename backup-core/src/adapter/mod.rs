@@ -15,7 +15,7 @@ pub use destination::{ByteStream, Destination, DestinationProperties, ObjectInfo
 pub use log_sink::LogSink;
 pub use restore_target::{
     ContentReader, EntryProgress, Granularity, Mismatch, MismatchKind, PlanEntries, RestorePlan, RestoreTarget,
-    SavedProgress, SmallEntry, VerifyReport, Warning, Written,
+    SavedProgress, SmallEntry, VerifyReport, Wanted, Warning, Written,
 };
 pub use source::{
     Content, Cursor, Estimate, MAX_CURSOR, MAX_INLINE, Opened, ReadContext, Source, SourceEntry, SourceEvent,

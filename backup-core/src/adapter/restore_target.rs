@@ -1,6 +1,6 @@
 //! Where data is put back.
 
-use super::ByteStream;
+use super::{ByteStream, SourceFacts};
 use crate::model::{Entry, EntryKind, EntryName, Identity, Naming};
 use crate::{Digest, Error, Result, Sha256};
 use async_trait::async_trait;
@@ -54,6 +54,9 @@ pub struct Warning {
     pub left_out: bool,
 }
 
+/// Which entries are meant.
+pub type Wanted = Arc<dyn Fn(&Entry) -> bool + Send + Sync>;
+
 /// Where a plan gets its entries; the engine implements it on an archive's index.
 #[async_trait]
 pub trait PlanEntries: std::fmt::Debug + Send + Sync + 'static {
@@ -71,6 +74,20 @@ pub trait PlanEntries: std::fmt::Debug + Send + Sync + 'static {
             }
         }
         Ok(None)
+    }
+
+    /// The contents of those entries with content that are wanted, in the archive's order, verified; for what a target needs before, after
+    /// or beside the entries that it is given: the options of a collection, a log to be replayed. Entries of more than 16 MiB are an error.
+    /// One content at a time should be held. What is provided has none to give.
+    fn contents(&self, wanted: Wanted) -> BoxStream<'static, Result<SmallEntry>> {
+        let _ = wanted;
+        let error = Error::unsupported("this plan gives the contents of its entries only to be written");
+        futures::stream::once(async move { Err(error) }).boxed()
+    }
+
+    /// What the source said of itself as a whole. What is provided knows nothing.
+    fn facts(&self) -> SourceFacts {
+        SourceFacts::default()
     }
 
     /// Up to which kind an entry is known to differ from the archive's, because somebody has been warned of it already:

@@ -13,8 +13,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
-/// The largest [`Content::Inline`], in bytes.
-pub const MAX_INLINE: usize = 8 << 20;
+/// The largest [`Content::Inline`], in bytes. Slices should be a good deal shorter; this leaves room for one document of 16 MiB, which
+/// cannot be cut.
+pub const MAX_INLINE: usize = 17 << 20;
 /// The longest [`Cursor`], in bytes.
 pub const MAX_CURSOR: usize = 64 << 10;
 
@@ -120,7 +121,7 @@ pub struct SourceWarning {
 pub struct SourceFacts {
     /// In what sense the entries belong to one moment, e.g. `{"kind":"snapshot","cluster_time":…}`.
     pub consistency: serde_json::Value,
-    /// Digests of groups over all their entries, as the source defines them.
+    /// Digests of groups over all their entries, as the source defines them. Each may be told as soon as its group is complete.
     pub group_digests: std::collections::BTreeMap<GroupName, String>,
 }
 
@@ -129,14 +130,15 @@ pub struct SourceFacts {
 pub enum SourceEvent {
     /// An entry.
     Entry(Box<SourceEntry>),
-    /// Everything delivered of this group so far is void; it comes again.
+    /// Everything delivered of this group so far is void; it comes again, or not at all. Holds from the next entry on: after a cursor
+    /// from before it, the source may as well go on without.
     Supersede {
         /// The group.
         group: GroupName,
     },
     /// Something to record; the position behind it is that of the next entry.
     Warning(SourceWarning),
-    /// What the source knows of itself; a later one replaces an earlier one.
+    /// What the source knows of itself. A later consistency that is not null replaces an earlier one, and so does a later digest of a group.
     Facts(SourceFacts),
 }
 

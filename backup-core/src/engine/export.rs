@@ -3,9 +3,9 @@
 use super::Selection;
 use super::archive::{Archive, panicked};
 use super::fetch::{Decoded, Fetcher, VolumeDigest, chunks_of};
-use super::restore::{Plan, content};
+use super::restore::{Plan, content, contents};
 use super::selection::Chosen;
-use crate::adapter::ByteStream;
+use crate::adapter::{ByteStream, SmallEntry};
 use crate::archive::{Codec, Compression, Compressor};
 use crate::limit::RateLimit;
 use crate::model::Entry;
@@ -30,8 +30,18 @@ impl Archive {
     /// `Invalid` when a pattern cannot be read.
     pub fn entries(&self, selection: &Selection) -> Result<BoxStream<'static, Result<Entry>>> {
         let chosen = Arc::new(Chosen::new(selection)?);
-        let plan = Plan { archive: self.clone(), chosen, limit: RateLimit::default() };
+        let plan = Plan { archive: self.clone(), chosen, limit: RateLimit::default(), losses: None };
         Ok(plan.from(0))
+    }
+
+    /// The chosen entries that have content, in the archive's order, each whole and compared with its digest; of more than 16 MiB is an error.
+    ///
+    /// # Errors
+    /// `Invalid` when a pattern cannot be read.
+    pub fn contents(&self, selection: &Selection, limit: RateLimit) -> Result<BoxStream<'static, Result<SmallEntry>>> {
+        let chosen = Arc::new(Chosen::new(selection)?);
+        let plan = Plan { archive: self.clone(), chosen, limit: limit.clone(), losses: None };
+        Ok(contents(plan, self.fetcher(limit), Arc::new(|_| true)))
     }
 
     /// The content of an entry. Its digest is the caller's to compare, with [`ContentReader`](crate::adapter::ContentReader).

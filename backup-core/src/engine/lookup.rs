@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Pieces that are kept. Links and what they lead to mostly lie in the same order, so few pieces serve long runs of lookups.
 const KEPT: usize = 2;
 
-type ByName = Arc<HashMap<EntryName, Entry>>;
+/// The entries of a piece that count.
+pub(super) type ByName = Arc<HashMap<EntryName, Entry>>;
 
 /// The pieces that were searched last, by name.
 #[derive(Debug, Default)]
@@ -48,14 +49,24 @@ impl Archive {
             if self.inner.names_of.get(number).is_some() {
                 continue; // Searched above.
             }
-            let piece = self.piece(number).await?;
-            let counts = piece.entries.into_iter().filter(|entry| !entry.superseded && !self.manifest().voids(entry));
-            let names: ByName = Arc::new(counts.map(|entry| (entry.name.clone(), entry)).collect());
-            self.inner.names_of.put(number, names.clone());
-            if let Some(entry) = names.get(name) {
+            if let Some(entry) = self.names_in(number).await?.get(name) {
                 return Ok(Some(entry.clone()));
             }
         }
         Ok(None)
+    }
+
+    /// The names in a piece, if it was searched just now.
+    pub(super) fn names_kept(&self, number: usize) -> Option<ByName> {
+        self.inner.names_of.get(number)
+    }
+
+    /// The names in a piece, read now and kept for a while.
+    pub(super) async fn names_in(&self, number: usize) -> Result<ByName> {
+        let piece = self.piece(number).await?;
+        let counts = piece.entries.into_iter().filter(|entry| !entry.superseded && !self.manifest().voids(entry));
+        let names: ByName = Arc::new(counts.map(|entry| (entry.name.clone(), entry)).collect());
+        self.inner.names_of.put(number, names.clone());
+        Ok(names)
     }
 }

@@ -1,10 +1,23 @@
 //! Chooses entries of an archive by name.
 
 use super::Selection;
+use crate::adapter::Wanted;
 use crate::model::{Entry, EntryName};
 use crate::{Error, Result};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use std::collections::HashSet;
+use std::sync::Arc;
+
+impl Selection {
+    /// The selection as a question.
+    ///
+    /// # Errors
+    /// `Invalid` when a pattern cannot be read.
+    pub fn filter(&self) -> Result<Wanted> {
+        let chosen = Chosen::new(self)?;
+        Ok(Arc::new(move |entry| chosen.contains(entry)))
+    }
+}
 
 /// A compiled [`Selection`].
 #[derive(Clone, Debug)]

@@ -57,7 +57,7 @@ impl Destination for LocalDestination {
     }
 
     fn properties(&self) -> DestinationProperties {
-        DestinationProperties { max_object_size: i64::MAX as u64, preferred_volume_size: 32 << 20, parallelism: 4 }
+        DestinationProperties { max_object_size: i64::MAX as u64, preferred_volume_size: 16 << 20, parallelism: 4 }
     }
 
     async fn check(&self) -> Result<()> {

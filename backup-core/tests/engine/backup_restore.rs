@@ -543,6 +543,29 @@ async fn a_backup_reads_its_source_and_nothing_else_of_it() {
     assert_same(&items_of(source).await, &before);
 }
 
+#[tokio::test]
+async fn contents_are_read_whole_and_in_order_as_chosen() {
+    for (codec, sealed) in formats() {
+        let keys = sealed.then(key);
+        let source = Arc::new(everything(8));
+        let destination = MemoryDestination::default();
+        let mut request = request(&source, &destination);
+        request.options = small_volumes(codec);
+        request.keys = keys.clone();
+        let id = back_up(request).await;
+        let archive = Archive::open(Arc::new(destination.clone()), &id, &opening(keys)).await.unwrap();
+        let selection = Selection { exclude: vec!["docs/empty.bin".into()], ..Selection::default() };
+        let contents: Vec<_> = archive.contents(&selection, Default::default()).unwrap().try_collect().await.unwrap();
+        let mut entries: Vec<_> = archive.entries(&selection).unwrap().try_collect().await.unwrap();
+        entries.retain(|entry| entry.sha256.is_some());
+        assert_eq!(contents.iter().map(|small| &small.entry).collect::<Vec<_>>(), entries.iter().collect::<Vec<_>>());
+        for small in &contents {
+            assert_eq!(small.entry.sha256, Some(backup_core::Digest::of(&small.content)), "{}", small.entry.name);
+        }
+        assert!(contents.iter().any(|small| small.content.len() > 1 << 20) && contents.len() > 12);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entry_with_more_metadata_than_an_index_piece_can_hold_is_skipped_with_a_warning() {
     let mut heavy = MemoryEntry::new("heavy", EntryKind::File, MemoryContent::Inline("x".into()));
@@ -558,4 +581,19 @@ async fn an_entry_with_more_metadata_than_an_index_piece_can_hold_is_skipped_wit
     assert_sound(&destination, &archive, None).await;
     let names: Vec<_> = restore(&destination, &archive, None).await.items().into_keys().collect();
     assert_eq!(names, ["a".into(), "fits".into(), "z".into()]);
+}
+
+/// Time stands still while anything works, so that what passes is waiting.
+#[tokio::test(start_paused = true)]
+async fn little_in_an_open_frame_does_not_hold_up_what_needs_all_the_memory() {
+    let mut source = MemorySource::new("s");
+    for n in 0..6 {
+        source = source.file(&format!("{n}/large"), Blob::pattern(n, 8 * MIB)).file(&format!("{n}/small"), "x");
+    }
+    let source = Arc::new(source);
+    let (store, destination) = (MemoryStore::new(), MemoryDestination::default());
+    let start = tokio::time::Instant::now();
+    complete(engine(&store).backup(request(&source, &destination)).await.unwrap()).await;
+    let waited = start.elapsed();
+    assert!(waited < Duration::from_secs(1), "{waited:?}");
 }

@@ -33,8 +33,10 @@ impl S3Bucket {
         })
     }
 
+    /// Removes the versions, and then what hides them: as long as one is left, it stays hidden.
     async fn remove_versions(&self, key: &str) -> Result<()> {
         let mut failed: Option<Error> = None;
+        let mut hiding = Vec::new();
         let mut marker: Option<(String, String)> = None;
         loop {
             let request = self
@@ -47,22 +49,19 @@ impl S3Bucket {
                 .set_version_id_marker(marker.as_ref().map(|(_, version)| version.clone()).filter(|v| !v.is_empty()));
             let page = request.send().await.map_err(|e| from_sdk(e, About::Bucket(self.bucket())))?;
             let encoded = page.encoding_type() == Some(&EncodingType::Url);
-            let versions = page.versions().iter().map(|v| (v.key(), v.version_id()));
-            let markers = page.delete_markers().iter().map(|v| (v.key(), v.version_id()));
+            let versions = page.versions().iter().map(|v| (v.key(), v.version_id(), false));
+            let markers = page.delete_markers().iter().map(|v| (v.key(), v.version_id(), true));
             let mut beyond = false;
-            for (found, version) in versions.chain(markers) {
-                let Some((found, version)) = found.zip(version) else { continue };
+            for (found, id, hides) in versions.chain(markers) {
+                let Some((found, id)) = found.zip(id) else { continue };
                 if listing::decode(found, encoded)? != key {
+                    // Keys that start with this one come behind it.
                     beyond = true;
-                    continue;
-                }
-                let request = self.client().delete_object().bucket(self.bucket()).key(key).version_id(version);
-                if let Err(e) = request.send().await
-                    && e.code() != Some("NoSuchVersion")
-                {
+                } else if hides {
+                    hiding.push(id.to_owned());
+                } else if let Err(e) = self.delete_version(key, id).await {
                     // The others go all the same; the first error counts.
-                    let error = from_sdk(e, self.writing(key));
-                    failed.get_or_insert(error);
+                    failed.get_or_insert(e);
                 }
             }
             let next = page.next_key_marker().map(|key| listing::decode(key, encoded)).transpose()?;
@@ -70,8 +69,23 @@ impl S3Bucket {
                 Some(next) if page.is_truncated() == Some(true) && !beyond => {
                     marker = Some((next, page.next_version_id_marker().unwrap_or_default().to_owned()));
                 }
-                _ => return failed.map_or(Ok(()), Err),
+                _ => break,
             }
+        }
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        for id in hiding {
+            self.delete_version(key, &id).await?;
+        }
+        Ok(())
+    }
+
+    async fn delete_version(&self, key: &str, id: &str) -> Result<()> {
+        match self.client().delete_object().bucket(self.bucket()).key(key).version_id(id).send().await {
+            Ok(_) => Ok(()),
+            Err(e) if e.code() == Some("NoSuchVersion") => Ok(()),
+            Err(e) => Err(from_sdk(e, self.writing(key))),
         }
     }
 }

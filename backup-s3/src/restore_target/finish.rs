@@ -3,6 +3,7 @@
 use super::item::{Item, has_file_metadata};
 use super::small::{Found, conflict};
 use super::{Shared, is_fatal, leftovers};
+use crate::client::WithEncryption;
 use crate::error::from_sdk;
 use backup_core::adapter::{Payload, RestorePlan, Warning};
 use backup_core::model::{Entry, EntryKind, EntryName, Naming};
@@ -76,7 +77,7 @@ impl Shared {
             let item = Item { attributes: source.attributes, ..item };
             return self.write_whole(plan, &first, item, payload).await.map(|_| ());
         }
-        self.copy_object(&source.key, &item.key, first.size, sha256).await
+        self.copy_object(&source, &item.key, first.size, sha256).await
     }
 
     async fn read_whole(&self, key: &str, first: &Entry, sha256: Digest) -> Result<Payload> {
@@ -95,7 +96,9 @@ impl Shared {
     }
 
     /// Copies an object that must have this content.
-    async fn copy_object(&self, from: &str, to: &str, size: u64, sha256: Digest) -> Result<()> {
+    async fn copy_object(&self, from: &Item, to: &str, size: u64, sha256: Digest) -> Result<()> {
+        let class = from.attributes.storage_class();
+        let from = &*from.key;
         let seen = self.bucket.head(from).await?.filter(|seen| seen.size == size).ok_or_else(not_there)?;
         if self.bucket.read_digest(from, &seen, self.options.retry).await? != sha256 {
             return Err(not_there());
@@ -111,7 +114,8 @@ impl Shared {
             .bucket(self.bucket.bucket())
             .key(to)
             .copy_source(source)
-            .copy_source_if_match(format!("\"{}\"", seen.etag));
+            .copy_source_if_match(format!("\"{}\"", seen.etag))
+            .with_encryption(&self.bucket, class);
         request.send().await.map_err(|e| match from_sdk(e, self.bucket.writing(to)) {
             e if e.class() == ErrorClass::Conflict => not_there(),
             e => e,

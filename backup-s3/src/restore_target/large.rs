@@ -178,8 +178,10 @@ impl Writer<'_> {
             let (shared, of, tag) = (self.shared.clone(), item.clone(), self.plan.tag.clone());
             let begun = self.shared.uploads.run(async move {
                 let begun = shared.bucket.begin_upload(&of).await;
-                if let Ok(Begun::Id(id)) = &begun {
-                    shared.uploads.know(&tag, &of.key, id);
+                match &begun {
+                    Ok(Begun::Id(id)) => shared.uploads.know(&tag, &of.key, id),
+                    Err(e) if e.is_retryable() => shared.uploads.lost_one(),
+                    _ => {}
                 }
                 begun
             });

@@ -11,6 +11,7 @@ use futures::TryStreamExt;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use tokio_util::task::TaskTracker;
 
@@ -32,6 +33,8 @@ struct Known {
 pub(super) struct Uploads {
     /// By id.
     open: Mutex<HashMap<String, Known>>,
+    /// The answer to the beginning of one got lost, so one may be there whose id nobody knows.
+    unknown: AtomicBool,
     /// Calls that go on when whoever made them does not wait any more.
     running: TaskTracker,
 }
@@ -43,6 +46,11 @@ impl Uploads {
 
     pub(super) fn know(&self, tag: &str, key: &str, id: &str) {
         self.open().insert(id.to_owned(), Known { tag: tag.to_owned(), key: key.to_owned() });
+    }
+
+    /// One may have been begun without this target having heard of it.
+    pub(super) fn lost_one(&self) {
+        self.unknown.store(true, Ordering::Relaxed);
     }
 
     /// Ids and keys of those of a restore.
@@ -86,7 +94,7 @@ impl Shared {
 
     /// Whether something may have been left behind.
     pub(super) fn may_have_leftovers(&self, plan: &RestorePlan) -> bool {
-        plan.resumed || !self.uploads.of(&plan.tag).is_empty()
+        plan.resumed || self.uploads.unknown.load(Ordering::Relaxed) || !self.uploads.of(&plan.tag).is_empty()
     }
 }
 

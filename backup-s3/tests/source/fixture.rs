@@ -15,14 +15,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Where a server is, and how to get in.
 #[derive(Clone)]
-pub struct Access {
+pub(crate) struct Access {
     pub endpoint: String,
     pub access_key: String,
     pub secret_key: String,
 }
 
 impl Access {
-    pub fn of(server: &S3Server) -> Self {
+    pub(crate) fn of(server: &S3Server) -> Self {
         Self {
             endpoint: server.endpoint(),
             access_key: server.access_key().to_owned(),
@@ -30,7 +30,7 @@ impl Access {
         }
     }
 
-    pub fn config(&self, bucket: &str, prefix: &str) -> S3Config {
+    pub(crate) fn config(&self, bucket: &str, prefix: &str) -> S3Config {
         S3Config {
             prefix: prefix.to_owned(),
             endpoint: Some(self.endpoint.clone()),
@@ -43,13 +43,13 @@ impl Access {
         }
     }
 
-    pub async fn bucket(&self, bucket: &str, prefix: &str) -> S3Bucket {
+    pub(crate) async fn bucket(&self, bucket: &str, prefix: &str) -> S3Bucket {
         S3Bucket::connect(self.config(bucket, prefix)).await.unwrap()
     }
 }
 
 /// Makes buckets on a server. Only that of this process can be told to misbehave.
-pub struct Buckets {
+pub(crate) struct Buckets {
     pub access: Access,
     pub in_process: Option<Arc<S3Server>>,
     pub versions: S3Versions,
@@ -57,7 +57,7 @@ pub struct Buckets {
 }
 
 impl Buckets {
-    pub fn new(access: Access, in_process: Option<Arc<S3Server>>, versions: S3Versions) -> Self {
+    pub(crate) fn new(access: Access, in_process: Option<Arc<S3Server>>, versions: S3Versions) -> Self {
         Self { access, in_process, versions, made: AtomicU64::new(0) }
     }
 
@@ -84,12 +84,12 @@ async fn put(bucket: &S3Bucket, key: &str, content: Bytes) {
     bucket.client().put_object().bucket(bucket.bucket()).key(key).body(body).send().await.unwrap();
 }
 
-pub fn source(bucket: S3Bucket, options: S3SourceOptions) -> Arc<S3Source> {
+pub(crate) fn source(bucket: S3Bucket, options: S3SourceOptions) -> Arc<S3Source> {
     Arc::new(S3Source::new(bucket, options).unwrap())
 }
 
 /// Bytes that do not repeat.
-pub fn bytes(length: usize) -> Bytes {
+pub(crate) fn bytes(length: usize) -> Bytes {
     (0..length as u64).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u8).collect()
 }
 
@@ -153,7 +153,7 @@ impl SourceFixture for Buckets {
     }
 }
 
-pub struct Place {
+pub(crate) struct Place {
     access: Access,
     in_process: Option<Arc<S3Server>>,
     versions: S3Versions,

@@ -3,7 +3,7 @@
 use crate::fixture::{Access, source};
 use crate::run::run;
 use backup_s3::{S3Source, S3SourceOptions};
-use backup_testkit::s3::{Operation, S3Server};
+use backup_testkit::s3::{Operation, Quirks, S3Server};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -73,9 +73,7 @@ async fn a_server_may_write_blanks_in_either_way() {
     let server = S3Server::start().await;
     server.create_bucket("data");
     server.put("data", "a b+c%20d", "x");
-    let mut quirks = backup_testkit::s3::Quirks::default();
-    quirks.percent_spaces = true;
-    server.set_quirks(quirks);
+    server.set_quirks(Quirks { percent_spaces: true, ..Quirks::default() });
     let source = with(&server, "data", "", S3SourceOptions::default()).await;
     assert_eq!(run(source, None).await.unwrap().names(), ["a b+c%20d"]);
 }

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub fn context() -> ReadContext {
+pub(crate) fn context() -> ReadContext {
     ReadContext {
         budget: ByteBudget::new(16 << 20),
         limit: RateLimit::default(),
@@ -22,14 +22,14 @@ pub fn context() -> ReadContext {
 }
 
 /// The same number of attempts as in real life, with short pauses.
-pub fn retrying(source: Arc<dyn Source>) -> Arc<dyn Source> {
+pub(crate) fn retrying(source: Arc<dyn Source>) -> Arc<dyn Source> {
     let policy =
         RetryPolicy { initial: Duration::from_millis(1), max: Duration::from_millis(5), ..RetryPolicy::default() };
     Retrying::new(source, policy)
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub struct Got {
+pub(crate) struct Got {
     pub name: String,
     pub content: Bytes,
     pub metadata: Metadata,
@@ -40,28 +40,28 @@ pub struct Got {
 
 /// What a run gave.
 #[derive(Clone, Debug, Default)]
-pub struct Run {
+pub(crate) struct Run {
     pub entries: Vec<Got>,
     /// By the name of the entry.
     pub warnings: BTreeMap<String, String>,
 }
 
 impl Run {
-    pub fn names(&self) -> Vec<&str> {
+    pub(crate) fn names(&self) -> Vec<&str> {
         self.entries.iter().map(|got| &*got.name).collect()
     }
 
-    pub fn get(&self, name: &str) -> &Got {
+    pub(crate) fn get(&self, name: &str) -> &Got {
         self.entries.iter().find(|got| got.name == name).unwrap_or_else(|| panic!("{name:?} in {:?}", self.names()))
     }
 }
 
 /// Everything behind a cursor.
-pub async fn run(source: Arc<dyn Source>, after: Option<Cursor>) -> Result<Run> {
+pub(crate) async fn run(source: Arc<dyn Source>, after: Option<Cursor>) -> Result<Run> {
     run_with(source, after, &context()).await
 }
 
-pub async fn run_with(source: Arc<dyn Source>, after: Option<Cursor>, ctx: &ReadContext) -> Result<Run> {
+pub(crate) async fn run_with(source: Arc<dyn Source>, after: Option<Cursor>, ctx: &ReadContext) -> Result<Run> {
     let mut run = Run::default();
     let mut events = source.clone().events(after, ctx.clone());
     while let Some(event) = events.try_next().await? {
@@ -99,7 +99,7 @@ async fn got(source: &dyn Source, entry: SourceEntry, ctx: &ReadContext) -> Resu
 }
 
 /// An object in ranges of 4 MiB, with the metadata that came with the first.
-pub async fn read(
+pub(crate) async fn read(
     source: &dyn Source,
     name: &EntryName,
     version: Option<&Version>,

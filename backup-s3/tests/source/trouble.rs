@@ -6,7 +6,7 @@ use backup_core::adapter::{Source, SourceEvent};
 use backup_core::{Error, ErrorClass};
 use backup_s3::S3SourceOptions;
 use backup_testkit::faulty::When;
-use backup_testkit::s3::{Fault, Operation, Rule, S3BucketOptions, S3Object, S3Server};
+use backup_testkit::s3::{Fault, Operation, Quirks, Rule, S3BucketOptions, S3Object, S3Server};
 use futures::StreamExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -259,11 +259,7 @@ async fn an_object_that_is_replaced_between_two_ranges_is_changed() {
     let error = run(retrying(plain(&server).await), None).await.unwrap_err();
     assert_clear(&error, ErrorClass::Changed, &["s3://data/20large", "another version"], &server);
     // Also where the server does not compare.
-    server.set_quirks({
-        let mut quirks = backup_testkit::s3::Quirks::default();
-        quirks.ignores_if_match = true;
-        quirks
-    });
+    server.set_quirks(Quirks { ignores_if_match: true, ..Quirks::default() });
     let source = plain(&server).await;
     let version = backup_core::adapter::Version("of earlier".into());
     let error = source.read(&"20large".into(), Some(&version), 0..10, &context()).await.unwrap_err();

@@ -14,10 +14,14 @@ Examples:
   backup restore latest --at /mnt/disk/backups --to ./back     put the newest one back
   backup resume latest                                         go on after Ctrl-C or a crash
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 completed with warnings, 4 paused.";
+Signals: Ctrl-C pauses an operation. SIGTERM hands it over: it stops just so, and waits for whoever resumes it, as
+`backup resume --all` does. A second signal stops at once; nothing that was stored is lost.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 completed with warnings, 4 paused or handed over.";
 
 const LOCATORS: &str = "\
-A LOCATOR is `local:PATH`, or simply a path; or `s3://BUCKET/PREFIX?OPTION=VALUE&...` with the options endpoint=URL, region=NAME,
+A LOCATOR is `local:PATH`, or simply a path; for databases `mongodb://USER@HOST/DATABASE` or `mongodb+srv://…`; for buckets
+`s3://BUCKET/PREFIX?OPTION=VALUE&...` with the options endpoint=URL, region=NAME,
 path_style=true|false, profile=NAME, storage_class=NAME, sse=AES256|aws:kms, kms_key=ID, customer_key_env=VAR,
 checksums=when_supported|when_required and, of sources, tags=true|false and versions=current|all. Its credentials come from the
 environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN), a profile or the instance, never from the locator.
@@ -101,7 +105,7 @@ pub(crate) enum Command {
     Operations(Operations),
     /// Pause a running operation, also one of another process
     Pause(OperationArg),
-    /// Give an operation up and remove what it wrote of its archive
+    /// Give an operation up: remove what a backup wrote of its archive, and what a restore left staged
     Cancel(OperationArg),
     /// Continue an operation that was paused, failed, or died
     Resume(Resume),
@@ -150,7 +154,76 @@ pub(crate) struct Create {
     #[arg(long)]
     pub(crate) one_file_system: bool,
     #[command(flatten)]
+    pub(crate) mongodb: MongodbSource,
+    #[command(flatten)]
     pub(crate) resources: Resources,
+}
+
+/// Where the password of a MongoDB user is, when it is not in the locator.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Password {
+    /// The password of the user in `mongodb://USER@…` is in this environment variable
+    #[arg(long, value_name = "VAR", conflicts_with = "mongodb_password_file", help_heading = "MongoDB options")]
+    pub(crate) mongodb_password_env: Option<String>,
+    /// The password is in this file
+    #[arg(long, value_name = "FILE", help_heading = "MongoDB options")]
+    pub(crate) mongodb_password_file: Option<PathBuf>,
+}
+
+/// How databases are read.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct MongodbSource {
+    #[command(flatten)]
+    pub(crate) password: Password,
+    /// Only collections that match, as DATABASE.COLLECTION: `shop.*`; --exclude takes such patterns too
+    #[arg(long, value_name = "GLOB", help_heading = "MongoDB options")]
+    pub(crate) collection: Vec<String>,
+    /// The order in which documents are read
+    #[arg(long, value_enum, default_value_t = Order::Natural, help_heading = "MongoDB options")]
+    pub(crate) order: Order,
+    /// In what sense everything is of one moment
+    #[arg(long, value_enum, default_value_t = Consistency::Automatic, help_heading = "MongoDB options")]
+    pub(crate) consistency: Consistency,
+}
+
+/// The order in which documents are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Order {
+    /// As they lie on the server: fastest; a resume on another server reads begun collections again
+    Natural,
+    /// By _id: costs the server more; a resume goes on at any server
+    Id,
+}
+
+/// In what sense everything is of one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Consistency {
+    /// A snapshot, or the oplog beside when that takes too long; best effort on a server without replication
+    Automatic,
+    /// The oplog from the start
+    Oplog,
+    /// Each document as it is when it is read
+    BestEffort,
+}
+
+/// How databases are written.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct MongodbRestore {
+    #[command(flatten)]
+    pub(crate) password: Password,
+    /// Restore database OLD as NEW (a database in --to does so for the only one that is restored)
+    #[arg(long, value_name = "OLD=NEW", value_parser = renaming, help_heading = "MongoDB options")]
+    pub(crate) rename: Vec<(String, String)>,
+    /// Merge the users and roles of the archive into those that are there
+    #[arg(long, help_heading = "MongoDB options")]
+    pub(crate) users_and_roles: bool,
+}
+
+fn renaming(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((old, new)) if !old.is_empty() && !new.is_empty() => Ok((old.into(), new.into())),
+        _ => Err("write OLD=NEW".into()),
+    }
 }
 
 /// What an operation may use.
@@ -222,8 +295,12 @@ pub(crate) struct Verify {
 /// `backup restore`
 #[derive(Debug, Args)]
 pub(crate) struct Restore {
-    #[command(flatten)]
-    pub(crate) archive: ArchiveAt,
+    /// Id, beginning of one, name, or `latest`
+    #[arg(required_unless_present = "from_mongodump")]
+    pub(crate) archive: Option<String>,
+    /// Where the archive is
+    #[arg(long, value_name = "LOCATOR", required_unless_present = "from_mongodump")]
+    pub(crate) at: Option<Locator>,
     /// Where the data is put back
     #[arg(long, value_name = "LOCATOR")]
     pub(crate) to: Locator,
@@ -245,6 +322,14 @@ pub(crate) struct Restore {
     /// Do not read the target back at the end
     #[arg(long)]
     pub(crate) no_verify: bool,
+    /// Restore all that is intact of a damaged archive, and name what is lost
+    #[arg(long)]
+    pub(crate) keep_going: bool,
+    #[command(flatten)]
+    pub(crate) mongodb: MongodbRestore,
+    /// Restore a directory or archive file of mongodump, packed or not, instead of an archive
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["archive", "at", "entries", "keep_going"], help_heading = "MongoDB options")]
+    pub(crate) from_mongodump: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) resources: Resources,
 }
@@ -254,15 +339,27 @@ pub(crate) struct Restore {
 pub(crate) struct Export {
     #[command(flatten)]
     pub(crate) archive: ArchiveAt,
-    /// File to write; `-` is standard output
+    /// File to write, `-` is standard output; for mongodump the directory to make
     #[arg(long, short, value_name = "FILE", default_value = "-")]
     pub(crate) output: PathBuf,
+    /// What is written
+    #[arg(long, value_enum, default_value_t = ExportFormat::Tar)]
+    pub(crate) format: ExportFormat,
     /// How the stream is compressed [default: by the file's extension, else as the archive is]
     #[arg(long, value_enum)]
     pub(crate) codec: Option<Codec>,
     /// Replace FILE if it exists
     #[arg(long)]
     pub(crate) force: bool,
+}
+
+/// What an export writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportFormat {
+    /// One stream that tar reads
+    Tar,
+    /// A directory that mongorestore reads, of an archive of MongoDB databases
+    Mongodump,
 }
 
 /// `backup delete`
@@ -346,6 +443,11 @@ pub(crate) struct Resume {
     /// Do not wait for another worker that still holds the operation: you know that it is gone
     #[arg(long)]
     pub(crate) take_over: bool,
+    /// Of a restore: from here on restore all that is intact of a damaged archive, and name what is lost
+    #[arg(long)]
+    pub(crate) keep_going: bool,
+    #[command(flatten)]
+    pub(crate) password: Password,
     #[command(flatten)]
     pub(crate) resources: Resources,
 }

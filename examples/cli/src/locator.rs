@@ -5,16 +5,18 @@
 use async_trait::async_trait;
 use backup_core::adapter::{Destination, RestoreTarget, Source};
 use backup_core::{Error, Result};
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
 mod local;
+pub(crate) mod mongodb;
 mod s3;
 
 /// What this program can reach.
-const ADAPTERS: &[&dyn Adapter] = &[&local::Local, &s3::S3];
+const ADAPTERS: &[&dyn Adapter] = &[&local::Local, &s3::S3, &mongodb::Mongodb, &mongodb::MongodbSrv];
 
 /// How a source is read; kept with the operation, so that a resume reads it in the same way.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +26,20 @@ pub(crate) struct SourceOptions {
     pub(crate) exclude: Vec<String>,
     /// Do not enter other file systems.
     pub(crate) one_file_system: bool,
+    /// How databases are read.
+    pub(crate) mongodb: mongodb::SourceOptions,
 }
+
+/// How a target is written; kept with the operation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct TargetOptions {
+    /// How databases are written.
+    pub(crate) mongodb: mongodb::TargetOptions,
+}
+
+/// A secret that stood in a locator: known to this process only, and never kept.
+pub(crate) type Secret = Option<SecretString>;
 
 /// Makes sources, destinations and restore targets of one kind.
 #[async_trait]
@@ -38,14 +53,19 @@ trait Adapter: Sync {
     /// The locator's rest in a form that means the same in every working directory.
     fn absolute(&self, rest: &str) -> Result<String, String>;
 
+    /// Takes a secret out of the locator's rest; what stays can be kept and shown.
+    fn without_secret(&self, rest: &str) -> Result<(String, Secret), String> {
+        Ok((rest.to_owned(), None))
+    }
+
     /// What can be backed up.
-    async fn source(&self, rest: &str, options: &SourceOptions) -> Result<Arc<dyn Source>>;
+    async fn source(&self, rest: &str, secret: &Secret, options: &SourceOptions) -> Result<Arc<dyn Source>>;
 
     /// What can keep archives.
     async fn destination(&self, rest: &str) -> Result<Arc<dyn Destination>>;
 
     /// What archives can be restored to.
-    async fn target(&self, rest: &str) -> Result<Arc<dyn RestoreTarget>>;
+    async fn target(&self, rest: &str, secret: &Secret, options: &TargetOptions) -> Result<Arc<dyn RestoreTarget>>;
 }
 
 /// A place of a known kind; absolute, without secrets.
@@ -54,6 +74,7 @@ trait Adapter: Sync {
 pub(crate) struct Locator {
     adapter: &'static dyn Adapter,
     rest: String,
+    secret: Secret,
 }
 
 impl Locator {
@@ -62,7 +83,7 @@ impl Locator {
     /// # Errors
     /// When the adapter cannot be made.
     pub(crate) async fn source(&self, options: &SourceOptions) -> Result<Arc<dyn Source>> {
-        self.adapter.source(&self.rest, options).await
+        self.adapter.source(&self.rest, &self.secret, options).await
     }
 
     /// The place as one that keeps archives.
@@ -77,8 +98,13 @@ impl Locator {
     ///
     /// # Errors
     /// When the adapter cannot be made.
-    pub(crate) async fn target(&self) -> Result<Arc<dyn RestoreTarget>> {
-        self.adapter.target(&self.rest).await
+    pub(crate) async fn target(&self, options: &TargetOptions) -> Result<Arc<dyn RestoreTarget>> {
+        self.adapter.target(&self.rest, &self.secret, options).await
+    }
+
+    /// Whether it is a place of MongoDB.
+    pub(crate) fn is_mongodb(&self) -> bool {
+        self.adapter.kind().starts_with("mongodb")
     }
 }
 
@@ -97,7 +123,8 @@ impl FromStr for Locator {
             .iter()
             .find(|a| a.kind() == kind)
             .ok_or_else(|| format!("there is no kind of place called `{kind}`; {}", help()))?;
-        Ok(Self { adapter: *adapter, rest: adapter.absolute(rest)? })
+        let (rest, secret) = adapter.without_secret(rest)?;
+        Ok(Self { adapter: *adapter, rest: adapter.absolute(&rest)?, secret })
     }
 }
 
@@ -106,6 +133,15 @@ fn is_kind(text: &str) -> bool {
     text.len() >= 2
         && text.starts_with(|c: char| c.is_ascii_lowercase())
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'+' | b'-'))
+}
+
+/// What may be shown of a text that was refused as a locator, if not all of it: neither what stands before an `@` nor options.
+pub(crate) fn shown(text: &str) -> Option<String> {
+    let (kind, rest) = text.split_once("://")?;
+    let place = rest.split('?').next().unwrap_or_default();
+    let place = place.rsplit('@').next().unwrap_or_default();
+    let shown = format!("{kind}://{place}");
+    (shown != text).then(|| format!("{shown}…"))
 }
 
 fn help() -> String {
@@ -161,8 +197,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_shown_of_a_refused_locator_has_no_credentials() {
+        assert_eq!(shown("s3://AK:secret@bucket/x?y=z").unwrap(), "s3://bucket/x…");
+        assert_eq!(shown("s3://bucket?secret_key=x").unwrap(), "s3://bucket…");
+        assert_eq!(shown("s3://bucket"), None);
+        assert_eq!(shown("./a:b@c"), None);
+    }
+
+    #[test]
     fn an_unknown_kind_is_named_and_the_known_ones_are_listed() {
-        for bad in ["ftp://host/x", "gdrive:folder", "mongodb+srv://h/db"] {
+        for bad in ["ftp://host/x", "gdrive:folder", "mongo://h/db"] {
             let message = bad.parse::<Locator>().unwrap_err();
             assert!(message.contains(bad.split(':').next().unwrap()) && message.contains("local:PATH"), "{message}");
         }

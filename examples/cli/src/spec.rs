@@ -2,7 +2,7 @@
 
 use crate::args::Resources;
 use crate::keys::KeySource;
-use crate::locator::{Locator, SourceOptions};
+use crate::locator::{Locator, SourceOptions, TargetOptions};
 use backup_core::engine::{EngineOptions, Limits};
 use backup_core::limit::RateLimit;
 use backup_core::model::Operation;
@@ -43,6 +43,9 @@ pub(crate) struct RestoreSpec {
     pub(crate) at: Locator,
     /// The target.
     pub(crate) to: Locator,
+    /// How it is written.
+    #[serde(default)]
+    pub(crate) target: TargetOptions,
     /// Where the key is.
     pub(crate) key: Option<KeySource>,
     /// Whether an archive that is not sealed is fine although there is a key.
@@ -114,14 +117,6 @@ impl Spec {
                 .because(e)
         })
     }
-
-    /// The place of the archive.
-    pub(crate) fn archive_place(&self) -> &Locator {
-        match self {
-            Self::Create(create) => &create.to,
-            Self::Restore(restore) => &restore.at,
-        }
-    }
 }
 
 #[cfg(test)]
@@ -132,7 +127,7 @@ mod tests {
     fn what_is_kept_is_read_back() {
         let spec = Spec::Create(CreateSpec {
             from: "/a".parse().unwrap(),
-            source: SourceOptions { exclude: vec!["*.o".into()], one_file_system: true },
+            source: SourceOptions { exclude: vec!["*.o".into()], one_file_system: true, ..SourceOptions::default() },
             to: "/b".parse().unwrap(),
             key: Some(KeySource::File("/k".into())),
             resources: ResourcesSpec { limit_read: NonZeroU64::new(5), ..ResourcesSpec::default() },

@@ -4,7 +4,7 @@ use super::checkpoint::OpenEntry;
 use super::read::{Abandoned, GO_ON, RANGE, RangeRead, Step, read_range};
 use super::stream::{Stopped, StreamWriter, weight};
 use crate::adapter::{Content, Cursor, ReadContext, Source, SourceEntry, SourceEvent, Version};
-use crate::archive::{MAX_NAME, SupersededGroup};
+use crate::archive::MAX_NAME;
 use crate::budget::ByteBudget;
 use crate::engine::session::Session;
 use crate::model::{EntryKind, EntryName, LogRecord};
@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 /// How often an entry that changes under the reader's hands is read before it is given up.
 const TRIES: u32 = 3;
@@ -143,21 +144,15 @@ impl Assembler {
         match event {
             SourceEvent::Entry(entry) => self.ready(*entry).await,
             SourceEvent::Supersede { group } => {
-                if let Some(last) = self.stream.position.ordinal.checked_sub(1) {
-                    let message = format!("group {group} has to be read again; its entries so far are superseded");
+                if self.stream.supersede(&group) {
+                    let message = format!("the entries so far of group {group} are superseded");
                     self.session.log(LogRecord::warning("transfer", message));
-                    // One record of a group covers those before it; they are a part of each checkpoint.
-                    let groups = Arc::make_mut(&mut self.stream.position.groups);
-                    match groups.iter_mut().find(|void| void.group == group) {
-                        Some(void) => void.last = last,
-                        None => groups.push(SupersededGroup { group, first: 0, last }),
-                    }
                 }
                 Ok(())
             }
             SourceEvent::Warning(warning) => self.warn(warning.name.as_ref(), &warning.message).await,
             SourceEvent::Facts(facts) => {
-                self.stream.position.facts = Arc::new(facts);
+                self.stream.facts(facts);
                 Ok(())
             }
         }
@@ -420,19 +415,23 @@ impl Assembler {
     }
 }
 
-/// Waits for something from the source. Meanwhile an old volume is ended, and after a while a frame that is not full is sent off,
-/// so that what it holds of the memory budget cannot be what the source waits for.
+/// Waits for something from the source. Meanwhile an old volume is ended, and after a while a frame that is not full is sent off;
+/// soon when it holds memory for which the source waits.
 async fn patiently<T>(stream: &mut StreamWriter, wait: impl Future<Output = T>) -> Result<T, Stopped> {
     const PATIENCE: Duration = Duration::from_secs(1);
+    const LOOK: Duration = Duration::from_millis(20);
+    let start = Instant::now();
     let mut wait = std::pin::pin!(wait);
     let mut flushed = false;
     loop {
         tokio::select! {
             biased;
             done = &mut wait => return Ok(done),
-            () = tokio::time::sleep(PATIENCE), if !flushed => {
-                stream.flush(false).await?;
-                flushed = true;
+            () = tokio::time::sleep(LOOK), if !flushed => {
+                if start.elapsed() >= PATIENCE || stream.keeps_wanted_memory() {
+                    stream.flush(false).await?;
+                    flushed = true;
+                }
             }
             () = tokio::time::sleep_until(stream.cut_at) => stream.cut_if_old().await?,
         }

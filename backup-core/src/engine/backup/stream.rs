@@ -3,11 +3,13 @@
 use super::checkpoint::{Blob, OpenEntry, Position};
 use super::frame::{HashIn, Part, RawFrame, Staged, has_content};
 use crate::Result;
-use crate::adapter::{SourceEntry, Version};
-use crate::archive::{END_OF_ARCHIVE, TarEntry, TarKind, WARNINGS_FILE, header_length, padding, write_header};
-use crate::budget::Permit;
+use crate::adapter::{SourceEntry, SourceFacts, Version};
+use crate::archive::{
+    END_OF_ARCHIVE, SupersededGroup, TarEntry, TarKind, WARNINGS_FILE, header_length, padding, write_header,
+};
+use crate::budget::{ByteBudget, Permit};
 use crate::engine::session::Session;
-use crate::model::{Entry, EntryKind, Metadata, Timestamp};
+use crate::model::{Entry, EntryKind, GroupName, Metadata, Timestamp};
 use bytes::Bytes;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -65,7 +67,27 @@ pub(super) struct StreamWriter {
     uncut: bool,
     /// Warnings behind the source's position: a resumed backup meets them again.
     warnings: Vec<String>,
+    /// Groups that become void once the source's position is behind the next entry: until then a resumed backup may go on without.
+    void: Vec<SupersededGroup>,
+    /// Where the memory of contents comes from.
+    budgets: [ByteBudget; 2],
     out: mpsc::Sender<ToPack>,
+}
+
+/// How much of a piece of content a frame takes that has so many bytes and should get `size`; nothing when it shall end before the piece.
+///
+/// A frame that is one piece is packed without a copy, so a piece is not cut where that can be avoided: a frame may become up to a
+/// quarter longer than it should, or end when it has a quarter.
+fn fitting(piece: usize, frame: u64, size: u64) -> usize {
+    let (length, most) = (piece as u64, size + size / 4);
+    if frame + length <= most {
+        piece
+    } else if length <= most && frame >= size / 4 {
+        0
+    } else {
+        // A frame that only just began takes at least a little, so that each one makes progress.
+        usize::try_from(size.saturating_sub(frame).max(1)).unwrap_or(usize::MAX).min(piece)
+    }
 }
 
 fn empty_frame(hash_in: HashIn) -> RawFrame {
@@ -86,6 +108,7 @@ impl StreamWriter {
         session: Arc<Session>,
         frame_size: u32,
         volume_age: Duration,
+        budgets: [ByteBudget; 2],
         out: mpsc::Sender<ToPack>,
     ) -> Self {
         let hash = position.open.as_ref().map(|open| open.hash.clone()).unwrap_or_default();
@@ -99,8 +122,15 @@ impl StreamWriter {
             cut_at: Instant::now() + volume_age,
             uncut: false,
             warnings: Vec::new(),
+            void: Vec::new(),
+            budgets,
             out,
         }
+    }
+
+    /// Whether the frame keeps memory for which somebody waits: what comes next may need it.
+    pub(super) fn keeps_wanted_memory(&self) -> bool {
+        !self.frame.permits.is_empty() && self.budgets.iter().any(ByteBudget::is_wanted)
     }
 
     /// Records a warning; it belongs to the archive once the source's position is behind it.
@@ -108,6 +138,40 @@ impl StreamWriter {
         self.warnings.push(line);
         let count = self.position.warnings.count + self.warnings.len() as u64;
         self.session.meter.update(|p| p.warnings = count);
+    }
+
+    /// The entries so far of a group are void; `false` when there are none at all.
+    pub(super) fn supersede(&mut self, group: &GroupName) -> bool {
+        let Some(last) = self.position.ordinal.checked_sub(1) else { return false };
+        self.void.push(SupersededGroup { group: group.clone(), first: 0, last });
+        true
+    }
+
+    /// Takes what the source knows of itself.
+    pub(super) fn facts(&mut self, facts: SourceFacts) {
+        let SourceFacts { consistency, group_digests } = facts;
+        let known = Arc::make_mut(&mut self.position.facts);
+        if !consistency.is_null() {
+            known.consistency = consistency;
+        }
+        known.group_digests.extend(group_digests);
+    }
+
+    /// What waited for the source's position to move on.
+    fn settle(&mut self) {
+        self.keep_warnings();
+        if !self.void.is_empty() {
+            let facts = Arc::make_mut(&mut self.position.facts);
+            self.void.iter().for_each(|void| drop(facts.group_digests.remove(&void.group)));
+            // One record of a group covers those before it; they are a part of each checkpoint.
+            let groups = Arc::make_mut(&mut self.position.groups);
+            for void in self.void.drain(..) {
+                match groups.iter_mut().find(|before| before.group == void.group) {
+                    Some(before) => before.last = void.last,
+                    None => groups.push(void),
+                }
+            }
+        }
     }
 
     fn keep_warnings(&mut self) {
@@ -188,7 +252,7 @@ impl StreamWriter {
     /// The source's position is behind this entry now, whatever became of it.
     pub(super) fn passed(&mut self, entry: &SourceEntry) {
         self.position.cursor = Some(Blob(entry.cursor.0.clone()));
-        self.keep_warnings();
+        self.settle();
     }
 
     /// Begins an entry whose content comes in pieces.
@@ -199,13 +263,13 @@ impl StreamWriter {
         self.frame.parts.push(Part::Open { staged: Box::new(staged) });
         self.position.open = Some(OpenEntry::new(entry, size, version, content_at, tries));
         // A resumed backup goes on with the events behind it.
-        self.keep_warnings();
+        self.settle();
     }
 
     /// Adds content of the open entry.
     pub(super) async fn content(&mut self, mut bytes: Bytes, permit: &Arc<Permit>) -> Result<(), Stopped> {
         while !bytes.is_empty() {
-            let piece = bytes.split_to(self.take(bytes.len()));
+            let piece = bytes.split_to(fitting(bytes.len(), self.frame.length, self.frame_size));
             if piece.is_empty() {
                 self.flush(false).await?;
                 continue;
@@ -216,23 +280,6 @@ impl StreamWriter {
             self.flush_full().await?;
         }
         Ok(())
-    }
-
-    /// How much of a piece of so many bytes the frame takes; nothing when it shall end before it.
-    ///
-    /// A frame that is one piece is packed without a copy. So a piece is not cut where that can be avoided: frames may be up to a
-    /// quarter longer than planned, or as much as a quarter of that short.
-    fn take(&self, piece: usize) -> usize {
-        let (length, most) = (piece as u64, self.frame_size + self.frame_size / 4);
-        if self.frame.length + length <= most {
-            piece
-        } else if length <= most && self.frame.length >= self.frame_size / 4 {
-            0
-        } else {
-            // A frame that only just began takes at least a little, so that each one makes progress.
-            let room = self.frame_size.saturating_sub(self.frame.length).max(1);
-            usize::try_from(room).unwrap_or(usize::MAX).min(piece)
-        }
     }
 
     fn took(&mut self, length: u64) {
@@ -263,7 +310,7 @@ impl StreamWriter {
         self.position.superseded += u64::from(superseded);
         if !superseded {
             self.position.cursor = Some(open.cursor.clone());
-            self.keep_warnings();
+            self.settle();
         }
         let entry = Entry {
             name: open.name,
@@ -288,7 +335,7 @@ impl StreamWriter {
         if self.position.ended {
             return Ok(());
         }
-        self.keep_warnings();
+        self.settle();
         let warnings = self.position.warnings.clone();
         if warnings.count > 0 {
             let mut text = format!(
@@ -372,5 +419,26 @@ impl StreamWriter {
         self.flush(true).await?;
         self.cut_at = Instant::now() + self.volume_age;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_cut_only_where_frames_would_become_far_too_long_or_short() {
+        const SIZE: usize = 4 << 20;
+        let frame = |length: usize, piece: usize| fitting(piece, length as u64, SIZE as u64);
+        assert_eq!(frame(0, SIZE), SIZE);
+        assert_eq!(frame(512, SIZE), SIZE, "behind the header of its entry");
+        assert_eq!(frame(SIZE / 2, SIZE), 0, "a frame of its own");
+        assert_eq!(frame(SIZE - 1, 65536), 65536);
+        assert_eq!(frame(0, 3 * SIZE), SIZE, "a piece that is longer than any frame is cut");
+        assert_eq!(frame(SIZE / 2, 3 * SIZE), SIZE / 2);
+        for (length, piece) in [(SIZE + SIZE / 4, 1), (2 * SIZE, 1), (2 * SIZE, 3 * SIZE), (0, 1)] {
+            // The frame ends, or it grows: there is progress in any case.
+            assert!(frame(length, piece) > 0 || length > 0);
+        }
     }
 }

@@ -1,16 +1,16 @@
 //! Small entries: cut out of the frames, checked, and written in batches, several at once.
 
+use super::cut::{Front, check};
 use super::ledger::{Ledger, Work};
 use crate::adapter::{Granularity, RestorePlan, RestoreTarget, SmallEntry};
 use crate::budget::Permit;
 use crate::engine::archive::panicked;
-use crate::engine::backup::has_content;
-use crate::engine::fetch::{Decoded, RawFrame};
+use crate::engine::fetch::Decoded;
 use crate::engine::handle::AbortOnDrop;
 use crate::limit::RateLimit;
 use crate::model::{Entry, EntryName, GroupName};
-use crate::{Digest, Error, Result};
-use bytes::{Bytes, BytesMut};
+use crate::{Error, Result};
+use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -31,7 +31,9 @@ pub(super) struct SmallWriter {
     pub(super) limit: RateLimit,
     /// Batches at once.
     pub(super) parallel: usize,
-    front: Front,
+    /// Leave out what is damaged.
+    keep_going: bool,
+    pub(super) front: Front,
     batch: Vec<SmallEntry>,
     batch_bytes: usize,
     batch_work: Option<Work>,
@@ -41,14 +43,6 @@ pub(super) struct SmallWriter {
     before: HashMap<GroupName, oneshot::Receiver<()>>,
 }
 
-/// The entry whose content is being collected.
-#[derive(Debug, Default)]
-struct Front {
-    taken: u64,
-    /// Content that came in earlier frames.
-    start: BytesMut,
-}
-
 impl SmallWriter {
     pub(super) fn new(
         target: Arc<dyn RestoreTarget>,
@@ -56,6 +50,7 @@ impl SmallWriter {
         ledger: Arc<Ledger>,
         limit: RateLimit,
         parallel: usize,
+        keep_going: bool,
     ) -> Self {
         Self {
             target,
@@ -63,6 +58,7 @@ impl SmallWriter {
             ledger,
             limit,
             parallel: parallel.max(1),
+            keep_going,
             front: Front::default(),
             batch: Vec::new(),
             batch_bytes: 0,
@@ -73,32 +69,15 @@ impl SmallWriter {
         }
     }
 
-    /// Takes the content of the entry at the front of the queue from a frame; `true` when all of it is there.
-    pub(super) fn take(&mut self, entry: &Entry, frame: &RawFrame) -> Result<Option<Bytes>> {
-        let at = entry.offset + self.front.taken;
-        let end = frame.start + frame.bytes.len() as u64;
-        if at >= end {
-            // A frame that was needed by earlier entries only.
-            return Ok(None);
-        }
-        let Some(skip) = at.checked_sub(frame.start) else {
-            return Err(Error::corrupt("the index places entries out of order").on(&entry.name));
-        };
-        let left = entry.size - self.front.taken;
-        let length = left.min(end - at);
-        let (skip, length) = (to_usize(skip)?, to_usize(length)?);
-        let piece = frame.bytes.slice(skip..skip + length);
-        if piece.len() as u64 == entry.size {
-            return Ok(Some(piece));
-        }
-        // Copied, so that an entry over many frames does not keep their memory.
-        self.front.start.extend_from_slice(&piece);
-        self.front.taken += piece.len() as u64;
-        if self.front.taken < entry.size {
-            return Ok(None);
-        }
-        self.front.taken = 0;
-        Ok(Some(std::mem::take(&mut self.front.start).freeze()))
+    /// Leaves out the entry at the front of the queue, whose content is damaged.
+    pub(super) async fn lost(&mut self, entry: &Entry, why: &str) -> Result<()> {
+        self.front = Front::default();
+        let mut work = self.ledger.begin(entry.ordinal);
+        self.ledger.handed_out(entry.ordinal + 1);
+        work.left_out(entry, why);
+        work.done(None);
+        // There may be a great many.
+        self.ledger.log_pressure().await
     }
 
     /// Adds a complete entry.
@@ -149,8 +128,16 @@ impl SmallWriter {
             next = Some(sender);
         }
         let (target, plan, ledger) = (self.target.clone(), self.plan.clone(), self.ledger.clone());
-        let task = tokio::spawn(async move {
-            let batch = tokio::task::spawn_blocking(move || check(batch)).await.map_err(panicked)??;
+        let keep_going = self.keep_going;
+        let task = self.ledger.spawn(async move {
+            let (batch, damaged) = tokio::task::spawn_blocking(move || check(batch)).await.map_err(panicked)?;
+            for entry in damaged {
+                let error = Ledger::damaged(&entry);
+                if !keep_going {
+                    return Err(error);
+                }
+                work.left_out(&entry, &error.chain());
+            }
             if let Some(turn) = turn {
                 // Without an answer the batch before has failed, and so does the restore.
                 turn.await.map_err(|e| Error::cancelled("the batch before failed").because(e))?;
@@ -171,7 +158,7 @@ impl SmallWriter {
             }
             Ok(())
         });
-        self.running.push_back(AbortOnDrop(task));
+        self.running.push_back(task);
         Ok(())
     }
 
@@ -204,23 +191,4 @@ impl SmallWriter {
 fn directory(name: &EntryName) -> &[u8] {
     let name = name.as_bytes();
     &name[..name.iter().rposition(|byte| *byte == b'/').unwrap_or(0)]
-}
-
-/// Compares each content with its digest. CPU work.
-fn check(batch: Vec<SmallEntry>) -> Result<Vec<SmallEntry>> {
-    for small in &batch {
-        let entry = &small.entry;
-        let right = match entry.sha256 {
-            Some(sha256) => Digest::of(&small.content) == sha256,
-            None => !has_content(&entry.kind),
-        };
-        if !right {
-            return Err(Ledger::damaged(entry));
-        }
-    }
-    Ok(batch)
-}
-
-fn to_usize(n: u64) -> Result<usize> {
-    usize::try_from(n).map_err(|e| Error::corrupt("an impossible length").because(e))
 }

@@ -66,9 +66,13 @@ pub(super) async fn write(
     progress: &EntryProgress,
 ) -> Result<Result<Written>> {
     if !matches!(entry.kind, EntryKind::File | EntryKind::Slice) {
-        let (shared, plan, entry) = (shared.clone(), plan.clone(), entry.clone());
+        let (shared, plan, entry, busy) = (shared.clone(), plan.clone(), entry.clone(), shared.work.token());
         let item = SmallEntry { entry, content: Bytes::new() };
-        let answers = blocking(move || shared.write_batch(&plan, vec![item])).await?;
+        let write = move || {
+            let _busy = busy;
+            shared.write_batch(&plan, vec![item])
+        };
+        let answers = blocking(write).await?;
         return answers.into_iter().next().ok_or_else(|| Error::permanent("no answer for the entry"));
     }
     let saved = progress.saved();

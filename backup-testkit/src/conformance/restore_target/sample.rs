@@ -1,7 +1,7 @@
 //! Entries to restore.
 
 use crate::conformance::suite::bytes;
-use backup_core::adapter::{PlanEntries, RestorePlan, SmallEntry};
+use backup_core::adapter::{PlanEntries, RestorePlan, SmallEntry, Wanted};
 use backup_core::model::{Entry, EntryKind, EntryName, GroupName, Metadata, Naming, Timestamp};
 use backup_core::{Digest, Result};
 use bytes::Bytes;
@@ -151,11 +151,18 @@ impl Samples {
 }
 
 #[derive(Debug)]
-struct Listed(Vec<Entry>);
+struct Listed(Vec<SmallEntry>);
 
 impl PlanEntries for Listed {
     fn entries(&self) -> BoxStream<'static, Result<Entry>> {
-        futures::stream::iter(self.0.clone().into_iter().map(Ok)).boxed()
+        let entries: Vec<_> = self.0.iter().map(|small| Ok(small.entry.clone())).collect();
+        futures::stream::iter(entries).boxed()
+    }
+
+    fn contents(&self, wanted: Wanted) -> BoxStream<'static, Result<SmallEntry>> {
+        let has_content = |small: &&SmallEntry| small.entry.sha256.is_some() && wanted(&small.entry);
+        let contents: Vec<_> = self.0.iter().filter(has_content).cloned().map(Ok).collect();
+        futures::stream::iter(contents).boxed()
     }
 }
 
@@ -163,7 +170,8 @@ impl PlanEntries for Listed {
 pub fn plan<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> RestorePlan {
     let mut entries = Vec::new();
     for sample in samples {
-        entries.push(Entry { ordinal: entries.len() as u64, ..sample.entry.clone() });
+        let entry = Entry { ordinal: entries.len() as u64, ..sample.entry.clone() };
+        entries.push(SmallEntry { entry, content: sample.content.clone() });
     }
     RestorePlan {
         tag: "20260101T000000Z-00c0ffee".into(),

@@ -22,7 +22,7 @@ pub use place::Restored;
 ///
 /// Stricter than most targets. It refuses, as a breach (`Invalid`, and kept in [`breaches`](Self::breaches)):
 /// - small entries whose content is not what their digest and size say,
-/// - writes before [`prepare`](RestoreTarget::prepare), or after [`finish`](RestoreTarget::finish) or [`discard`](RestoreTarget::discard),
+/// - writes before [`prepare`](RestoreTarget::prepare) or after [`finish`](RestoreTarget::finish),
 /// - portions other than its granularity says, and slices of an ordered group out of order or two at a time,
 /// - a resumed content that does not start where the saved progress ends.
 ///
@@ -33,6 +33,7 @@ pub struct MemoryTarget {
     slices: Granularity,
     names: Names,
     record_every: u64,
+    warns_of: Vec<EntryName>,
     place: Arc<Mutex<Place>>,
 }
 
@@ -60,6 +61,7 @@ impl MemoryTarget {
             slices: Granularity::Slice,
             names: Names::Paths,
             record_every: 1 << 20,
+            warns_of: Vec::new(),
             place: Arc::default(),
         }
     }
@@ -82,6 +84,13 @@ impl MemoryTarget {
     #[must_use]
     pub fn with_record_every(mut self, bytes: u64) -> Self {
         self.record_every = bytes;
+        self
+    }
+
+    /// Warns of this entry's metadata when it is made.
+    #[must_use]
+    pub fn warning_of(mut self, name: &str) -> Self {
+        self.warns_of.push(name.into());
         self
     }
 
@@ -152,7 +161,12 @@ impl MemoryTarget {
             place.order.insert(group, entry.ordinal.max(last.unwrap_or(0)));
         }
         let name = entry.name.clone();
-        place.publish(&name, restored(entry, content), plan.overwrite)
+        let written = place.publish(&name, restored(entry, content), plan.overwrite)?;
+        if written != Written::AlreadyThere && self.warns_of.contains(&name) {
+            let message = "its owner is another".to_owned();
+            place.warnings.push(Warning { name: Some(name), message, left_out: false });
+        }
+        Ok(written)
     }
 }
 
@@ -323,14 +337,16 @@ impl RestoreTarget for MemoryTarget {
             }
         }
         let mut place = lock(&self.place);
-        place.close(&plan.tag);
+        place.unstage(&plan.tag);
+        place.open.remove(&plan.tag);
         place.sync();
         Ok(warnings)
     }
 
     async fn discard(&self, plan: &RestorePlan) -> Result<()> {
         tokio::task::yield_now().await;
-        lock(&self.place).close(&plan.tag);
+        // A worker that has not heard of it yet may still write, and discards what it wrote when it has.
+        lock(&self.place).unstage(&plan.tag);
         tokio::task::yield_now().await;
         Ok(())
     }

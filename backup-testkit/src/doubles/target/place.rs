@@ -69,11 +69,10 @@ impl Place {
         Ok(written)
     }
 
-    /// Nothing is written for this plan any more, and nothing of it stays staged.
-    pub(super) fn close(&mut self, tag: &str) {
+    /// Removes what is staged for a plan.
+    pub(super) fn unstage(&mut self, tag: &str) {
         let ours = format!("{tag}-");
         self.staged.retain(|stage, _| !stage.starts_with(&ours));
-        self.open.remove(tag);
     }
 
     pub(super) fn sync(&mut self) {

@@ -14,11 +14,16 @@ use backup_core::engine::{BackupOptions, BackupRequest};
 use backup_core::model::{ArchiveId, OperationId, OperationKind};
 
 pub(super) async fn run(app: &App, args: Create) -> Result<Exit, Failure> {
-    let Create { from, to, name, codec, level, volume_size, exclude, one_file_system, resources } = args;
+    let Create { from, to, name, codec, level, volume_size, exclude, one_file_system, mongodb, resources } = args;
     let compression = Compression::new(codec.into(), level).map_err(|e| Failure::Usage(format!("--level: {e}")))?;
     let resources = ResourcesSpec::from(resources);
-    let spec =
-        CreateSpec { from, source: SourceOptions { exclude, one_file_system }, to, key: app.key.clone(), resources };
+    let spec = CreateSpec {
+        from,
+        source: SourceOptions { exclude, one_file_system, mongodb: mongodb.into() },
+        to,
+        key: app.key.clone(),
+        resources,
+    };
     let mut signals = Signals::install()?;
     let request = BackupRequest {
         source: spec.from.source(&spec.source).await.map_err(Failure::of_request)?,

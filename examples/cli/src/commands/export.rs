@@ -1,14 +1,17 @@
 //! `backup export`
 
 use crate::app::App;
-use crate::args::{Codec, Export};
+use crate::args::{ArchiveAt, Codec, Export, ExportFormat};
 use crate::failure::{Exit, Failure};
 use crate::output::output_error;
+use crate::run::unless_interrupted;
 use crate::signals::Signals;
 use crate::units;
+use backup_core::engine::Selection;
 use backup_core::limit::RateLimit;
 use backup_core::model::STAGE_PREFIX;
 use backup_core::{Error, Result};
+use backup_mongo::mongodump::{Exported, export_directory};
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
 use serde_json::json;
@@ -21,7 +24,13 @@ use tokio::sync::mpsc;
 const PIECES_WAITING: usize = 4;
 
 pub(super) async fn run(app: &App, args: Export) -> Result<Exit, Failure> {
-    let Export { archive, output, codec, force } = args;
+    let Export { archive, output, format, codec, force } = args;
+    if format == ExportFormat::Mongodump {
+        if codec.is_some() || force {
+            return Err(Failure::Usage("--codec and --force are for tar".into()));
+        }
+        return mongodump(app, &archive, &output).await;
+    }
     let to_stdout = output == Path::new("-");
     if to_stdout && io::stdout().is_terminal() {
         return Err(Failure::Usage(
@@ -47,7 +56,7 @@ pub(super) async fn run(app: &App, args: Export) -> Result<Exit, Failure> {
         // A signal drops the work here, so that the staged file is removed.
         let bytes = tokio::select! {
             written = pump(stream, handle) => written.map_err(|e| name(e, &output))?,
-            () = signals.next() => return Err(Failure::Interrupted),
+            _ = signals.next() => return Err(Failure::Interrupted),
         };
         file.publish()?;
         app.out
@@ -55,6 +64,29 @@ pub(super) async fn run(app: &App, args: Export) -> Result<Exit, Failure> {
         app.out.line(format!("{}: {}", output.display(), units::bytes(bytes)))?;
         Ok(Exit::Done)
     }
+}
+
+/// Writes a directory as mongodump does.
+async fn mongodump(app: &App, archive: &ArchiveAt, output: &Path) -> Result<Exit, Failure> {
+    if output == Path::new("-") {
+        return Err(Failure::Usage("name the directory to make with --output DIR".into()));
+    }
+    let (_destination, archive) = app.open_archive(&archive.at, &archive.archive).await?;
+    let mut signals = Signals::install()?;
+    let everything = Selection::default();
+    let written = export_directory(&archive, &everything, output);
+    let written = unless_interrupted(&mut signals, written).await??;
+    let Exported { files, bytes, left_out } = written;
+    let document = json!({
+        "archive": archive.header().id, "directory": output.to_string_lossy(), "files": files, "bytes": bytes,
+    });
+    app.out.document(&document)?;
+    app.out.line(format!("{}: {}, {}", output.display(), units::count(files, "file"), units::bytes(bytes)))?;
+    if left_out > 0 {
+        app.out.note(format!("warning: {left_out} entries are no MongoDB data and were left out"));
+        return Ok(Exit::Warnings);
+    }
+    Ok(Exit::Done)
 }
 
 fn name(failure: Failure, path: &Path) -> Failure {

@@ -1,5 +1,7 @@
 //! `backup restore`
 
+mod mongodump;
+
 use super::create::warned;
 use super::show::description;
 use crate::app::App;
@@ -7,6 +9,7 @@ use crate::args::Restore;
 use crate::confirm::confirm;
 use crate::failure::{Exit, Failure};
 use crate::keys;
+use crate::locator::TargetOptions;
 use crate::run::{Completed, Ended, Runner, unless_interrupted};
 use crate::signals::Signals;
 use crate::spec::{ResourcesSpec, RestoreSpec, Spec};
@@ -15,13 +18,37 @@ use backup_core::engine::{OpenOptions, RestoreOptions, RestoreRequest, Selection
 use backup_core::model::{EntryName, Identity, OperationId, OperationKind};
 
 pub(super) async fn run(app: &App, args: Restore) -> Result<Exit, Failure> {
-    let Restore { archive, to, include, exclude, entries, overwrite, force, no_verify, resources } = args;
+    if args.from_mongodump.is_some() {
+        return mongodump::run(app, args).await;
+    }
+    let Restore {
+        archive,
+        at,
+        to,
+        mut include,
+        mut exclude,
+        entries,
+        overwrite,
+        force,
+        no_verify,
+        keep_going,
+        mongodb,
+        from_mongodump: _,
+        resources,
+    } = args;
+    let (Some(archive), Some(at)) = (archive, at) else {
+        return Err(Failure::Usage("name an archive and its place".into()));
+    };
     let resources = ResourcesSpec::from(resources);
     let selected = !include.is_empty() || !entries.is_empty();
-    let spec =
-        RestoreSpec { at: archive.at, to, key: app.key.clone(), allow_unsealed: app.allow_unsealed(), resources };
-    let (destination, archive) = app.open_archive(&spec.at, &archive.archive).await?;
-    let target = spec.to.target().await?;
+    let options = TargetOptions { mongodb: mongodb.into() };
+    if to.is_mongodb() {
+        (include, exclude) = options.mongodb.selection(include, exclude);
+    }
+    let key = app.key.clone();
+    let spec = RestoreSpec { at, to, target: options, key, allow_unsealed: app.allow_unsealed(), resources };
+    let (destination, archive) = app.open_archive(&spec.at, &archive).await?;
+    let target = spec.to.target(&spec.target).await.map_err(Failure::of_request)?;
     let place = target.identity();
     if !overwrite && !force && !target.is_empty().await? {
         if app.out.is_interactive() {
@@ -46,6 +73,7 @@ pub(super) async fn run(app: &App, args: Restore) -> Result<Exit, Failure> {
             },
             overwrite,
             skip_verify: no_verify,
+            keep_going,
         },
         limits: resources.limits(),
         name: archive.header().name.clone(),

@@ -3,7 +3,7 @@
 use super::create;
 use super::restore;
 use crate::app::App;
-use crate::args::{Resources, Resume};
+use crate::args::{Password, Resources, Resume};
 use crate::failure::{Exit, Failure};
 use crate::keys;
 use crate::operations::{Hold, find, hold, holder_text};
@@ -16,15 +16,25 @@ use backup_core::model::{Operation, OperationKind, OperationQuery};
 use serde_json::json;
 use std::sync::Arc;
 
+/// How operations are continued.
+#[derive(Clone, Debug)]
+struct How {
+    take_over: TakeOver,
+    keep_going: bool,
+    password: Password,
+    resources: Resources,
+}
+
 pub(super) async fn run(app: &App, args: Resume) -> Result<Exit, Failure> {
-    let Resume { operation, all: _, take_over, resources } = args;
+    let Resume { operation, all: _, take_over, keep_going, password, resources } = args;
     let take_over = if take_over { TakeOver::Now } else { TakeOver::WhenFree };
+    let how = How { take_over, keep_going, password, resources };
     let store = app.store().await?;
     let mut signals = Signals::install()?;
     match operation {
         Some(selector) => {
             let operation = find(&*store, &selector).await?;
-            if hold(&operation) == Hold::Live && take_over == TakeOver::WhenFree {
+            if hold(&operation) == Hold::Live && how.take_over == TakeOver::WhenFree {
                 app.out
                     .event(&json!({ "event": "waiting", "operation": operation.new.id, "holder": operation.holder }));
                 app.out.note(format!(
@@ -33,20 +43,14 @@ pub(super) async fn run(app: &App, args: Resume) -> Result<Exit, Failure> {
                     holder_text(&operation)
                 ));
             }
-            one(app, &store, &operation, take_over, resources, &mut signals).await
+            one(app, &store, &operation, &how, &mut signals).await
         }
-        None => all(app, &store, take_over, resources, &mut signals).await,
+        None => all(app, &store, &how, &mut signals).await,
     }
 }
 
 /// Continues everything that can go on, the oldest first, and ends with the worst of their ends.
-async fn all(
-    app: &App,
-    store: &Arc<dyn Store>,
-    take_over: TakeOver,
-    resources: Resources,
-    signals: &mut Signals,
-) -> Result<Exit, Failure> {
+async fn all(app: &App, store: &Arc<dyn Store>, how: &How, signals: &mut Signals) -> Result<Exit, Failure> {
     let mut operations = Vec::new();
     let mut query = OperationQuery {
         states: vec!["pending", "running", "committing", "paused", "failed"],
@@ -63,13 +67,13 @@ async fn all(
     let mut resumed = 0;
     for operation in operations {
         let id = &operation.new.id;
-        if hold(&operation) == Hold::Live && take_over == TakeOver::WhenFree {
+        if hold(&operation) == Hold::Live && how.take_over == TakeOver::WhenFree {
             app.out.note(format!("{id}: left to {}, which works on it", holder_text(&operation)));
             continue;
         }
         resumed += 1;
         app.out.note(format!("{id}: {} -> {}", operation.new.source, operation.new.destination));
-        match one(app, store, &operation, take_over, resources, signals).await {
+        match one(app, store, &operation, how, signals).await {
             // Whoever pauses one by a signal means all of them.
             Ok(Exit::Paused) if signals.were_received() => return Ok(worst.worse(Exit::Paused)),
             Ok(exit) => worst = worst.worse(exit),
@@ -91,13 +95,14 @@ async fn one(
     app: &App,
     store: &Arc<dyn Store>,
     operation: &Operation,
-    take_over: TakeOver,
-    resources: Resources,
+    how: &How,
     signals: &mut Signals,
 ) -> Result<Exit, Failure> {
+    let How { take_over, keep_going, password, resources } = how.clone();
     let id = operation.new.id.clone();
     match Spec::of(operation)? {
-        Spec::Create(CreateSpec { from, source, to, key, resources: kept }) => {
+        Spec::Create(CreateSpec { from, mut source, to, key, resources: kept }) => {
+            source.mongodb.overridden_by(password);
             let resources = kept.overridden_by(resources);
             let runner = Runner::new(app, store.clone(), resources.engine_options());
             let request = ResumeBackup {
@@ -114,19 +119,21 @@ async fn one(
                 Ended::Otherwise(exit) => Ok(exit),
             }
         }
-        Spec::Restore(RestoreSpec { at, to, key, allow_unsealed, resources: kept }) => {
+        Spec::Restore(RestoreSpec { at, to, mut target, key, allow_unsealed, resources: kept }) => {
+            target.mongodb.overridden_by(password);
             let resources = kept.overridden_by(resources);
             let runner = Runner::new(app, store.clone(), resources.engine_options());
             let request = ResumeRestore {
                 operation: id.clone(),
                 destination: at.destination().await?,
-                target: to.target().await?,
+                target: to.target(&target).await?,
                 open: OpenOptions {
                     keys: keys::load(app.key.as_ref().or(key.as_ref()))?,
                     allow_unsealed: allow_unsealed || app.allow_unsealed(),
                 },
                 limits: resources.limits(),
                 take_over,
+                keep_going,
             };
             let handle = unless_interrupted(signals, runner.engine.resume_restore(request)).await??;
             match runner.attend(handle, OperationKind::Restore, signals).await? {

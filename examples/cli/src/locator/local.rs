@@ -1,6 +1,6 @@
 //! `local:PATH`: files of this machine.
 
-use super::{Adapter, SourceOptions};
+use super::{Adapter, Secret, SourceOptions, TargetOptions};
 use async_trait::async_trait;
 use backup_core::Result;
 use backup_core::adapter::{Destination, RestoreTarget, Source};
@@ -27,8 +27,8 @@ impl Adapter for Local {
             .map_err(|_| "the working directory's path is not UTF-8; write the whole path".into())
     }
 
-    async fn source(&self, rest: &str, options: &SourceOptions) -> Result<Arc<dyn Source>> {
-        let SourceOptions { exclude, one_file_system } = options.clone();
+    async fn source(&self, rest: &str, _: &Secret, options: &SourceOptions) -> Result<Arc<dyn Source>> {
+        let SourceOptions { exclude, one_file_system, mongodb: _ } = options.clone();
         let config = LocalSourceConfig { root: rest.into(), exclude, one_file_system };
         Ok(Arc::new(LocalSource::new(config)?))
     }
@@ -37,7 +37,7 @@ impl Adapter for Local {
         Ok(Arc::new(LocalDestination::new(rest)?))
     }
 
-    async fn target(&self, rest: &str) -> Result<Arc<dyn RestoreTarget>> {
+    async fn target(&self, rest: &str, _: &Secret, _: &TargetOptions) -> Result<Arc<dyn RestoreTarget>> {
         Ok(Arc::new(LocalTarget::new(LocalTargetConfig::new(rest))?))
     }
 }

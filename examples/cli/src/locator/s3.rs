@@ -3,7 +3,7 @@
 //! Credentials come from where the AWS tools find them (environment, profile, instance), never from the locator, which is kept with
 //! operations and shown in lists.
 
-use super::{Adapter, SourceOptions};
+use super::{Adapter, Secret, SourceOptions, TargetOptions};
 use async_trait::async_trait;
 use backup_core::adapter::{Destination, RestoreTarget, Source};
 use backup_core::{Error, Result};
@@ -244,8 +244,8 @@ impl Adapter for S3 {
         Parts::parse(rest).map(|parts| parts.to_rest())
     }
 
-    async fn source(&self, rest: &str, options: &SourceOptions) -> Result<Arc<dyn Source>> {
-        let SourceOptions { exclude, one_file_system } = options.clone();
+    async fn source(&self, rest: &str, _: &Secret, options: &SourceOptions) -> Result<Arc<dyn Source>> {
+        let SourceOptions { exclude, one_file_system, .. } = options.clone();
         if one_file_system {
             return Err(Error::invalid("--one-file-system has no meaning for a bucket"));
         }
@@ -259,7 +259,7 @@ impl Adapter for S3 {
         Ok(Arc::new(S3Destination::new(parts(rest)?.only_place()?.connect().await?)))
     }
 
-    async fn target(&self, rest: &str) -> Result<Arc<dyn RestoreTarget>> {
+    async fn target(&self, rest: &str, _: &Secret, _: &TargetOptions) -> Result<Arc<dyn RestoreTarget>> {
         let bucket = parts(rest)?.only_place()?.connect().await?;
         Ok(Arc::new(S3RestoreTarget::new(bucket, S3TargetOptions::default())?))
     }

@@ -1,1 +1,0 @@
-//! Google Drive as destination of backups.

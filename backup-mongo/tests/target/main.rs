@@ -1,0 +1,15 @@
+//! The restore target on real servers.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failing test panics")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bad_input;
+mod conformance;
+mod engine;
+mod mongodump;
+mod plan;
+mod restore;
+#[path = "../mongo/server.rs"]
+mod server;
