@@ -33,7 +33,7 @@ class Counting:
         return f"s3://{bucket}/{prefix}?endpoint={self.endpoint}&region={self.region}&path_style=true"
 
     def requests(self):
-        """Requests by operation since the last time."""
+        """Requests since the last time, by bucket and operation."""
         self.child.stdin.write("requests\n")
         self.child.stdin.flush()
         return json.loads(self.child.stdout.readline())
@@ -53,16 +53,17 @@ def compare(scratch, program, server, largest):
             runs.append(run)
             requests.append(counting.requests())
             say(f"  {count} keys: {run.rss >> 20} MiB, {run.wall:.1f} s, {requests[-1]}")
-    operations = sorted({operation for some in requests for operation in some})
+    kinds = sorted({(bucket, operation) for some in requests for bucket in some for operation in some[bucket]}, reverse=True)
+    names = {"many": "the source", "archive": "the destination"}
     head = ["", *(f"{count:,} keys" for count in counts)]
     rows = [["peak RSS, MiB (seconds)", *(f"{run.rss / MIB:.0f} ({run.wall:.1f})" for run in runs)]]
-    rows += [[f"requests {operation}", *(some.get(operation, 0) for some in requests)] for operation in operations]
+    rows += [[f"requests {operation}, {names[bucket]}", *(some[bucket].get(operation, 0) for some in requests)] for bucket, operation in kinds]
     peaks = [run.rss for run in runs]
     goals = [("peak RSS, MiB", max(peaks) / MIB, LIMIT, ""), ("largest peak, of the smallest", max(peaks) / min(peaks), SPREAD, "x")]
     for count, some in zip(counts, requests):
-        goals.append((f"GETs an object at {count:,} keys", some.get("GetObject", 0) / count, 1, "x"))
-        # A last page may be empty, and the archive's own place is listed too.
-        goals.append((f"listings at {count:,} keys, of the pages", some.get("ListObjectsV2", 0), count / PAGE + 10, ""))
+        goals.append((f"GETs an object at {count:,} keys", some["many"].get("GetObject", 0) / count, 1, "x"))
+        # A last page may be empty, and the estimate looks at the first ones.
+        goals.append((f"listings at {count:,} keys", some["many"].get("ListObjectsV2", 0), count / PAGE + 10, ""))
     yield f"### s3-memory: {TOTAL >> 20} MiB of random bytes in different numbers of objects, bucket to bucket"
     yield tables.table(head, rows)
     yield tables.goals(goals)

@@ -7,14 +7,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// Counts of requests; a copy, which does not go on counting.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Requests {
-    counts: BTreeMap<Operation, u64>,
+    counts: BTreeMap<(Operation, String), u64>,
     most_at_once: BTreeMap<Operation, u64>,
 }
 
 impl Requests {
     /// Requests of one operation, whatever their answer, those that met a fault included.
     pub fn count(&self, operation: Operation) -> u64 {
-        self.counts.get(&operation).copied().unwrap_or_default()
+        self.iter().filter(|(one, _, _)| *one == operation).map(|(_, _, count)| count).sum()
+    }
+
+    /// Requests of one operation about one bucket and what is in it.
+    pub fn count_in(&self, bucket: &str, operation: Operation) -> u64 {
+        self.counts.get(&(operation, bucket.to_owned())).copied().unwrap_or_default()
     }
 
     /// All requests.
@@ -27,9 +32,9 @@ impl Requests {
         self.most_at_once.get(&operation).copied().unwrap_or_default()
     }
 
-    /// The operations that were asked for, with their counts.
-    pub fn iter(&self) -> impl Iterator<Item = (Operation, u64)> + '_ {
-        self.counts.iter().map(|(operation, count)| (*operation, *count))
+    /// The operations that were asked for, by bucket (empty for those about none), with their counts.
+    pub fn iter(&self) -> impl Iterator<Item = (Operation, &str, u64)> {
+        self.counts.iter().map(|((operation, bucket), count)| (*operation, bucket.as_str(), *count))
     }
 }
 
@@ -47,9 +52,9 @@ struct State {
 pub(super) struct AtWork(Counter, Operation);
 
 impl Counter {
-    pub(super) fn begin(&self, operation: Operation) -> AtWork {
+    pub(super) fn begin(&self, operation: Operation, bucket: &str) -> AtWork {
         let mut state = self.lock();
-        *state.seen.counts.entry(operation).or_default() += 1;
+        *state.seen.counts.entry((operation, bucket.to_owned())).or_default() += 1;
         let now = state.now.entry(operation).or_default();
         *now += 1;
         let now = *now;

@@ -71,7 +71,7 @@ impl Wire {
 
     async fn answer(&self, request: Request<Incoming>) -> Result<HttpResponse, Closed> {
         let target = super::operation::Target::of(request.method(), request.uri());
-        let at_work = self.counter.begin(target.operation);
+        let at_work = self.counter.begin(target.operation, &target.bucket);
         let fault = self.faults.decide(target.operation, &target.subject());
         let head = request.method() == Method::HEAD;
         let answer = self.with_fault(request, &target.bucket, target.operation, fault).await;

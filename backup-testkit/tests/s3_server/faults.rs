@@ -114,6 +114,8 @@ async fn requests_at_the_same_time_are_counted() {
     let head = || client.head_object().bucket(BUCKET).key("k").send();
     let _ = tokio::join!(head(), head(), head());
     assert_eq!(server.requests().most_at_once(Operation::HeadObject), 3);
+    assert_eq!(server.requests().count_in(BUCKET, Operation::HeadObject), 3);
+    assert_eq!(server.requests().count_in("other", Operation::HeadObject), 0);
     server.reset_requests();
     assert_eq!(server.requests().total(), 0);
 }

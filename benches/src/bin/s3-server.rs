@@ -3,8 +3,8 @@
 //! ```text
 //! cargo run --release -p backup-benches --bin s3-server -- OBJECTS BYTES
 //! ```
-//! Prints its endpoint and keys as one line of JSON; answers each line on its standard input with the requests by operation since the last
-//! one; ends with its input.
+//! Prints its endpoint and keys as one line of JSON; answers each line on its standard input with the requests by bucket and operation since
+//! the last one; ends with its input.
 
 use backup_core::{Error, Result};
 use backup_testkit::s3::{S3BucketOptions, S3Server, Synthetic};
@@ -21,29 +21,37 @@ async fn main() -> Result<()> {
     let server = S3Server::start().await;
     server.create_bucket_with("many", S3BucketOptions { synthetic: Some(synthetic), ..Default::default() });
     server.create_bucket("archive");
-    print(&[
+    let told = [
         ("endpoint", format!("{:?}", server.endpoint())),
         ("region", format!("{:?}", server.region())),
         ("access_key", format!("{:?}", server.access_key())),
         ("secret_key", format!("{:?}", server.secret_key())),
-    ])?;
+    ];
+    print(told.map(|(name, value)| (name.to_owned(), value)).into())?;
     for line in std::io::stdin().lock().lines() {
         line.map_err(|e| Error::permanent("standard input").because(e))?;
         let requests = server.requests();
         server.reset_requests();
-        let counts: Vec<_> =
-            requests.iter().map(|(operation, count)| (format!("{operation:?}"), count.to_string())).collect();
-        let counts: Vec<_> = counts.iter().map(|(operation, count)| (operation.as_str(), count.clone())).collect();
-        print(&counts)?;
+        let named = |bucket: &str| {
+            let counts = requests.iter().filter(|(_, about, _)| *about == bucket);
+            counts.map(|(operation, _, count)| (format!("{operation:?}"), count.to_string())).collect()
+        };
+        let counts = ["many", "archive"].map(|bucket| (bucket.to_owned(), json(named(bucket))));
+        print(counts.into())?;
     }
     Ok(())
 }
 
-/// One line of JSON; the values are JSON already.
-fn print(pairs: &[(&str, String)]) -> Result<()> {
+/// An object of JSON; the values are JSON already.
+fn json(pairs: Vec<(String, String)>) -> String {
     let pairs: Vec<_> = pairs.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+    format!("{{{}}}", pairs.join(","))
+}
+
+/// One line.
+fn print(pairs: Vec<(String, String)>) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{{{}}}", pairs.join(","))
+    writeln!(out, "{}", json(pairs))
         .and_then(|()| out.flush())
         .map_err(|e| Error::permanent("standard output").because(e))
 }
