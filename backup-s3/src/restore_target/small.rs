@@ -6,7 +6,7 @@ use crate::attributes::STORAGE_CLASS;
 use crate::body::Md5;
 use crate::object::{Put, PutAnswer, Seen};
 use backup_core::adapter::{Payload, RestorePlan, SmallEntry, Written};
-use backup_core::model::Entry;
+use backup_core::model::{Entry, EntryKind};
 use backup_core::{Digest, Error, ErrorClass, Result};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -23,15 +23,26 @@ pub(super) async fn write(
     plan: &RestorePlan,
     batch: Vec<SmallEntry>,
 ) -> Result<Vec<Result<Written>>> {
-    let each = batch.into_iter().map(|small| async move {
-        let SmallEntry { entry, content } = small;
-        let written = shared.write_small(plan, &entry, content).await.map_err(|e| e.on(&entry.name));
-        match written {
-            Err(e) if is_fatal(&e) => Err(e),
-            written => Ok(written),
-        }
-    });
-    futures::stream::iter(each).buffered(shared.options.parallel).try_collect().await
+    // Services with a tree below make `a/` themselves once there is `a/b`, and then take it for an object: so folders go first.
+    let (folders, others): (Vec<_>, Vec<_>) = batch.into_iter().enumerate().partition(|(_, small)| is_folder(small));
+    let mut answers = Vec::with_capacity(folders.len() + others.len());
+    for part in [folders, others] {
+        let each = part.into_iter().map(|(at, SmallEntry { entry, content })| async move {
+            let written = shared.write_small(plan, &entry, content).await.map_err(|e| e.on(&entry.name));
+            match written {
+                Err(e) if is_fatal(&e) => Err(e),
+                written => Ok((at, written)),
+            }
+        });
+        let done: Vec<_> = futures::stream::iter(each).buffered(shared.options.parallel).try_collect().await?;
+        answers.extend(done);
+    }
+    answers.sort_by_key(|(at, _)| *at);
+    Ok(answers.into_iter().map(|(_, written)| written).collect())
+}
+
+fn is_folder(small: &SmallEntry) -> bool {
+    small.entry.kind == EntryKind::Directory || small.entry.name.as_bytes().ends_with(b"/")
 }
 
 /// What stands under the key of an entry.
