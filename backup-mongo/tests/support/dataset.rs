@@ -7,10 +7,10 @@ use mongodb::bson::{Binary, Bson, DateTime, Decimal128, Document, Regex, Timesta
 use mongodb::{Client, Database};
 
 /// A small generator of numbers (SplitMix64), so that the data does not change with a library.
-pub struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -18,7 +18,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    pub fn below(&mut self, end: u64) -> u64 {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
 
@@ -69,7 +69,7 @@ fn decimal(text: &str) -> Bson {
 }
 
 /// An order, about 1 KiB.
-pub fn order(random: &mut Random, n: u32) -> Document {
+pub(crate) fn order(random: &mut Random, n: u32) -> Document {
     let items: Vec<Document> = (0..1 + random.below(5))
         .map(|_| doc! { "sku": format!("SKU-{:06}", random.below(200_000)), "qty": 1 + random.below(9) as i32, "price": random.below(10_000) as f64 / 100.0 })
         .collect();
@@ -85,7 +85,7 @@ pub fn order(random: &mut Random, n: u32) -> Document {
 }
 
 /// Values of every type that an `_id` can have, with some that compare as special.
-pub fn ids(count: u32) -> Vec<Bson> {
+pub(crate) fn ids(count: u32) -> Vec<Bson> {
     let mut random = Random(7);
     let mut ids = vec![
         Bson::Null,
@@ -139,7 +139,7 @@ async fn run(database: &Database, command: Document) {
 }
 
 /// The names of collections that are odd, all of them legal.
-pub fn odd_names() -> Vec<String> {
+pub(crate) fn odd_names() -> Vec<String> {
     let names = [
         "dots.in.name",
         "per%cent",
@@ -160,7 +160,7 @@ pub fn odd_names() -> Vec<String> {
 }
 
 /// Fills a database, which is dropped before. `orders` documents of 1 KiB are in the largest collection.
-pub async fn fill(client: &Client, name: &str, orders: u32) {
+pub(crate) async fn fill(client: &Client, name: &str, orders: u32) {
     let database = client.database(name);
     database.drop().await.unwrap();
     let scale = |of: u32, least: u32| (orders / of).max(least);

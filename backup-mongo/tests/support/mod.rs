@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each suite uses a part")]
 
-pub mod dataset;
+pub(crate) mod dataset;
 
 use backup_mongo::{MongoCluster, MongoConfig};
 use futures::TryStreamExt;
@@ -13,15 +13,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A kind of server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Server {
+pub(crate) enum Server {
     ReplicaSet,
     Standalone,
 }
 
-pub const SERVERS: [Server; 2] = [Server::ReplicaSet, Server::Standalone];
+pub(crate) const SERVERS: [Server; 2] = [Server::ReplicaSet, Server::Standalone];
 
 /// A variable that says where a server or its program is.
-pub fn variable(name: &str) -> String {
+pub(crate) fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| {
         panic!("{name} is not set: these tests need real servers. `eval \"$(scripts/test-servers start)\"` starts them")
     })
@@ -29,7 +29,7 @@ pub fn variable(name: &str) -> String {
 
 impl Server {
     /// The connection string, without a database.
-    pub fn uri(self) -> String {
+    pub(crate) fn uri(self) -> String {
         variable(match self {
             Self::ReplicaSet => "BACKUP_TEST_MONGODB",
             Self::Standalone => "BACKUP_TEST_MONGODB_STANDALONE",
@@ -37,7 +37,7 @@ impl Server {
     }
 
     /// The connection string with a database.
-    pub fn uri_of(self, database: &str) -> String {
+    pub(crate) fn uri_of(self, database: &str) -> String {
         let uri = self.uri();
         let (hosts, options) = uri.split_once("/?").map_or((&*uri, ""), |(hosts, options)| (hosts, options));
         // Users are those of the database admin, whatever database is named.
@@ -46,7 +46,7 @@ impl Server {
     }
 
     /// The connection string with another user, or with none.
-    pub fn uri_as(self, user: Option<(&str, &str)>) -> String {
+    pub(crate) fn uri_as(self, user: Option<(&str, &str)>) -> String {
         let uri = self.uri();
         let rest = uri.strip_prefix("mongodb://").unwrap();
         let rest = rest.split_once('@').map_or(rest, |(_, rest)| rest);
@@ -57,20 +57,20 @@ impl Server {
     }
 
     /// The password in the connection string.
-    pub fn password(self) -> Option<String> {
+    pub(crate) fn password(self) -> Option<String> {
         let uri = self.uri();
         Some(uri.split_once('@')?.0.rsplit_once(':')?.1.to_owned())
     }
 
-    pub async fn client(self) -> Client {
+    pub(crate) async fn client(self) -> Client {
         Client::with_uri_str(self.uri()).await.unwrap()
     }
 
-    pub async fn cluster(self) -> MongoCluster {
+    pub(crate) async fn cluster(self) -> MongoCluster {
         MongoCluster::connect(MongoConfig::new(self.uri())).await.unwrap()
     }
 
-    pub async fn cluster_of(self, database: &str) -> MongoCluster {
+    pub(crate) async fn cluster_of(self, database: &str) -> MongoCluster {
         MongoCluster::connect(MongoConfig::new(self.uri_of(database))).await.unwrap()
     }
 }
@@ -88,20 +88,20 @@ fn percent(text: &str) -> String {
 }
 
 /// A name for a database that no other test uses.
-pub fn fresh(prefix: &str) -> String {
+pub(crate) fn fresh(prefix: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!("{prefix}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Databases that are dropped at the end of a test, also of a failed one if the next run comes by.
-pub async fn drop_databases(client: &Client, names: &[&str]) {
+pub(crate) async fn drop_databases(client: &Client, names: &[&str]) {
     for name in names {
         client.database(name).drop().await.unwrap();
     }
 }
 
 /// The server's own hash of each collection.
-pub async fn db_hash(client: &Client, database: &str) -> BTreeMap<String, String> {
+pub(crate) async fn db_hash(client: &Client, database: &str) -> BTreeMap<String, String> {
     let answer = client.database(database).run_command(doc! { "dbHash": 1 }).await.unwrap();
     let collections = answer.get_document("collections").unwrap();
     // That of views has their full names in it; they are compared by their descriptions.
@@ -110,7 +110,7 @@ pub async fn db_hash(client: &Client, database: &str) -> BTreeMap<String, String
 }
 
 /// Options and indexes of each collection, as far as they should be the same after a restore.
-pub async fn descriptions(client: &Client, database: &str) -> BTreeMap<String, Document> {
+pub(crate) async fn descriptions(client: &Client, database: &str) -> BTreeMap<String, Document> {
     let database = client.database(database);
     let all: Vec<Document> = database
         .run_cursor_command(doc! { "listCollections": 1, "cursor": {} })
@@ -140,7 +140,7 @@ pub async fn descriptions(client: &Client, database: &str) -> BTreeMap<String, D
 }
 
 /// The documents of a collection in natural order, as they are.
-pub async fn documents(client: &Client, database: &str, collection: &str) -> Vec<RawDocumentBuf> {
+pub(crate) async fn documents(client: &Client, database: &str, collection: &str) -> Vec<RawDocumentBuf> {
     let collection = client.database(database).collection::<RawDocumentBuf>(collection);
     collection
         .find(doc! {})
@@ -153,7 +153,7 @@ pub async fn documents(client: &Client, database: &str, collection: &str) -> Vec
 }
 
 /// Two databases hold the same: documents by the server's own hash, order of capped collections, options and indexes.
-pub async fn assert_equal(from: (&Client, &str), to: (&Client, &str)) {
+pub(crate) async fn assert_equal(from: (&Client, &str), to: (&Client, &str)) {
     let (here, there) = (descriptions(from.0, from.1).await, descriptions(to.0, to.1).await);
     assert_eq!(here.keys().collect::<Vec<_>>(), there.keys().collect::<Vec<_>>());
     for (name, description) in &here {

@@ -2,8 +2,7 @@
 
 use crate::support::documents;
 use backup_core::adapter::{
-    EntryProgress, MismatchKind, PlanEntries, RestorePlan, RestoreTarget, SmallEntry, SourceFacts, Wanted, Warning,
-    Written,
+    MismatchKind, PlanEntries, RestorePlan, RestoreTarget, SmallEntry, SourceFacts, Wanted, Warning, Written,
 };
 use backup_core::model::{Entry, EntryKind, EntryName, GroupName, Metadata};
 use backup_core::{Digest, Result};
@@ -22,13 +21,19 @@ const SLICE: usize = 64 << 10;
 
 /// The contents of an archive.
 #[derive(Clone, Debug, Default)]
-pub struct Archived {
-    pub entries: Vec<SmallEntry>,
-    pub facts: SourceFacts,
+pub(crate) struct Archived {
+    pub(crate) entries: Vec<SmallEntry>,
+    pub(crate) facts: SourceFacts,
 }
 
 impl Archived {
-    pub fn push(&mut self, name: EntryName, kind: EntryKind, group: Option<GroupName>, content: impl Into<Bytes>) {
+    pub(crate) fn push(
+        &mut self,
+        name: EntryName,
+        kind: EntryKind,
+        group: Option<GroupName>,
+        content: impl Into<Bytes>,
+    ) {
         let content = content.into();
         let entry = Entry {
             name,
@@ -46,7 +51,7 @@ impl Archived {
         self.entries.push(SmallEntry { entry, content });
     }
 
-    pub fn slices(
+    pub(crate) fn slices(
         &mut self,
         database: &str,
         collection: &str,
@@ -68,7 +73,7 @@ impl Archived {
         self.facts.group_digests.insert(group.clone(), tally.digest().to_string());
     }
 
-    pub async fn read(client: &Client, databases: &[&str]) -> Self {
+    pub(crate) async fn read(client: &Client, databases: &[&str]) -> Self {
         let mut archived = Self::default();
         archived.push(
             layout::PRELUDE.into(),
@@ -125,7 +130,7 @@ impl Archived {
         }
     }
 
-    pub fn plan(&self) -> (RestorePlan, Arc<Plan>) {
+    pub(crate) fn plan(&self) -> (RestorePlan, Arc<Plan>) {
         let plan = Arc::new(Plan { archived: self.clone(), left: Mutex::default() });
         let tag = format!("20260101T000000Z-{:08x}", std::process::id());
         (RestorePlan { tag, attempt: 1, resumed: false, overwrite: false, entries: plan.clone() }, plan)
@@ -134,9 +139,9 @@ impl Archived {
 
 /// A plan of everything, which knows what was left out.
 #[derive(Debug)]
-pub struct Plan {
+pub(crate) struct Plan {
     archived: Archived,
-    pub left: Mutex<BTreeSet<EntryName>>,
+    pub(crate) left: Mutex<BTreeSet<EntryName>>,
 }
 
 impl PlanEntries for Plan {
@@ -161,14 +166,14 @@ impl PlanEntries for Plan {
 
 /// What a restore met.
 #[derive(Debug, Default)]
-pub struct Met {
-    pub written: Vec<(EntryName, Written)>,
-    pub refused: Vec<(EntryName, String)>,
-    pub warnings: Vec<Warning>,
+pub(crate) struct Met {
+    pub(crate) written: Vec<(EntryName, Written)>,
+    pub(crate) refused: Vec<(EntryName, String)>,
+    pub(crate) warnings: Vec<Warning>,
 }
 
 /// Restores as the engine does: several batches at once, then the end.
-pub async fn restore(
+pub(crate) async fn restore(
     target: &MongoRestoreTarget,
     archived: &Archived,
     plan: &RestorePlan,
@@ -200,9 +205,4 @@ pub async fn restore(
     let left = met.warnings.iter().filter(|warning| warning.left_out).filter_map(|warning| warning.name.clone());
     known.left.lock().unwrap().extend(left);
     Ok(met)
-}
-
-/// No progress was saved.
-pub fn no_progress() -> EntryProgress {
-    EntryProgress::default()
 }
