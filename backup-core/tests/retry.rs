@@ -8,7 +8,7 @@ use backup_core::adapter::{
     SourceEvent, Written,
 };
 use backup_core::budget::ByteBudget;
-use backup_core::model::{Entry, EntryKind, Metadata, ObjectName};
+use backup_core::model::{Entry, EntryKind, Metadata, Naming, ObjectName};
 use backup_core::retry::{Backoff, RetryPolicy, Retrying};
 use backup_core::{Digest, Error, ErrorClass, Result};
 use backup_testkit::Method;
@@ -345,7 +345,14 @@ impl PlanEntries for NoEntries {
 }
 
 fn plan() -> RestorePlan {
-    RestorePlan { tag: "t".into(), attempt: 1, resumed: false, overwrite: false, entries: Arc::new(NoEntries) }
+    RestorePlan {
+        tag: "t".into(),
+        attempt: 1,
+        resumed: false,
+        overwrite: false,
+        naming: Naming::Paths,
+        entries: Arc::new(NoEntries),
+    }
 }
 
 fn small(name: &str, text: &'static str) -> SmallEntry {
@@ -442,8 +449,14 @@ impl RestoreTarget for Moody {
     async fn sync(&self) -> Result<()> {
         self.0.sync().await
     }
+    fn take_warnings(&self) -> Vec<backup_core::adapter::Warning> {
+        self.0.take_warnings()
+    }
     async fn finish(&self, plan: &RestorePlan) -> Result<Vec<backup_core::adapter::Warning>> {
         self.0.finish(plan).await
+    }
+    async fn discard(&self, plan: &RestorePlan) -> Result<()> {
+        self.0.discard(plan).await
     }
     async fn verify(&self, plan: &RestorePlan) -> Result<backup_core::adapter::VerifyReport> {
         self.0.verify(plan).await

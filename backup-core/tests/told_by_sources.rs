@@ -64,7 +64,7 @@ impl Source for Scripted {
     }
 
     fn properties(&self) -> SourceProperties {
-        SourceProperties { parallel_reads: 1, pins_version: true }
+        SourceProperties { parallel_reads: 1, pins_version: true, naming: backup_core::model::Naming::Paths }
     }
 
     async fn check(&self) -> Result<()> {

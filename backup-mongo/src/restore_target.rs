@@ -270,6 +270,16 @@ impl RestoreTarget for MongoRestoreTarget {
         self.shared.finish(plan).await
     }
 
+    /// None before the end: what there is to tell of a collection is told when it is completed.
+    fn take_warnings(&self) -> Vec<Warning> {
+        Vec::new()
+    }
+
+    /// The collections stay as far as they have come, without their indexes; the marks of what this restore has made go.
+    async fn discard(&self, plan: &RestorePlan) -> Result<()> {
+        self.shared.discard(plan).await
+    }
+
     async fn verify(&self, plan: &RestorePlan) -> Result<VerifyReport> {
         self.shared.verify(plan).await
     }

@@ -16,7 +16,7 @@ use crate::client::MongoCluster;
 use crate::error::driver_error;
 use async_trait::async_trait;
 use backup_core::adapter::{Cursor, Estimate, Opened, ReadContext, Source, SourceEvent, SourceProperties, Version};
-use backup_core::model::{EntryName, Identity};
+use backup_core::model::{EntryName, Identity, Naming};
 use backup_core::{Error, Result};
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -86,7 +86,7 @@ impl Source for MongoSource {
 
     fn properties(&self) -> SourceProperties {
         // Everything is delivered inline.
-        SourceProperties { parallel_reads: 1, pins_version: true }
+        SourceProperties { parallel_reads: 1, pins_version: true, naming: Naming::Paths }
     }
 
     async fn check(&self) -> Result<()> {

@@ -42,6 +42,8 @@ pub enum Method {
     Sync,
     /// `RestoreTarget::finish`.
     Finish,
+    /// `RestoreTarget::discard`.
+    Discard,
     /// `RestoreTarget::verify`.
     Verify,
     /// `Store::create`.
@@ -84,6 +86,7 @@ impl Method {
                 | M::WriteLarge
                 | M::Sync
                 | M::Finish
+                | M::Discard
                 | M::Create
                 | M::Claim
                 | M::Renew

@@ -7,7 +7,7 @@ use backup_core::adapter::{
     RestoreTarget, Source, SourceEvent,
 };
 use backup_core::budget::ByteBudget;
-use backup_core::model::{Entry, EntryKind, Metadata, ObjectName};
+use backup_core::model::{Entry, EntryKind, Metadata, Naming, ObjectName};
 use backup_core::{Digest, Error, ErrorClass, Result, Sha256};
 use backup_testkit::Method;
 use backup_testkit::doubles::{Blob, MemoryDestination, MemorySource, MemoryTarget};
@@ -158,8 +158,14 @@ async fn a_large_write_breaks_off_and_goes_on_from_its_progress() {
     let broken = Fault::Break { after: 25_000, class: TRANSIENT };
     let script = Script::new().rule(Rule::new(Method::WriteLarge, When::First(2), broken));
     let target = FaultyTarget::new(Arc::new(memory.clone()), script);
-    let plan =
-        RestorePlan { tag: "t".into(), attempt: 1, resumed: false, overwrite: false, entries: Arc::new(NoEntries) };
+    let plan = RestorePlan {
+        tag: "t".into(),
+        attempt: 1,
+        resumed: false,
+        overwrite: false,
+        naming: Naming::Paths,
+        entries: Arc::new(NoEntries),
+    };
     target.prepare(&plan).await.unwrap();
     let whole = Blob::pattern(3, 100_000).bytes();
     let entry = Entry {

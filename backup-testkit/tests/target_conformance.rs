@@ -14,8 +14,8 @@ use backup_testkit::doubles::{Blob, MemoryTarget, Names};
 use backup_testkit::faulty::{Fault, FaultyTarget, Rule, Script, When};
 use bytes::Bytes;
 use futures::StreamExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// How the fixture wraps the double.
 type Wrap = fn(Arc<dyn RestoreTarget>) -> Arc<dyn RestoreTarget>;
@@ -119,9 +119,13 @@ async fn the_double_keeps_every_promise() {
         let passed = run_all(&Memory::new(Names::Paths, granularity, |target| target)).await.assert_passed(&[]);
         assert_eq!(passed, CASES.len());
     }
-    let skipped = ["hostile_names_are_refused_and_the_rest_is_written", "trouble_with_one_entry_is_a_warning"];
+    let skipped = [
+        "hostile_names_are_refused_and_the_rest_is_written",
+        "trouble_with_one_entry_is_a_warning",
+        "each_warning_is_given_once",
+    ];
     let passed = run_all(&Memory::new(Names::Keys, Granularity::Slice, |target| target)).await.assert_passed(&skipped);
-    assert_eq!(passed, CASES.len() - 2);
+    assert_eq!(passed, CASES.len() - 3);
 }
 
 async fn failures(wrap: Wrap) -> Vec<&'static str> {
@@ -132,7 +136,18 @@ async fn failures(wrap: Wrap) -> Vec<&'static str> {
 
 /// One promise broken at a time.
 #[derive(Debug)]
-struct Careless(Arc<dyn RestoreTarget>, Sin);
+struct Careless(Arc<dyn RestoreTarget>, Sin, Mutex<Vec<Warning>>);
+
+fn careless(target: Arc<dyn RestoreTarget>, sin: Sin) -> Arc<dyn RestoreTarget> {
+    Arc::new(Careless(target, sin, Mutex::default()))
+}
+
+impl Careless {
+    /// Warnings that were given out already.
+    fn given(&self) -> std::sync::MutexGuard<'_, Vec<Warning>> {
+        self.2.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Sin {
@@ -142,6 +157,9 @@ enum Sin {
     VerifiesNothing,
     StopsAtTrouble,
     ReplacesTheReadersError,
+    WarnsTwice,
+    NeverDiscards,
+    FinishesInstead,
 }
 
 #[deny(clippy::missing_trait_methods)]
@@ -203,7 +221,28 @@ impl RestoreTarget for Careless {
         self.0.sync().await
     }
     async fn finish(&self, plan: &RestorePlan) -> Result<Vec<Warning>> {
-        if self.1 == Sin::NeverFinishes { Ok(Vec::new()) } else { self.0.finish(plan).await }
+        match self.1 {
+            Sin::NeverFinishes => Ok(Vec::new()),
+            Sin::WarnsTwice => {
+                let warnings = self.0.finish(plan).await?;
+                self.given().extend(warnings.clone());
+                Ok(warnings)
+            }
+            _ => self.0.finish(plan).await,
+        }
+    }
+    fn take_warnings(&self) -> Vec<Warning> {
+        let mut warnings = self.0.take_warnings();
+        warnings.append(&mut self.given());
+        warnings
+    }
+    async fn discard(&self, plan: &RestorePlan) -> Result<()> {
+        match self.1 {
+            Sin::NeverDiscards => Ok(()),
+            // It takes everything for its own.
+            Sin::FinishesInstead => self.0.finish(plan).await.map(|_| ()),
+            _ => self.0.discard(plan).await,
+        }
     }
     async fn verify(&self, plan: &RestorePlan) -> Result<VerifyReport> {
         if self.1 == Sin::VerifiesNothing { Ok(VerifyReport::default()) } else { self.0.verify(plan).await }
@@ -212,28 +251,38 @@ impl RestoreTarget for Careless {
 
 #[tokio::test(start_paused = true)]
 async fn careless_adapters_are_caught() {
-    let caught: [(Wrap, &[&str]); 6] = [
-        (|target| Arc::new(Careless(target, Sin::HidesConflicts)), &["another_item_is_a_conflict_and_stays"]),
-        (|target| Arc::new(Careless(target, Sin::IgnoresTheDigest)), &["a_wrong_digest_or_length_is_not_published"]),
+    let caught: [(Wrap, &[&str]); 9] = [
+        (|target| careless(target, Sin::HidesConflicts), &["another_item_is_a_conflict_and_stays"]),
+        (|target| careless(target, Sin::IgnoresTheDigest), &["a_wrong_digest_or_length_is_not_published"]),
         (
-            |target| Arc::new(Careless(target, Sin::NeverFinishes)),
+            |target| careless(target, Sin::NeverFinishes),
             &["each_entry_is_answered_in_order", "finish_leaves_nothing_staged", "trouble_with_one_entry_is_a_warning"],
         ),
         (
-            |target| Arc::new(Careless(target, Sin::VerifiesNothing)),
+            |target| careless(target, Sin::VerifiesNothing),
             &["what_was_restored_verifies", "what_is_missing_or_differs_is_a_mismatch"],
         ),
         (
-            |target| Arc::new(Careless(target, Sin::StopsAtTrouble)),
+            |target| careless(target, Sin::StopsAtTrouble),
             &["another_item_is_a_conflict_and_stays", "hostile_names_are_refused_and_the_rest_is_written"],
         ),
         (
-            |target| Arc::new(Careless(target, Sin::ReplacesTheReadersError)),
+            |target| careless(target, Sin::ReplacesTheReadersError),
             &[
                 "an_error_of_the_reader_comes_back_and_nothing_is_published",
                 "a_resumed_entry_is_as_without_interruption",
             ],
         ),
+        (|target| careless(target, Sin::WarnsTwice), &["each_warning_is_given_once"]),
+        (
+            |target| careless(target, Sin::NeverDiscards),
+            &[
+                "discard_leaves_nothing_staged",
+                "a_dropped_write_leaves_nothing_behind_a_discard",
+                "discard_can_be_repeated",
+            ],
+        ),
+        (|target| careless(target, Sin::FinishesInstead), &["discard_keeps_what_is_published_and_adds_nothing"]),
     ];
     for (wrap, caught) in caught {
         let failures = failures(wrap).await;

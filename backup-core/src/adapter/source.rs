@@ -4,7 +4,7 @@ use super::ByteStream;
 use crate::Result;
 use crate::budget::{ByteBudget, Permit};
 use crate::limit::RateLimit;
-use crate::model::{EntryKind, EntryName, GroupName, Identity, Metadata, Timestamp};
+use crate::model::{EntryKind, EntryName, GroupName, Identity, Metadata, Naming, Timestamp};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -47,6 +47,8 @@ pub struct SourceProperties {
     /// A read with a version never delivers bytes of another one (`If-Match`). Otherwise the engine asks once more behind the last
     /// byte whether the item has changed while it was read.
     pub pins_version: bool,
+    /// What the names of its entries are.
+    pub naming: Naming,
 }
 
 /// What a source works with while it is read.

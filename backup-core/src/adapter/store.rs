@@ -45,9 +45,10 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// - Returns the last saved checkpoint.
     async fn claim(&self, id: &OperationId, request: ClaimRequest) -> Result<Claim>;
 
-    /// Extends a lease from now on and stores progress.
+    /// Extends a lease.
     ///
     /// # Behavior
+    /// - It runs from now on, and progress that is given is stored.
     /// - A fence that is not the newest claim of a `Running` or `Committing` operation is `Conflict`.
     /// - Returns the stored request; the request stays until a transition or claim clears it.
     async fn renew(&self, fence: &Fence, lease: Duration, progress: Option<&Progress>) -> Result<Renewal>;
@@ -65,9 +66,10 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// - `None` when none was saved or there is no such operation.
     async fn checkpoint(&self, id: &OperationId) -> Result<Option<Checkpoint>>;
 
-    /// Changes the state, with log record, checkpoint, progress and archive in one transaction.
+    /// Changes the state.
     ///
     /// # Behavior
+    /// - State, log record, checkpoint, progress and archive change in one transaction.
     /// - Follows the table of [`state`](crate::state): a change that is not allowed, and one that is already done, is `Conflict` and changes nothing.
     /// - A guard that does not hold is `Conflict` and changes nothing.
     /// - Raises the version; on leaving `Running` or `Committing` the lease ends and the request is cleared.

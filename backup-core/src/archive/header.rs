@@ -3,7 +3,7 @@
 use super::document;
 use super::{Codec, Compression};
 use crate::Result;
-use crate::model::{ArchiveId, Identity};
+use crate::model::{ArchiveId, Identity, Naming};
 use serde::{Deserialize, Serialize};
 
 /// The format that this build writes.
@@ -37,6 +37,9 @@ pub struct Header {
     pub level: Option<i32>,
     /// Whether everything but this object and the key wraps is sealed.
     pub sealed: bool,
+    /// What the names of its entries are; absent for paths.
+    #[serde(default, skip_serializing_if = "Naming::is_usual")]
+    pub naming: Naming,
     /// What wrote it, e.g. `backup 0.1.0`.
     pub tool: String,
 }
@@ -62,6 +65,7 @@ impl Header {
             codec: compression.codec(),
             level: compression.level(),
             sealed,
+            naming: Naming::default(),
             tool: concat!("backup ", env!("CARGO_PKG_VERSION")).into(),
         }
     }

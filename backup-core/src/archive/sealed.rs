@@ -10,7 +10,7 @@ use super::ArchiveKey;
 use super::keys::random_bytes;
 use crate::model::ArchiveId;
 use crate::{Error, Result};
-use aes_gcm::aead::AeadInPlace;
+use aes_gcm::aead::AeadInOut;
 use aes_gcm::{Aes256Gcm, KeyInit, Nonce, Tag};
 use bytes::Bytes;
 use hkdf::Hkdf;
@@ -56,13 +56,13 @@ impl ObjectCipher {
     }
 
     fn seal(&self, chunk: u64, last: bool, bytes: &mut [u8]) -> Result<[u8; TAG]> {
-        let sealed = self.0.encrypt_in_place_detached(&Self::nonce(chunk, last)?, b"", bytes);
+        let sealed = self.0.encrypt_inout_detached(&Self::nonce(chunk, last)?, b"", bytes.into());
         Ok(sealed.map_err(|_| Error::permanent("cannot encrypt"))?.into())
     }
 
     fn open(&self, chunk: u64, last: bool, bytes: &mut [u8], tag: [u8; TAG]) -> Result<()> {
         self.0
-            .decrypt_in_place_detached(&Self::nonce(chunk, last)?, b"", bytes, &Tag::from(tag))
+            .decrypt_inout_detached(&Self::nonce(chunk, last)?, b"", bytes.into(), &Tag::from(tag))
             .map_err(|_| Error::corrupt("a sealed object was changed, or belongs elsewhere"))
     }
 }

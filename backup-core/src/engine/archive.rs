@@ -11,7 +11,7 @@ use crate::archive::{
 };
 use crate::model::{ArchiveId, ObjectName};
 use crate::retry::{RetryPolicy, Retrying};
-use crate::{Digest, Error, ErrorClass, Result};
+use crate::{Digest, Error, ErrorClass, Result, Sha256};
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
 use std::collections::HashMap;
@@ -133,6 +133,13 @@ impl Archive {
         &self.inner.manifest
     }
 
+    /// Whether an error of reading one object is about that object alone, a bad sector too: the archive is still there.
+    pub(super) async fn is_damaged_by(&self, error: &Error) -> bool {
+        let inner = &self.inner;
+        (is_damage(error) || error.class() == ErrorClass::Permanent)
+            && inner.destination.stat(&inner.names.header()).await.is_ok_and(|header| header.is_some())
+    }
+
     /// SHA-256 of the manifest object as it is stored, to be compared with what a store remembers.
     pub fn manifest_sha256(&self) -> Digest {
         self.inner.manifest_sha256
@@ -215,6 +222,11 @@ impl Inner {
     }
 }
 
+/// Damage of the archive, as opposed to a destination that cannot be reached.
+pub(super) fn is_damage(error: &Error) -> bool {
+    matches!(error.class(), ErrorClass::Corrupt | ErrorClass::NotFound | ErrorClass::Invalid | ErrorClass::Unsupported)
+}
+
 pub(super) fn panicked(e: tokio::task::JoinError) -> Error {
     Error::permanent("a task of the engine panicked").because(e)
 }
@@ -249,6 +261,58 @@ pub(super) async fn read_small(destination: &dyn Destination, name: &ObjectName,
         }
     }
     Ok(bytes.freeze())
+}
+
+/// SHA-256 of an object as it is stored, of any length.
+pub(super) async fn digest_of(destination: &dyn Destination, name: &ObjectName) -> Result<Digest> {
+    let mut stream = destination.get(name, None).await?;
+    let mut hash = Sha256::new();
+    while let Some(piece) = stream.try_next().await? {
+        hash.update(&piece);
+    }
+    Ok(hash.finish())
+}
+
+/// Reads parts of a JSON object of any length, in the memory of those parts alone. `Corrupt` when it cannot be read as such.
+pub(super) async fn stream_document<T: serde::de::DeserializeOwned + Send + 'static>(
+    destination: &dyn Destination,
+    name: &ObjectName,
+) -> Result<T> {
+    let mut stream = destination.get(name, None).await?;
+    let (sender, receiver) = tokio::sync::mpsc::channel(4);
+    let parse = tokio::task::spawn_blocking(move || {
+        serde_json::from_reader(std::io::BufReader::new(Pieces { receiver, present: Bytes::new() }))
+    });
+    while let Some(piece) = stream.try_next().await? {
+        if sender.send(piece).await.is_err() {
+            break; // The parser has found that it makes no sense.
+        }
+    }
+    drop(sender);
+    parse
+        .await
+        .map_err(panicked)?
+        .map_err(|e: serde_json::Error| Error::corrupt("it cannot be read").on(name).because(e))
+}
+
+/// Pieces of an object, for a blocking reader.
+struct Pieces {
+    receiver: tokio::sync::mpsc::Receiver<Bytes>,
+    present: Bytes,
+}
+
+impl std::io::Read for Pieces {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        while self.present.is_empty() {
+            match self.receiver.blocking_recv() {
+                Some(next) => self.present = next,
+                None => return Ok(0),
+            }
+        }
+        let length = out.len().min(self.present.len());
+        out[..length].copy_from_slice(&self.present.split_to(length));
+        Ok(length)
+    }
 }
 
 /// Reads a range of an object that the archive names: exactly `length` bytes; takes no more than that, whatever comes.

@@ -1,15 +1,18 @@
 //! Which archives a destination holds.
 
-use super::archive::{read_header, read_small};
+use super::archive::{digest_of, read_header, read_small};
 use super::keys::open_key;
+use super::retrying;
 use crate::adapter::{Destination, Store};
 use crate::archive::{Header, KeyProvider, Manifest, ObjectNames, Totals, unseal};
 use crate::model::{ArchiveId, ArchiveRecord};
 use crate::{Digest, Error, ErrorClass, Result};
 use futures::TryStreamExt;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-/// The manifest of a listed archive is read up to this length; of longer ones the totals are left out.
+/// The manifest of a listed archive is held in memory up to this length, some ten million entries; longer ones are compared by
+/// their digest, and their totals are left out.
 const MAX_LISTED_MANIFEST: u64 = 64 << 20;
 
 /// In what state an archive is.
@@ -39,7 +42,7 @@ pub struct ArchiveSummary {
     pub status: ArchiveStatus,
     /// Its header, if that can be read.
     pub header: Option<Header>,
-    /// Sums from its manifest; `None` when it is sealed and no key opens it.
+    /// Sums from its manifest; `None` when it is sealed and no key opens it, or when its manifest is longer than 64 MiB.
     pub totals: Option<Totals>,
     /// When it was completed, with the same condition.
     pub finished_at: Option<jiff::Timestamp>,
@@ -53,6 +56,14 @@ pub struct ArchiveSummary {
 /// # Errors
 /// When the destination or the store cannot be read. Trouble with one archive is told in its status.
 pub async fn list_archives(
+    destination: &Arc<impl Destination + ?Sized>,
+    store: Option<&dyn Store>,
+    keys: Option<&dyn KeyProvider>,
+) -> Result<Vec<ArchiveSummary>> {
+    list(&*retrying(destination), store, keys).await
+}
+
+async fn list(
     destination: &dyn Destination,
     store: Option<&dyn Store>,
     keys: Option<&dyn KeyProvider>,
@@ -133,10 +144,12 @@ async fn summarise(
         return Ok(summary);
     };
     summary.status = ArchiveStatus::Complete;
-    if info.size > MAX_LISTED_MANIFEST {
-        return Ok(summary);
-    }
     let checked = async {
+        if info.size > MAX_LISTED_MANIFEST {
+            let Some(record) = known else { return Ok(Ok(None)) };
+            let same = digest_of(destination, &names.manifest()).await? == record.manifest_sha256;
+            return Ok(if same { Ok(None) } else { Err(()) });
+        }
         let stored = read_small(destination, &names.manifest(), MAX_LISTED_MANIFEST).await?;
         if known.is_some_and(|record| record.manifest_sha256 != Digest::of(&stored)) {
             return Ok::<_, Error>(Err(()));
@@ -181,7 +194,11 @@ fn is_about_the_archive(error: &Error) -> bool {
 ///
 /// # Errors
 /// `NotFound` when none fits, `Invalid` when the beginning of an id fits several; otherwise what reading the destination met.
-pub async fn find_archive(destination: &dyn Destination, selector: &str) -> Result<ArchiveId> {
+pub async fn find_archive(destination: &Arc<impl Destination + ?Sized>, selector: &str) -> Result<ArchiveId> {
+    find(&*retrying(destination), selector).await
+}
+
+async fn find(destination: &dyn Destination, selector: &str) -> Result<ArchiveId> {
     let ids = archive_ids(destination).await?;
     if selector == "latest" {
         return newest_complete(destination, &ids, |_| true)

@@ -30,7 +30,7 @@ impl Archive {
     /// `Invalid` when a pattern cannot be read.
     pub fn entries(&self, selection: &Selection) -> Result<BoxStream<'static, Result<Entry>>> {
         let chosen = Arc::new(Chosen::new(selection)?);
-        let plan = Plan { archive: self.clone(), chosen, limit: RateLimit::default() };
+        let plan = Plan { archive: self.clone(), chosen, limit: RateLimit::default(), losses: None };
         Ok(plan.from(0))
     }
 
@@ -40,7 +40,7 @@ impl Archive {
     /// `Invalid` when a pattern cannot be read.
     pub fn contents(&self, selection: &Selection, limit: RateLimit) -> Result<BoxStream<'static, Result<SmallEntry>>> {
         let chosen = Arc::new(Chosen::new(selection)?);
-        let plan = Plan { archive: self.clone(), chosen, limit: limit.clone() };
+        let plan = Plan { archive: self.clone(), chosen, limit: limit.clone(), losses: None };
         Ok(contents(plan, self.fetcher(limit), Arc::new(|_| true)))
     }
 

@@ -41,7 +41,10 @@ pub(super) struct Decoded {
     pub(super) chunk: Chunk,
     /// The stored bytes, before unsealing, of an archive that is not sealed.
     pub(super) stored: Option<Bytes>,
+    /// All frames of the chunk, or the intact ones when it is [salvaged](Fetcher::salvage).
     pub(super) frames: Vec<RawFrame>,
+    /// Why frames are missing.
+    pub(super) lost: Option<String>,
     pub(super) permit: Arc<Permit>,
 }
 
@@ -55,12 +58,21 @@ pub(super) struct Fetcher {
     pub(super) parallel: usize,
     /// Keep the stored bytes, for whoever hashes or copies them.
     pub(super) keep_stored: bool,
+    /// Of a damaged chunk give the frames that are intact, instead of an error.
+    pub(super) salvage: bool,
 }
 
 impl Fetcher {
     /// A fetcher that uses a share of `memory` bytes.
     pub(super) fn new(archive: Archive, memory: u64, limit: RateLimit, parallel: usize) -> Self {
-        Self { archive, budget: ByteBudget::new(memory), limit, parallel: parallel.max(1), keep_stored: false }
+        Self {
+            archive,
+            budget: ByteBudget::new(memory),
+            limit,
+            parallel: parallel.max(1),
+            keep_stored: false,
+            salvage: false,
+        }
     }
 
     /// Fetches the chunks in order; the first error is what the reader gets.
@@ -94,12 +106,30 @@ impl Fetcher {
                 async move {
                     let (chunk, permit) = taken?;
                     let of = chunk.clone();
-                    let task = tokio::spawn(async move { fetcher.chunk(chunk, permit).await });
+                    let task = tokio::spawn(async move { fetcher.fetch(chunk, permit).await });
                     Ok((of, super::handle::AbortOnDrop(task).join().await))
                 }
             })
             .buffered(parallel)
             .boxed()
+    }
+
+    /// A chunk, or what is intact of it if that is wanted.
+    async fn fetch(&self, chunk: Chunk, permit: Arc<Permit>) -> Result<Decoded> {
+        let mut error = match self.chunk(chunk.clone(), permit.clone()).await {
+            Err(e) if self.salvage && self.archive.is_damaged_by(&e).await => e,
+            result => return result,
+        };
+        let mut frames = Vec::new();
+        // By themselves, since one bad frame spoils the whole chunk.
+        for single in chunk.singles() {
+            match self.chunk(single, permit.clone()).await {
+                Ok(decoded) => frames.extend(decoded.frames),
+                Err(e) if self.archive.is_damaged_by(&e).await => error = e,
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(Decoded { chunk, stored: None, frames, lost: Some(error.chain()), permit })
     }
 
     async fn chunk(&self, chunk: Chunk, permit: Arc<Permit>) -> Result<Decoded> {
@@ -118,7 +148,7 @@ impl Fetcher {
                 at = end;
                 start += u64::from(*raw);
             }
-            Ok(Decoded { chunk, stored, frames, permit })
+            Ok(Decoded { chunk, stored, frames, lost: None, permit })
         });
         decode.await.map_err(panicked)?.map_err(|e: Error| e.on(&volume.name))
     }
@@ -129,9 +159,30 @@ impl Chunk {
         self.stored.end - self.stored.start
     }
 
+    /// Where its last frame ends in the raw stream.
+    pub(super) fn raw_end(&self) -> u64 {
+        self.raw + self.raw_length()
+    }
+
+    fn raw_length(&self) -> u64 {
+        self.volume.frames[self.frames.clone()].iter().map(|(_, raw)| u64::from(*raw)).sum()
+    }
+
+    /// Its frames one by one, when there are several.
+    fn singles(&self) -> Vec<Self> {
+        let (mut stored, mut raw) = (self.stored.start, self.raw);
+        let mut singles = Vec::new();
+        for number in self.frames.clone().filter(|_| self.frames.len() > 1) {
+            let (stored_length, raw_length) = self.volume.frames[number];
+            let end = stored + u64::from(stored_length);
+            singles.push(Self { volume: self.volume.clone(), frames: number..number + 1, stored: stored..end, raw });
+            (stored, raw) = (end, raw + u64::from(raw_length));
+        }
+        singles
+    }
+
     fn memory(&self) -> u64 {
-        let raw: u64 = self.volume.frames[self.frames.clone()].iter().map(|(_, raw)| u64::from(*raw)).sum();
-        raw + self.stored_length()
+        self.raw_length() + self.stored_length()
     }
 }
 

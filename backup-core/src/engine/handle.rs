@@ -1,5 +1,6 @@
 //! What a caller holds of a running operation.
 
+use super::session::Session;
 use crate::model::{ArchiveId, OperationId, Progress};
 use crate::state::PauseReason;
 use crate::{Error, Result};
@@ -27,7 +28,9 @@ pub enum Outcome {
         /// The error behind it, as a chain of causes, unless it was asked for.
         message: Option<String>,
     },
-    /// Given up; the objects of its archive are removed.
+    /// Waits for any worker to go on, since this one shut down.
+    HandedOver,
+    /// Given up; the objects of its archive, or what was staged at its target, are removed.
     Cancelled,
 }
 
@@ -38,10 +41,27 @@ pub struct OperationHandle {
     pub(super) archive: ArchiveId,
     pub(super) progress: watch::Receiver<Progress>,
     pub(super) pause: CancellationToken,
+    pub(super) hand_over: CancellationToken,
     pub(super) task: AbortOnDrop<Result<Outcome>>,
 }
 
 impl OperationHandle {
+    /// Begins work under a claim.
+    pub(super) fn of(
+        session: &Session,
+        archive: ArchiveId,
+        work: impl Future<Output = Result<Outcome>> + Send + 'static,
+    ) -> Self {
+        Self {
+            id: session.fence().operation.clone(),
+            archive,
+            progress: session.meter.subscribe(),
+            pause: session.pause.clone(),
+            hand_over: session.hand_over.clone(),
+            task: AbortOnDrop(tokio::spawn(work)),
+        }
+    }
+
     /// The operation's id.
     pub fn id(&self) -> &OperationId {
         &self.id
@@ -65,6 +85,17 @@ impl OperationHandle {
     /// A token that asks for a pause when it is cancelled, for a signal handler.
     pub fn pause_token(&self) -> CancellationToken {
         self.pause.clone()
+    }
+
+    /// Shuts this worker down: as [`pause`](Self::pause), but the operation ends up `Pending`, so that any worker may go on at
+    /// once, and [`wait`](Self::wait) returns `HandedOver`. A pause that was asked for through the store goes before it.
+    pub fn hand_over(&self) {
+        self.hand_over.cancel();
+    }
+
+    /// A token that hands over when it is cancelled, for a signal handler. It cancels the [pause token](Self::pause_token) too.
+    pub fn hand_over_token(&self) -> CancellationToken {
+        self.hand_over.clone()
     }
 
     /// Waits for the end.

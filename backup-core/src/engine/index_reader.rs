@@ -67,17 +67,12 @@ impl Archive {
 
     /// The volumes that hold a part of the raw stream, in order.
     pub(super) async fn volumes_in(&self, raw: &Range<u64>) -> Result<Vec<VolumeRecord>> {
-        let pieces = &self.inner.manifest.pieces;
         let mut found = Vec::new();
         let mut covered = raw.start;
-        let first = pieces.partition_point(|piece| piece.raw.end <= raw.start);
-        for (number, _) in pieces.iter().enumerate().skip(first).take_while(|(_, piece)| piece.raw.start < raw.end) {
-            for volume in self.volumes_of(number).await?.iter() {
-                let range = volume.raw_range();
-                if range.end > raw.start && range.start < raw.end {
-                    covered = covered.max(range.end);
-                    found.push(volume.clone());
-                }
+        for number in self.pieces_in(raw) {
+            for volume in self.volumes_of(number).await?.iter().filter(|volume| lies_in(volume, raw)) {
+                covered = covered.max(volume.raw_range().end);
+                found.push(volume.clone());
             }
         }
         if covered < raw.end {
@@ -85,6 +80,31 @@ impl Archive {
         }
         Ok(found)
     }
+
+    /// The same, without those whose records are damaged.
+    pub(super) async fn intact_volumes_in(&self, raw: &Range<u64>) -> Result<Vec<VolumeRecord>> {
+        let mut found = Vec::new();
+        for number in self.pieces_in(raw) {
+            match self.volumes_of(number).await {
+                Ok(volumes) => found.extend(volumes.iter().filter(|volume| lies_in(volume, raw)).cloned()),
+                Err(e) if self.is_damaged_by(&e).await => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(found)
+    }
+
+    /// The pieces whose volumes hold a part of the raw stream.
+    fn pieces_in(&self, raw: &Range<u64>) -> Range<usize> {
+        let pieces = &self.inner.manifest.pieces;
+        let first = pieces.partition_point(|piece| piece.raw.end <= raw.start);
+        first..pieces.partition_point(|piece| piece.raw.start < raw.end).max(first)
+    }
+}
+
+fn lies_in(volume: &VolumeRecord, raw: &Range<u64>) -> bool {
+    let range = volume.raw_range();
+    range.end > raw.start && range.start < raw.end
 }
 
 /// Unpacks a piece, and checks that it holds what the manifest says.

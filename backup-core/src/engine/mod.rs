@@ -24,8 +24,8 @@ pub use archive::Archive;
 pub use catalog::{ArchiveStatus, ArchiveSummary, find_archive, list_archives};
 pub use handle::{OperationHandle, Outcome};
 pub use options::{
-    BackupOptions, BackupRequest, EngineOptions, Limits, OpenOptions, RestoreOptions, RestoreRequest, ResumeBackup,
-    ResumeRestore, Selection, TakeOver,
+    BackupOptions, BackupRequest, CancelRestore, EngineOptions, Limits, OpenOptions, RestoreOptions, RestoreRequest,
+    ResumeBackup, ResumeRestore, Selection, TakeOver,
 };
 pub use process::{holder_is_dead, this_process};
 pub use rekey::{OldKey, RekeyOutcome, rekey};
@@ -35,6 +35,7 @@ pub use verify::{Finding, VerifyMode, VerifyOutcome};
 use crate::Result;
 use crate::adapter::{Destination, LogSink, Store};
 use crate::model::{Operation, OperationId};
+use crate::retry::{RetryPolicy, Retrying};
 use std::sync::Arc;
 
 /// Runs operations on a store. Cheap to clone.
@@ -101,12 +102,36 @@ impl Engine {
         session::request_pause(&self.store, id).await
     }
 
-    /// Cancels an operation, running or not, and removes the objects of a backup's archive. An archive that has a manifest
-    /// stays: it was completed by a worker with a copy of the store, or just before the operation failed; delete it by its name.
+    /// Cancels a backup, running or not, and removes the objects of its archive; of one that is cancelled already, what is left
+    /// of them. An archive that has a manifest stays: it was completed by a worker with a copy of the store, or just before the
+    /// operation failed; delete it by its name.
     ///
     /// # Errors
-    /// `Conflict` when it is already completing or ended; otherwise what the store or the destination met. When only the removal failed, the operation is cancelled all the same and a sweep removes the rest.
-    pub async fn cancel(&self, id: &OperationId, destination: &dyn Destination) -> Result<Operation> {
-        remove::cancel(&self.store, id, destination).await
+    /// `Conflict` when it is already completing or completed; `Invalid` when it is not a backup, or goes elsewhere; otherwise
+    /// what the store or the destination met. When only the removal failed, the operation is cancelled all the same, and
+    /// cancelling it again goes on, or a sweep removes the rest.
+    pub async fn cancel_backup(
+        &self,
+        id: &OperationId,
+        destination: &Arc<impl Destination + ?Sized>,
+    ) -> Result<Operation> {
+        let destination = Retrying::new(destination.clone(), self.options.retry);
+        remove::cancel_backup(&self.store, id, &*destination).await
     }
+
+    /// Cancels a restore, running or not, and removes what it left staged at its target; of one that is cancelled already, what is
+    /// left of that. Entries that were restored stay.
+    ///
+    /// # Errors
+    /// `Conflict` when it is completed; `Invalid` when it is not a restore, or one of another archive or target; otherwise what
+    /// the store, the archive or the target met. When only the removal failed, the operation is cancelled all the same, and
+    /// cancelling it again goes on.
+    pub async fn cancel_restore(&self, request: CancelRestore) -> Result<Operation> {
+        restore::cancel(self, request).await
+    }
+}
+
+/// The one place at which calls outside of an operation get their retries.
+fn retrying<D: Destination + ?Sized>(destination: &Arc<D>) -> Arc<Retrying<D>> {
+    Retrying::new(destination.clone(), RetryPolicy::default())
 }

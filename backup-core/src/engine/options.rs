@@ -5,22 +5,25 @@ use crate::archive::{Compression, KeyProvider};
 use crate::limit::RateLimit;
 use crate::model::{ArchiveId, Holder, OperationId};
 use crate::retry::RetryPolicy;
+use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How an [`Engine`](super::Engine) works; the defaults fit a server with some hundred MiB to spare.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
-    /// Bytes that data in flight may occupy: read-ahead, frames and volumes together. The process needs about 64 MiB besides.
+    /// Bytes that data in flight may occupy: read-ahead, frames and volumes together. At least 64 MiB; the process needs about as
+    /// much besides.
     pub memory: u64,
-    /// How long a claim holds without being renewed; it is renewed three times as often.
+    /// How long a claim holds without being renewed, 10 ms to a day; it is renewed three times as often.
     pub lease: Duration,
     /// Who works; by default this process.
     pub holder: Holder,
     /// How failed calls of adapters are repeated.
     pub retry: RetryPolicy,
-    /// CPU-bound jobs at once; by default as many as there are cores.
+    /// CPU-bound jobs at once, 1 to 1024; by default as many as there are cores.
     pub threads: usize,
 }
 
@@ -36,16 +39,43 @@ impl Default for EngineOptions {
     }
 }
 
+impl EngineOptions {
+    /// # Errors
+    /// `Invalid`, and what is wrong, when no operation could work like this.
+    pub(super) fn check(&self) -> Result<()> {
+        within("the memory budget", self.memory, MEMORY, "64 MiB to 1 TiB")?;
+        within("the lease", self.lease, LEASE, "10 ms to a day")?;
+        within("the number of threads", self.threads, THREADS, "1 to 1024")?;
+        self.retry.check()
+    }
+}
+
+/// The least memory with which the stages cannot stand in each other's way; the most that any host has.
+const MEMORY: RangeInclusive<u64> = 64 << 20..=1 << 40;
+/// A shorter lease is over before a store has answered; a longer one keeps everybody out after a crash.
+const LEASE: RangeInclusive<Duration> = Duration::from_millis(10)..=DAY;
+const THREADS: RangeInclusive<usize> = 1..=1024;
+const FRAME_SIZE: RangeInclusive<u32> = 64 << 10..=8 << 20;
+/// The smallest makes a volume of each frame.
+const VOLUME_SIZE: RangeInclusive<u64> = 1..=1 << 40;
+const VOLUME_AGE: RangeInclusive<Duration> = Duration::from_millis(10)..=DAY;
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Whether a choice can work.
+fn within<T: PartialOrd>(what: &str, value: T, range: RangeInclusive<T>, text: &str) -> Result<()> {
+    if range.contains(&value) { Ok(()) } else { Err(Error::invalid(format!("{what} must be {text}"))) }
+}
+
 /// How a backup writes its archive. Kept in the checkpoint, so that a resume goes on in the same way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackupOptions {
     /// Codec and level.
     pub compression: Compression,
-    /// Stored bytes at which a volume ends; `None` asks the destination. Never more than a sixth of the memory.
+    /// Stored bytes at which a volume ends, up to 1 TiB; `None` asks the destination. Never more than a sixth of the memory.
     pub volume_size: Option<u64>,
     /// Raw bytes of a frame, 64 KiB to 8 MiB; frames may be a quarter longer, and shorter.
     pub frame_size: u32,
-    /// Age at which a volume ends even when it is small, so that a slow source loses little in a crash.
+    /// Age at which a volume ends even when it is small, 10 ms to a day, so that a slow source loses little in a crash.
     pub volume_age: Duration,
 }
 
@@ -56,6 +86,19 @@ impl Default for BackupOptions {
             volume_size: None,
             frame_size: 4 << 20,
             volume_age: Duration::from_secs(60),
+        }
+    }
+}
+
+impl BackupOptions {
+    /// # Errors
+    /// `Invalid`, and what is wrong, when no backup could work like this.
+    pub(super) fn check(&self) -> Result<()> {
+        within("the frame size", self.frame_size, FRAME_SIZE, "64 KiB to 8 MiB")?;
+        within("the age of a volume", self.volume_age, VOLUME_AGE, "10 ms to a day")?;
+        match self.volume_size {
+            Some(size) => within("the volume size", size, VOLUME_SIZE, "1 byte to 1 TiB"),
+            None => Ok(()),
         }
     }
 }
@@ -155,6 +198,9 @@ pub struct RestoreOptions {
     pub overwrite: bool,
     /// Leave out reading the target back at the end.
     pub skip_verify: bool,
+    /// Go on where the archive is damaged: what is intact is restored, and what is lost is left out, each entry with a warning
+    /// that names it. Otherwise the first damage ends the restore.
+    pub keep_going: bool,
 }
 
 /// With which keys an archive is opened.
@@ -218,4 +264,62 @@ pub struct ResumeRestore {
     pub limits: Limits,
     /// Over whom.
     pub take_over: TakeOver,
+    /// From now on go on where the archive is damaged, as [`RestoreOptions::keep_going`] says.
+    pub keep_going: bool,
+}
+
+/// A restore to be given up.
+#[derive(Clone, Debug)]
+pub struct CancelRestore {
+    /// The operation.
+    pub operation: OperationId,
+    /// The same destination as at the start.
+    pub destination: Arc<dyn Destination>,
+    /// The same target as at the start.
+    pub target: Arc<dyn RestoreTarget>,
+    /// Keys: without them nobody knows where a restore of a sealed archive has left something.
+    pub open: OpenOptions,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_that_cannot_work_are_told_by_name() {
+        let engine = |change: fn(&mut EngineOptions)| {
+            let mut options = EngineOptions::default();
+            change(&mut options);
+            options.check().map_err(|e| e.to_string())
+        };
+        let backup = |change: fn(&mut BackupOptions)| {
+            let mut options = BackupOptions::default();
+            change(&mut options);
+            options.check().map_err(|e| e.to_string())
+        };
+        assert_eq!((engine(|_| {}), backup(|_| {})), (Ok(()), Ok(())));
+        for (wrong, named) in [
+            (engine(|o| o.memory = 0), "memory"),
+            (engine(|o| o.memory = u64::MAX), "memory"),
+            (engine(|o| o.lease = Duration::ZERO), "lease"),
+            (engine(|o| o.lease = Duration::MAX), "lease"),
+            (engine(|o| o.threads = 0), "threads"),
+            (engine(|o| o.threads = usize::MAX), "threads"),
+            (engine(|o| o.retry.initial = Duration::MAX), "pauses"),
+            (engine(|o| o.retry.max = Duration::MAX), "pauses"),
+            (engine(|o| o.retry.max_throttle = Duration::MAX), "wait"),
+            (engine(|o| o.retry.factor = f64::NAN), "factor"),
+            (engine(|o| o.retry.factor = 0.5), "factor"),
+            (engine(|o| o.retry.jitter = f64::NAN), "random part"),
+            (backup(|o| o.frame_size = 0), "frame"),
+            (backup(|o| o.frame_size = u32::MAX), "frame"),
+            (backup(|o| o.volume_size = Some(0)), "volume size"),
+            (backup(|o| o.volume_size = Some(u64::MAX)), "volume size"),
+            (backup(|o| o.volume_age = Duration::ZERO), "age"),
+            (backup(|o| o.volume_age = Duration::MAX), "age"),
+        ] {
+            let text = wrong.unwrap_err();
+            assert!(text.contains(named) && text.contains("must be"), "{named}: {text}");
+        }
+    }
 }

@@ -1,54 +1,77 @@
 //! Removing archives: on cancel, on delete, and sweeping up what was never completed.
 
-use super::archive::read_header;
+use super::archive::{read_header, stream_document};
 use super::catalog::archive_ids;
 use super::process::boot_time;
+use super::retrying;
 use super::session::no_such;
 use crate::adapter::{Destination, Payload, Store};
-use crate::archive::{Codec, Manifest, ObjectNames};
+use crate::archive::{Codec, ObjectNames};
 use crate::model::{ArchiveId, Guard, Identity, LogRecord, Operation, OperationId, OperationKind, Transition};
-use crate::state::Event;
+use crate::state::{Event, State};
 use crate::{Error, ErrorClass, Result};
 use futures::TryStreamExt;
+use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// First a compare-and-set to `Cancelled`, which voids the worker's claim; then the archive's objects are removed.
-pub(super) async fn cancel(
+/// The compare-and-set to `Cancelled`, which voids the worker's claim; one that is cancelled already stays so. `fits` looks at
+/// the operation before anything is changed.
+pub(super) async fn set_cancelled(
+    store: &Arc<dyn Store>,
+    id: &OperationId,
+    fits: impl Fn(&Operation) -> Result<()>,
+) -> Result<Operation> {
+    loop {
+        let operation = store.get(id).await?.ok_or_else(|| no_such(id))?;
+        let about = |e: Error| e.on(format!("operation {id}"));
+        fits(&operation).map_err(about)?;
+        if operation.state == State::Cancelled {
+            return Ok(operation);
+        }
+        operation.state.after(&Event::Cancel).map_err(about)?;
+        let log = LogRecord::info("cancel", "cancelled on request");
+        let change = Transition::new(id.clone(), Guard::Version(operation.version), Event::Cancel, log);
+        match store.transition(change).await {
+            // It changed meanwhile; look again.
+            Err(e) if e.class() == ErrorClass::Conflict => {}
+            result => return result,
+        }
+    }
+}
+
+/// Cancels a backup, then removes the archive's objects; of one that is cancelled already, what is left of them.
+pub(super) async fn cancel_backup(
     store: &Arc<dyn Store>,
     id: &OperationId,
     destination: &dyn Destination,
 ) -> Result<Operation> {
-    let cancelled = loop {
-        let operation = store.get(id).await?.ok_or_else(|| no_such(id))?;
-        operation.state.after(&Event::Cancel).map_err(|e| e.on(format!("operation {id}")))?;
-        if operation.new.kind == OperationKind::Backup && operation.new.destination != destination.identity() {
-            let text = format!("the backup goes to {}, not to {}", operation.new.destination, destination.identity());
-            return Err(Error::invalid(text).on(format!("operation {id}")));
+    let place = destination.identity();
+    let cancelled = set_cancelled(store, id, |operation| {
+        if operation.new.kind != OperationKind::Backup {
+            return Err(Error::invalid("it is not a backup"));
         }
-        let log = LogRecord::info("cancel", "cancelled on request");
-        let change = Transition::new(id.clone(), Guard::Version(operation.version), Event::Cancel, log);
-        match store.transition(change).await {
-            Ok(operation) => break operation,
-            // It changed meanwhile; look again.
-            Err(e) if e.class() == ErrorClass::Conflict => {}
-            Err(e) => return Err(e),
+        if operation.new.destination != place {
+            return Err(Error::invalid(format!("the backup goes to {}, not to {place}", operation.new.destination)));
+        }
+        Ok(())
+    })
+    .await?;
+    let removed = remove_unfinished(destination, &cancelled.new.archive).await;
+    let log = match &removed {
+        Ok(None) => {
+            let text = "the archive was completed, by a worker whose store is not this one, or just before this operation \
+                        failed; it stays, delete it if it is not wanted";
+            LogRecord::warning("cancel", text)
+        }
+        Ok(Some(count)) => LogRecord::info("cancel", format!("removed {count} objects of the unfinished archive")),
+        Err(e) => {
+            let text = format!("objects remain; cancelling again, or a sweep, removes them: {}", e.chain());
+            LogRecord::warning("cancel", text)
         }
     };
-    if cancelled.new.kind == OperationKind::Backup {
-        let removed = remove_unfinished(destination, &cancelled.new.archive).await;
-        let log = match &removed {
-            Ok(None) => {
-                let text = "the archive was completed, by a worker whose store is not this one, or just before this operation \
-                            failed; it stays, delete it if it is not wanted";
-                LogRecord::warning("cancel", text)
-            }
-            Ok(Some(count)) => LogRecord::info("cancel", format!("removed {count} objects of the unfinished archive")),
-            Err(e) => LogRecord::warning("cancel", format!("objects remain, a sweep removes them: {}", e.chain())),
-        };
-        store.append_log(id, &[log]).await?;
-        removed?;
-    }
+    store.append_log(id, &[log]).await?;
+    removed?;
     Ok(cancelled)
 }
 
@@ -104,7 +127,15 @@ pub(super) async fn remove_objects(destination: &dyn Destination, archive: &Arch
 /// # Errors
 /// `NotFound` when nothing of it is there; `Conflict` when another archive refers to it or an operation is at work on it;
 /// otherwise what the destination or the store met, and deleting again goes on.
-pub async fn delete_archive(destination: &dyn Destination, store: Option<&dyn Store>, id: &ArchiveId) -> Result<u64> {
+pub async fn delete_archive(
+    destination: &Arc<impl Destination + ?Sized>,
+    store: Option<&dyn Store>,
+    id: &ArchiveId,
+) -> Result<u64> {
+    delete(&*retrying(destination), store, id).await
+}
+
+async fn delete(destination: &dyn Destination, store: Option<&dyn Store>, id: &ArchiveId) -> Result<u64> {
     let known = archive_ids(destination).await?.contains(id);
     if !known {
         if let Some(store) = store {
@@ -146,21 +177,26 @@ fn place_of_archive(operation: &Operation) -> &Identity {
     }
 }
 
+/// What a deletion asks of another archive's manifest; the rest passes by.
+#[derive(Deserialize)]
+struct References {
+    #[serde(default)]
+    references: Vec<ArchiveId>,
+}
+
 /// An archive whose manifest says that it uses volumes of this one. Manifests of sealed archives cannot be asked without their
-/// key; they never refer to others in this format version.
+/// key; they never refer to others in this format version. One that cannot be read at all refers to nothing that could be restored.
 async fn referred_to_by(destination: &dyn Destination, id: &ArchiveId) -> Result<Option<ArchiveId>> {
     for other in archive_ids(destination).await? {
         if other == *id {
             continue;
         }
         let manifest = ObjectNames::new(other.clone(), Codec::None, false).manifest();
-        let bytes = match super::archive::read_small(destination, &manifest, 64 << 20).await {
-            Ok(bytes) => bytes,
-            Err(e) if matches!(e.class(), ErrorClass::NotFound | ErrorClass::Corrupt) => continue,
+        match stream_document::<References>(destination, &manifest).await {
+            Ok(document) if document.references.contains(id) => return Ok(Some(other)),
+            Ok(_) => {}
+            Err(e) if matches!(e.class(), ErrorClass::NotFound | ErrorClass::Corrupt) => {}
             Err(e) => return Err(e),
-        };
-        if Manifest::parse(&bytes).is_ok_and(|manifest| manifest.references.contains(id)) {
-            return Ok(Some(other));
         }
     }
     Ok(None)
@@ -203,7 +239,11 @@ pub struct SweepReport {
 ///
 /// # Errors
 /// What the destination met; sweeping again goes on.
-pub async fn sweep(destination: &dyn Destination, options: &SweepOptions) -> Result<SweepReport> {
+pub async fn sweep(destination: &Arc<impl Destination + ?Sized>, options: &SweepOptions) -> Result<SweepReport> {
+    sweep_all(&*retrying(destination), options).await
+}
+
+async fn sweep_all(destination: &dyn Destination, options: &SweepOptions) -> Result<SweepReport> {
     let mut report = SweepReport::default();
     let ids = archive_ids(destination).await?;
     if ids.is_empty() {

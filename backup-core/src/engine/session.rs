@@ -5,7 +5,8 @@ use super::progress::Meter;
 use super::{Engine, Outcome, TakeOver};
 use crate::adapter::{LogSink, Store};
 use crate::model::{
-    Checkpoint, Claim, ClaimOver, ClaimRequest, Fence, Guard, LogRecord, Operation, OperationId, Request, Transition,
+    Checkpoint, Claim, ClaimOver, ClaimRequest, Fence, Guard, LogRecord, NewOperation, Operation, OperationId, Request,
+    Transition,
 };
 use crate::retry::RetryPolicy;
 use crate::state::{Event, PauseReason, State};
@@ -30,8 +31,10 @@ pub(super) struct Session {
     lease: Duration,
     /// [`boot_time`] in milliseconds until which the lease surely runs.
     deadline: AtomicU64,
-    /// Cancelled when somebody asks for a pause.
+    /// Cancelled when the work is to stop at the next point from which it can go on.
     pub(super) pause: CancellationToken,
+    /// Cancelled when it is to stop so for another worker; cancels `pause` too.
+    pub(super) hand_over: CancellationToken,
     /// Cancelled when the claim is void.
     lost: CancellationToken,
     /// A change of state that ends this hold is under way: the store may refuse a renewal, which then means nothing.
@@ -46,6 +49,48 @@ pub(super) struct Session {
 }
 
 impl Session {
+    /// Creates an operation and claims it. One that cannot be claimed is cancelled, so that none is left that nobody knows of.
+    ///
+    /// # Errors
+    /// What the store met; when the operation may be there all the same, the error names it.
+    pub(super) async fn create(engine: &Engine, new: NewOperation, first: &Checkpoint) -> Result<Arc<Self>> {
+        let id = new.id.clone();
+        if let Err(error) = engine.store.create(new, Some(first)).await {
+            // The reply may have been lost.
+            match engine.store.get(&id).await {
+                Ok(Some(_)) => {}
+                Ok(None) => return Err(error),
+                Err(_) => return Err(error.context(may_be_there(&id))),
+            }
+        }
+        match Self::claim(engine, &id, TakeOver::WhenFree).await {
+            Ok((session, _)) => Ok(session),
+            Err(error) => Err(Self::abandon(engine, &id, error).await),
+        }
+    }
+
+    /// Cancels an operation that this worker created and could not claim. Gives the error for the caller.
+    async fn abandon(engine: &Engine, id: &OperationId, error: Error) -> Error {
+        let abandoned = async {
+            let operation = engine.store.get(id).await?.ok_or_else(|| no_such(id))?;
+            // The reply to the claim may have been lost; but what another worker has taken is its own.
+            let free = operation.state == State::Pending || operation.holder.as_ref() == Some(&engine.options.holder);
+            if !free {
+                return Err(Error::conflict("another worker has it"));
+            }
+            let log = LogRecord::error("cancel", format!("given up, since it could not be begun: {}", error.chain()));
+            let guard = Guard::Version(operation.version);
+            engine.store.transition(Transition::new(id.clone(), guard, Event::Cancel, log)).await
+        };
+        match abandoned.await {
+            Ok(_) => error.context("the operation could not be begun, and was cancelled; nothing was written"),
+            Err(second) => {
+                tracing::debug!(error = %second.chain(), "an operation that could not be begun stays");
+                error.context(may_be_there(id))
+            }
+        }
+    }
+
     /// Claims an operation; waits while another living worker has it, unless told to take over.
     pub(super) async fn claim(engine: &Engine, id: &OperationId, take_over: TakeOver) -> Result<(Arc<Self>, Claim)> {
         loop {
@@ -63,13 +108,15 @@ impl Session {
             let request = ClaimRequest { holder: engine.options.holder.clone(), lease: engine.options.lease, over };
             match engine.store.claim(id, request).await {
                 Ok(claim) => {
+                    let hand_over = CancellationToken::new();
                     let session = Self {
                         store: engine.store.clone(),
                         sinks: engine.sinks.clone(),
                         fence: claim.fence.clone(),
                         lease: engine.options.lease,
                         deadline: AtomicU64::new(0),
-                        pause: CancellationToken::new(),
+                        pause: hand_over.child_token(),
+                        hand_over,
                         lost: CancellationToken::new(),
                         leaving: AtomicBool::new(false),
                         retry: engine.options.retry,
@@ -201,7 +248,7 @@ impl Session {
     }
 
     /// Repeats a call to the store that is harmless to repeat, while passing faults are all that it meets and the hold lasts.
-    async fn persist<'a, F: Future<Output = Result<()>> + 'a>(&self, call: impl Fn() -> F) -> Result<()> {
+    async fn persist<T, F: Future<Output = Result<T>>>(&self, call: impl Fn() -> F) -> Result<T> {
         let mut wait = self.retry.initial;
         loop {
             match call().await {
@@ -260,7 +307,7 @@ impl Session {
     /// How the operation has ended or paused, when that has happened although this worker met an error: it was cancelled,
     /// or the answer to this worker's own change of state got lost.
     pub(super) async fn settled(&self) -> Option<Outcome> {
-        let operation = self.store.get(&self.fence.operation).await.ok()??;
+        let operation = self.persist(|| self.store.get(&self.fence.operation)).await.ok()??;
         let own = (operation.attempt, operation.nonce) == (self.fence.attempt, self.fence.nonce);
         match operation.state {
             State::Cancelled => Some(Outcome::Cancelled),
@@ -268,6 +315,7 @@ impl Session {
                 Some(Outcome::Completed { warnings, progress: self.meter.snapshot() })
             }
             State::Paused { reason, resume_at } if own => Some(Outcome::Paused { reason, resume_at, message: None }),
+            State::Pending if own => Some(Outcome::HandedOver),
             _ => None,
         }
     }
@@ -283,8 +331,16 @@ impl Session {
         Ok(())
     }
 
-    /// Pauses on request.
+    /// Stops on request: paused, or handed over. A pause that somebody has asked for meanwhile goes before a hand-over.
     pub(super) async fn paused(&self) -> Result<Outcome> {
+        if self.hand_over.is_cancelled() {
+            let operation = self.store.get(&self.fence.operation).await?;
+            if operation.is_none_or(|operation| operation.request != Some(Request::Pause)) {
+                let text = "handed over: everything that was read is stored, and any worker may go on";
+                self.transition(Event::HandOver, LogRecord::info("hand-over", text), |_| {}).await?;
+                return Ok(Outcome::HandedOver);
+            }
+        }
         let log = LogRecord::info("pause", "paused on request; everything that was read is stored");
         self.pause_for(PauseReason::Requested, None, None, log).await
     }
@@ -337,11 +393,14 @@ impl Session {
         match ended {
             Ok(Some(outcome)) => Ok(outcome),
             Ok(None) => Err(error),
-            Err(second) => {
-                // The state stays as it was and the lease runs out: the operation can still be resumed.
-                tracing::error!(error = %second.chain(), "the end of the attempt could not be stored");
-                Err(error)
-            }
+            Err(second) => match self.settled().await {
+                Some(outcome) => Ok(outcome),
+                None => {
+                    // The state stays as it was and the lease runs out: the operation can still be resumed.
+                    tracing::error!(error = %second.chain(), "the end of the attempt could not be stored");
+                    Err(error)
+                }
+            },
         }
     }
 
@@ -351,6 +410,10 @@ impl Session {
         let log = LogRecord::error("pause", format!("paused: {chain}"));
         self.pause_for(PauseReason::KeyNeeded, None, Some(chain), log).await
     }
+}
+
+fn may_be_there(id: &OperationId) -> String {
+    format!("operation {id} was created but could not be begun; resume it, or cancel it")
 }
 
 pub(super) fn no_such(id: &OperationId) -> Error {

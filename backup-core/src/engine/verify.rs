@@ -1,11 +1,13 @@
 //! Verify: does the archive hold what it says?
 
-use super::archive::Archive;
+use super::archive::{Archive, is_damage};
 use super::fetch::{Decoded, Fetcher, RawFrame, VolumeDigest, chunks_of};
-use crate::archive::{TarEvent, TarReader, VolumeRecord, WARNINGS_FILE};
+use crate::archive::{
+    TAR_BLOCK, TarEntry, TarEvent, TarHeader, TarKind, TarPaths, TarReader, VolumeRecord, WARNINGS_FILE, write_header,
+};
 use crate::limit::RateLimit;
 use crate::model::{Entry, EntryKind, EntryName, Phase, Progress};
-use crate::{Error, ErrorClass, Result, Sha256};
+use crate::{Error, Result, Sha256};
 use futures::{StreamExt, TryStreamExt};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -136,11 +138,6 @@ struct Run<'a> {
     names: Option<Sha256>,
 }
 
-/// Damage of the archive, as opposed to a destination that cannot be reached.
-fn is_damage(error: &Error) -> bool {
-    matches!(error.class(), ErrorClass::Corrupt | ErrorClass::NotFound | ErrorClass::Invalid | ErrorClass::Unsupported)
-}
-
 impl Run<'_> {
     async fn all(&mut self) -> Result<()> {
         let manifest = self.archive.manifest();
@@ -186,10 +183,7 @@ impl Run<'_> {
     /// Whether an error of reading one object is a finding: also one such as a bad sector is, if the destination as a whole can
     /// still be reached.
     async fn is_finding(&self, error: &Error) -> bool {
-        let inner = &self.archive.inner;
-        is_damage(error)
-            || (error.class() == ErrorClass::Permanent
-                && inner.destination.stat(&inner.names.header()).await.is_ok_and(|header| header.is_some()))
+        is_damage(error) || self.archive.is_damaged_by(error).await
     }
 
     /// `volumes.txt` is for people with `tar`, but it should be right all the same.
@@ -374,15 +368,28 @@ struct Walker {
     passed: VecDeque<Passing>,
     /// Records of entries that have not passed yet.
     expected: VecDeque<Entry>,
+    /// The paths of the entries that have been compared.
+    paths: Paths,
+}
+
+/// Makes the tar paths of hard links' targets, as the writer did.
+#[derive(Debug, Default)]
+struct Paths(TarPaths);
+
+impl Paths {
+    /// Takes the next entry; the path that its header must link to, if it is a hard link.
+    fn link_of(&mut self, entry: &Entry) -> Option<String> {
+        self.0.next(&entry.name, &entry.kind);
+        match &entry.kind {
+            EntryKind::HardLink { target } => Some(self.0.path(target).into_owned()),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Passing {
-    offset: u64,
-    size: u64,
-    path: Vec<u8>,
-    true_name: Option<EntryName>,
-    typeflag: u8,
+    header: Box<TarHeader>,
     hash: Sha256,
 }
 
@@ -393,14 +400,7 @@ impl Walker {
                 TarEvent::Entry(header) => {
                     self.passed.extend(self.present.take());
                     if header.path != WARNINGS_FILE.as_bytes() {
-                        self.present = Some(Passing {
-                            offset: header.offset,
-                            size: header.size,
-                            path: header.path,
-                            true_name: header.true_name,
-                            typeflag: header.typeflag,
-                            hash: Sha256::new(),
-                        });
+                        self.present = Some(Passing { header, hash: Sha256::new() });
                     }
                 }
                 TarEvent::Content(content) => {
@@ -420,7 +420,8 @@ impl Walker {
 
     fn compare(&mut self, outcome: &mut VerifyOutcome) {
         while let (Some(passed), Some(entry)) = (self.passed.front(), self.expected.front()) {
-            if let Some(message) = difference(passed, entry) {
+            let link = self.paths.link_of(entry);
+            if let Some(message) = difference(passed, entry, link.as_deref()) {
                 outcome.find(None, Some(&entry.name), message);
             }
             outcome.entries += 1;
@@ -439,32 +440,61 @@ impl Walker {
             outcome.find(None, Some(&entry.name), "the index has it, the tar stream has not");
         }
         for passed in &self.passed {
-            let name = EntryName::new(passed.path.clone());
+            let name = EntryName::new(passed.header.path.clone());
             outcome.find(None, Some(&name), "the tar stream has it, the index has not");
         }
     }
 }
 
-fn difference(passed: &Passing, entry: &Entry) -> Option<&'static str> {
-    let name = passed.true_name.as_ref().map_or(&passed.path[..], EntryName::as_bytes);
+/// What tar stream and index tell differently of an entry. `link` is where the header of a hard link must point.
+fn difference(passed: &Passing, entry: &Entry, link: Option<&str>) -> Option<&'static str> {
+    let there = &passed.header;
+    let name = there.true_name.as_ref().map_or(&there.path[..], EntryName::as_bytes);
     if name != entry.name.as_bytes() {
         return Some("the tar stream has another name in its place");
     }
-    if (passed.offset, passed.size) != (entry.offset, entry.size) {
+    if (there.offset, there.size) != (entry.offset, entry.size) {
         return Some("tar stream and index disagree on where it is");
     }
-    let flag = match entry.kind {
-        EntryKind::File | EntryKind::Slice => b'0',
-        EntryKind::HardLink { .. } => b'1',
-        EntryKind::Symlink { .. } => b'2',
-        EntryKind::Directory => b'5',
+    let Some(expected) = header_of(entry, &there.path, link) else {
+        return Some("its tar header cannot be as the index has it");
     };
-    if passed.typeflag != flag {
+    if there.typeflag != expected.typeflag {
         return Some("the tar stream has another kind of entry in its place");
+    }
+    if there.link != expected.link {
+        return Some("tar stream and index disagree on where it links to");
+    }
+    if there.mode != expected.mode {
+        return Some("tar stream and index disagree on its permissions");
+    }
+    if (there.uid, there.gid) != (expected.uid, expected.gid) {
+        return Some("tar stream and index disagree on its owner");
+    }
+    if there.mtime != expected.mtime {
+        return Some("tar stream and index disagree on when it was modified");
     }
     match entry.sha256 {
         Some(sha256) if passed.hash.clone().finish() != sha256 => Some("its content's SHA-256 is not the recorded one"),
         None if entry.size > 0 => Some("it has content but no digest"),
+        _ => None,
+    }
+}
+
+/// The header that an entry of the index has under a path, written and read again.
+fn header_of(entry: &Entry, path: &[u8], link: Option<&str>) -> Option<TarHeader> {
+    let kind = match &entry.kind {
+        EntryKind::File | EntryKind::Slice => TarKind::File,
+        EntryKind::Directory => TarKind::Directory,
+        EntryKind::Symlink { target } => TarKind::Symlink(target),
+        EntryKind::HardLink { .. } => TarKind::HardLink(link?),
+    };
+    let path = std::str::from_utf8(path).ok()?;
+    let tar = TarEntry { path, true_name: None, kind, size: entry.size, mtime: entry.mtime, metadata: &entry.metadata };
+    let mut bytes = Vec::with_capacity(TAR_BLOCK);
+    write_header(&tar, &mut bytes);
+    match TarReader::new().next(&mut &bytes[..]) {
+        Ok(Some(TarEvent::Entry(header))) => Some(*header),
         _ => None,
     }
 }
@@ -528,6 +558,52 @@ mod tests {
             inconsistent: false,
             superseded: false,
         }
+    }
+
+    fn passing(entry: &Entry, link: Option<&str>) -> Passing {
+        let mut header = header_of(entry, entry.name.as_bytes(), link).unwrap();
+        header.offset = entry.offset;
+        let mut hash = Sha256::new();
+        hash.update(b"aaaa");
+        Passing { header: Box::new(header), hash }
+    }
+
+    #[test]
+    fn whatever_tar_stream_and_index_tell_differently_is_found() {
+        let mut file = entry("f", 512, b"aaaa");
+        file.mtime = Some(crate::model::Timestamp { seconds: -7, nanos: 5 });
+        file.metadata.mode = Some(0o4751);
+        file.metadata.user = Some(crate::model::Owner { id: 3_000_000_000, name: None });
+        assert_eq!(difference(&passing(&file, None), &file, None), None);
+        let mut symlink = Entry { kind: EntryKind::Symlink { target: "to".into() }, ..entry("l", 0, b"") };
+        symlink.sha256 = None;
+        assert_eq!(difference(&passing(&symlink, None), &symlink, None), None);
+        let hard = Entry { kind: EntryKind::HardLink { target: "f".into() }, ..symlink.clone() };
+        assert_eq!(difference(&passing(&hard, Some("f")), &hard, Some("f")), None);
+        type Change = fn(&mut TarHeader);
+        let changes: [(&Entry, Change, &str); 11] = [
+            (&file, |h| h.path = b"g".to_vec(), "another name"),
+            (&file, |h| h.offset += 512, "where it is"),
+            (&file, |h| h.size += 1, "where it is"),
+            (&file, |h| h.typeflag = b'5', "another kind"),
+            (&file, |h| h.mode ^= 0o1, "permissions"),
+            (&file, |h| h.mode ^= 0o4000, "permissions"),
+            (&file, |h| h.uid -= 1, "owner"),
+            (&file, |h| h.gid += 1, "owner"),
+            (&file, |h| h.mtime += 1, "modified"),
+            (&symlink, |h| h.link = b"tO".to_vec(), "links to"),
+            (&hard, |h| h.link = b"g".to_vec(), "links to"),
+        ];
+        for (entry, change, told) in changes {
+            let link = matches!(entry.kind, EntryKind::HardLink { .. }).then_some("f");
+            let mut passed = passing(entry, link);
+            change(&mut passed.header);
+            let found = difference(&passed, entry, link);
+            assert!(found.is_some_and(|found| found.contains(told)), "{told}: {found:?}");
+        }
+        let mut content = passing(&file, None);
+        content.hash = Sha256::new();
+        assert!(difference(&content, &file, None).unwrap().contains("SHA-256"));
     }
 
     #[test]

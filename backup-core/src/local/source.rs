@@ -8,7 +8,7 @@ use super::scope::{Scope, compile};
 use super::walk::{Found, Walk};
 use crate::Result;
 use crate::adapter::{Cursor, Estimate, Opened, ReadContext, Source, SourceEvent, SourceProperties, Version};
-use crate::model::{EntryName, Identity};
+use crate::model::{EntryName, Identity, Naming};
 use crate::pool::BufferPool;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -91,7 +91,7 @@ impl Source for LocalSource {
     }
 
     fn properties(&self) -> SourceProperties {
-        SourceProperties { parallel_reads: 4, pins_version: false }
+        SourceProperties { parallel_reads: 4, pins_version: false, naming: Naming::Paths }
     }
 
     async fn check(&self) -> Result<()> {

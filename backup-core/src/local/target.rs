@@ -1,5 +1,6 @@
 //! A directory as restore target.
 
+mod discard;
 mod finish;
 mod large;
 mod lend;
@@ -33,6 +34,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio_util::task::TaskTracker;
 
 /// What to do about owner and group of restored files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +68,7 @@ pub struct LocalTargetConfig {
 }
 
 impl LocalTargetConfig {
-    /// Restores everything that the process may restore; owners go by name, and names are used as they are.
+    /// Restores everything that the process may restore; owners go by name, and names are what the archive says.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self {
             root: root.into(),
@@ -100,6 +102,8 @@ struct Shared {
     root: Mutex<Option<Arc<Root>>>,
     /// Staged files may lie about that no running call will publish or remove.
     leftovers: AtomicBool,
+    /// Work on blocking threads, which goes on when its caller is dropped.
+    work: TaskTracker,
 }
 
 impl LocalTarget {
@@ -120,13 +124,18 @@ impl LocalTarget {
             notes: Notes::default(),
             root: Mutex::default(),
             leftovers: AtomicBool::new(false),
+            work: TaskTracker::new(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
 
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Shared) -> Result<T> + Send + 'static) -> Result<T> {
-        let shared = self.shared.clone();
-        blocking(move || work(&shared)).await
+        let (shared, busy) = (self.shared.clone(), self.shared.work.token());
+        blocking(move || {
+            let _busy = busy;
+            work(&shared)
+        })
+        .await
     }
 }
 
@@ -174,9 +183,18 @@ impl RestoreTarget for LocalTarget {
         self.blocking(Shared::sync).await
     }
 
+    fn take_warnings(&self) -> Vec<Warning> {
+        self.shared.notes.take()
+    }
+
     async fn finish(&self, plan: &RestorePlan) -> Result<Vec<Warning>> {
         self.shared.names.learn(plan, false).await?;
         finish::finish(&self.shared, plan).await
+    }
+
+    async fn discard(&self, plan: &RestorePlan) -> Result<()> {
+        self.shared.names.learn(plan, false).await?;
+        discard::discard(&self.shared, plan).await
     }
 
     async fn verify(&self, plan: &RestorePlan) -> Result<VerifyReport> {

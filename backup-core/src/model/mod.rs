@@ -4,6 +4,7 @@ mod entry;
 mod identity;
 mod log;
 mod name;
+mod naming;
 mod operation;
 mod progress;
 
@@ -11,6 +12,7 @@ pub use entry::{Entry, EntryKind, Metadata, Owner, Timestamp, Xattr};
 pub use identity::Identity;
 pub use log::{LogLevel, LogPage, LogQuery, LogRecord, StoredLogRecord};
 pub use name::{ArchiveId, EntryName, GroupName, ObjectName, STAGE_PREFIX};
+pub use naming::Naming;
 pub use operation::{
     ArchiveRecord, Checkpoint, Claim, ClaimOver, ClaimRequest, Fence, Guard, Holder, NewOperation, Operation,
     OperationId, OperationKind, OperationQuery, Renewal, Request, Transition,

@@ -19,10 +19,9 @@ mod resume;
 mod source;
 mod target;
 
-pub use policy::{Backoff, RetryPolicy, SystemBackoff};
+pub use policy::{Attempts, Backoff, RetryPolicy, SystemBackoff};
 
 use crate::{Error, Result};
-use policy::Attempts;
 use std::future::Future;
 use std::sync::Arc;
 

@@ -42,12 +42,32 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
+    /// # Errors
+    /// `Invalid`, and what is wrong, when nobody could wait like this.
+    pub(crate) fn check(&self) -> Result<()> {
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        let wrong = |text: &'static str| Err(Error::invalid(text));
+        if self.initial > DAY || self.max > DAY {
+            return wrong("the pauses of a retry must be at most a day");
+        }
+        if self.max_throttle > 30 * DAY {
+            return wrong("the wait that a service may ask for must be at most 30 days");
+        }
+        if !(self.factor >= 1.0 && self.factor.is_finite()) {
+            return wrong("the factor of a retry must be a number from 1 on");
+        }
+        if !(0.0..=1.0).contains(&self.jitter) {
+            return wrong("the random part of a retry's pause must be 0 to 1");
+        }
+        Ok(())
+    }
+
     /// The pause after so many failures in a row (at least 1), with a random number from 0 up to 1.
     fn pause(&self, failures: u32, random: f64) -> Duration {
         let growth = self.factor.max(1.0).powi(i32::try_from(failures.saturating_sub(1)).unwrap_or(i32::MAX));
         let full = (self.initial.as_secs_f64() * growth).min(self.max.as_secs_f64());
         let jitter = self.jitter.clamp(0.0, 1.0);
-        Duration::from_secs_f64(full * (1.0 - jitter * random.clamp(0.0, 1.0)))
+        Duration::try_from_secs_f64(full * (1.0 - jitter * random.clamp(0.0, 1.0))).unwrap_or(self.max)
     }
 }
 
@@ -76,9 +96,9 @@ impl Backoff for SystemBackoff {
     }
 }
 
-/// The attempts at one call.
+/// The attempts at one call: for adapters that repeat something by themselves, such as one part of an upload.
 #[derive(Debug)]
-pub(super) struct Attempts {
+pub struct Attempts {
     what: &'static str,
     policy: RetryPolicy,
     backoff: Arc<dyn Backoff>,
@@ -87,12 +107,13 @@ pub(super) struct Attempts {
 }
 
 impl Attempts {
-    pub(super) fn new(what: &'static str, policy: RetryPolicy, backoff: Arc<dyn Backoff>) -> Self {
+    /// At the start; `what` names the call in messages, e.g. `uploading a part`.
+    pub fn new(what: &'static str, policy: RetryPolicy, backoff: Arc<dyn Backoff>) -> Self {
         Self { what, policy, backoff, failures: 0 }
     }
 
     /// Something arrived: the count starts anew.
-    pub(super) fn progress(&mut self) {
+    pub fn progress(&mut self) {
         self.failures = 0;
     }
 
@@ -100,12 +121,12 @@ impl Attempts {
     ///
     /// # Errors
     /// The failure, when there is to be no other attempt; if there were several, with a message that says how many.
-    pub(super) async fn failed(&mut self, error: Error) -> Result<()> {
+    pub async fn failed(&mut self, error: Error) -> Result<()> {
         if self.wait(&error).await { Ok(()) } else { Err(self.give_up(error)) }
     }
 
     /// After a failure: waits until the next attempt is due, or says at once that there is to be none.
-    pub(super) async fn wait(&mut self, error: &Error) -> bool {
+    pub async fn wait(&mut self, error: &Error) -> bool {
         self.failures += 1;
         let asked = match error.class() {
             ErrorClass::Throttled { after } => after,
@@ -123,7 +144,7 @@ impl Attempts {
     }
 
     /// The error for the caller, when [`Attempts::wait`] said that there is no other attempt.
-    pub(super) fn give_up(&self, error: Error) -> Error {
+    pub fn give_up(&self, error: Error) -> Error {
         let (what, failures) = (self.what, self.failures);
         if failures <= 1 {
             return error;
@@ -144,5 +165,7 @@ mod tests {
         assert_eq!(full, [1, 2, 4, 5, 5]);
         assert_eq!(policy.pause(1, 1.0), Duration::from_millis(500));
         assert_eq!(policy.pause(u32::MAX, 0.0).as_secs(), 5);
+        let odd = RetryPolicy { factor: f64::NAN, jitter: f64::NAN, max: Duration::MAX, ..policy };
+        assert_eq!(odd.pause(7, 0.5), Duration::MAX);
     }
 }

@@ -93,8 +93,16 @@ impl<T: RestoreTarget + ?Sized> RestoreTarget for Retrying<T> {
         self.call("making the restore durable", || self.inner.sync()).await
     }
 
+    fn take_warnings(&self) -> Vec<Warning> {
+        self.inner.take_warnings()
+    }
+
     async fn finish(&self, plan: &RestorePlan) -> Result<Vec<Warning>> {
         self.call("finishing the restore", || self.inner.finish(plan)).await
+    }
+
+    async fn discard(&self, plan: &RestorePlan) -> Result<()> {
+        self.call("removing staged leftovers", || self.inner.discard(plan)).await
     }
 
     async fn verify(&self, plan: &RestorePlan) -> Result<VerifyReport> {

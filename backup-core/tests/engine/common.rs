@@ -89,6 +89,7 @@ pub(crate) fn resume_restore_request(
         open: OpenOptions::default(),
         limits: Limits::default(),
         take_over: TakeOver::Now,
+        keep_going: false,
     }
 }
 

@@ -4,8 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod backup_restore;
+mod begin_and_end;
 mod common;
 mod long_index;
+mod naming;
 mod pause_resume;
 mod races;
 mod rekey;

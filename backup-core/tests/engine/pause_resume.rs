@@ -262,7 +262,8 @@ async fn a_restore_survives_death_at_any_call() {
             use backup_core::adapter::Store;
             let operations = store.query(&Default::default()).await.unwrap();
             let Some(operation) = operations.first() else { continue };
-            // Not only the process dies, but the machine.
+            // Not only the process dies, but the machine. A task that was dropped may still be in its last turn.
+            tokio::time::sleep(Duration::from_millis(20)).await;
             target.crash();
             let resume =
                 resume_restore_request(&operation.new.id, Arc::new(destination.clone()), Arc::new(target.clone()));

@@ -97,7 +97,7 @@ impl World {
     async fn assert_none(&self, archive: &ArchiveId) {
         let opened = Archive::open(Arc::new(self.destination.clone()), archive, &OpenOptions::default()).await;
         assert!(opened.is_err(), "{opened:?}");
-        let listed = list_archives(&self.destination, None, None).await.unwrap();
+        let listed = list_archives(&Arc::new(self.destination.clone()), None, None).await.unwrap();
         assert!(listed.iter().all(|a| a.id != *archive || a.status != ArchiveStatus::Complete), "{listed:?}");
     }
 
@@ -108,7 +108,7 @@ impl World {
             State::Cancelled => self.assert_none(archive).await,
             _ => {
                 self.assert_none(archive).await;
-                engine(&self.store).cancel(id, &self.destination).await.unwrap();
+                engine(&self.store).cancel_backup(id, &Arc::new(self.destination.clone())).await.unwrap();
                 assert_eq!(objects(&self.destination, archive), []);
             }
         }
@@ -136,7 +136,7 @@ async fn a_worker_stopped_before_the_manifest_finds_that_the_archive_was_swept()
     let (id, archive) = (handle.id().clone(), handle.archive().clone());
     until("the manifest is about to be put", || !worker.script.fired().is_empty()).await;
     // A host with another store; it sweeps to the very end, its mark included.
-    let report = sweep(&world.destination, &NOW).await.unwrap();
+    let report = sweep(&Arc::new(world.destination.clone()), &NOW).await.unwrap();
     assert_eq!(report.swept, std::slice::from_ref(&archive));
     assert_eq!(world.destination.names(), Vec::<String>::new());
     let error = failed(wait(handle).await);
@@ -144,10 +144,10 @@ async fn a_worker_stopped_before_the_manifest_finds_that_the_archive_was_swept()
     world.assert_none(&archive).await;
     // The manifest that lies there alone goes with the cancel, or with the next sweep.
     let copy = world.destination.snapshot();
-    engine(&world.store).cancel(&id, &world.destination).await.unwrap();
+    engine(&world.store).cancel_backup(&id, &Arc::new(world.destination.clone())).await.unwrap();
     assert!(matches!(world.state(&id).await, State::Cancelled));
     world.assert_none(&archive).await;
-    assert_eq!(sweep(&copy, &NOW).await.unwrap().swept.len(), 1);
+    assert_eq!(sweep(&Arc::new(copy.clone()), &NOW).await.unwrap().swept.len(), 1);
     assert_eq!(copy.names(), Vec::<String>::new());
 }
 
@@ -163,11 +163,11 @@ async fn a_worker_stopped_before_the_manifest_finds_a_sweep_at_work() {
         let nth = if deletes { 5 } else { 1 };
         let script = Script::new().rule(Rule::new(Method::Delete, When::From(nth), Fault::Hang));
         let dying = FaultyDestination::new(Arc::new(world.destination.clone()), script);
-        assert!(tokio::time::timeout(Duration::from_millis(300), sweep(&*dying, &NOW)).await.is_err());
+        assert!(tokio::time::timeout(Duration::from_millis(300), sweep(&dying, &NOW)).await.is_err());
         let error = failed(wait(handle).await);
         assert!(error.to_string().contains("swept"), "{error}");
         world.assert_none(&archive).await;
-        engine(&world.store).cancel(&id, &world.destination).await.unwrap();
+        engine(&world.store).cancel_backup(&id, &Arc::new(world.destination.clone())).await.unwrap();
         assert_eq!(objects(&world.destination, &archive), []);
     }
 }
@@ -182,7 +182,7 @@ async fn a_worker_stopped_before_the_manifest_does_no_harm_when_its_successor_ha
     let successor = world.worker(Script::new());
     complete(world.resume(&successor, &id, TakeOver::Now).await.unwrap()).await;
     // Complete archives are not swept.
-    assert_eq!(sweep(&world.destination, &NOW).await.unwrap().swept, []);
+    assert_eq!(sweep(&Arc::new(world.destination.clone()), &NOW).await.unwrap().swept, []);
     assert_eq!(failed(wait(handle).await).class(), ErrorClass::Conflict);
     assert!(matches!(world.state(&id).await, State::Completed { .. }));
     world.assert_complete(&archive).await;
@@ -196,7 +196,7 @@ async fn a_cancel_before_the_commit_wins() {
     let handle = world.start(&worker).await;
     let (id, archive) = (handle.id().clone(), handle.archive().clone());
     until("it is about to commit", || !worker.script.fired().is_empty()).await;
-    engine(&world.store).cancel(&id, &world.destination).await.unwrap();
+    engine(&world.store).cancel_backup(&id, &Arc::new(world.destination.clone())).await.unwrap();
     assert_eq!(wait(handle).await.unwrap(), Outcome::Cancelled);
     assert_eq!(world.state(&id).await, State::Cancelled);
     world.assert_none(&archive).await;
@@ -210,7 +210,7 @@ async fn a_cancel_after_the_commit_is_told_that_it_is_too_late() {
     let handle = world.start(&worker).await;
     let (id, archive) = (handle.id().clone(), handle.archive().clone());
     until("the manifest is about to be put", || !worker.script.fired().is_empty()).await;
-    let error = engine(&world.store).cancel(&id, &world.destination).await.unwrap_err();
+    let error = engine(&world.store).cancel_backup(&id, &Arc::new(world.destination.clone())).await.unwrap_err();
     assert!(error.class() == ErrorClass::Conflict && error.to_string().contains("already completing"), "{error}");
     complete(handle).await;
     world.assert_complete(&archive).await;
@@ -230,7 +230,7 @@ async fn a_cancel_after_a_failed_commit_that_goes_on_is_too_late_as_well() {
     let worker = world.worker(Script::new().rule(put("manifest.json", A_WHILE)));
     let handle = world.resume(&worker, &id, TakeOver::WhenFree).await.unwrap();
     until("the manifest is about to be put", || !worker.script.fired().is_empty()).await;
-    let error = engine(&world.store).cancel(&id, &world.destination).await.unwrap_err();
+    let error = engine(&world.store).cancel_backup(&id, &Arc::new(world.destination.clone())).await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::Conflict);
     complete(handle).await;
     world.assert_complete(&archive).await;
@@ -245,7 +245,7 @@ async fn a_cancel_at_any_moment_leaves_a_whole_archive_or_nothing() {
         let handle = world.start(&worker).await;
         let (id, archive) = (handle.id().clone(), handle.archive().clone());
         tokio::time::sleep(Duration::from_millis(n * 5)).await;
-        let cancelled = engine(&world.store).cancel(&id, &world.destination).await;
+        let cancelled = engine(&world.store).cancel_backup(&id, &Arc::new(world.destination.clone())).await;
         let outcome = wait(handle).await.unwrap();
         match outcome {
             Outcome::Cancelled => {
@@ -269,8 +269,8 @@ async fn a_paused_backup_that_another_host_swept_fails_cleanly() {
     let world = World::new();
     let (id, archive) = world.paused().await;
     // Thirty days are the default: a pause of a day is safe.
-    assert_eq!(sweep(&world.destination, &SweepOptions::default()).await.unwrap().kept.len(), 1);
-    let report = sweep(&world.destination, &NOW).await.unwrap();
+    assert_eq!(sweep(&Arc::new(world.destination.clone()), &SweepOptions::default()).await.unwrap().kept.len(), 1);
+    let report = sweep(&Arc::new(world.destination.clone()), &NOW).await.unwrap();
     assert_eq!(report.swept.len(), 1);
     let error = failed(wait(world.resume(&world.worker(Script::new()), &id, TakeOver::WhenFree).await.unwrap()).await);
     assert!(error.to_string().contains("swept"), "{error}");
@@ -285,7 +285,7 @@ async fn a_sweep_while_the_backup_goes_on_makes_it_fail_or_is_too_late() {
         let (id, archive) = world.paused().await;
         let handle = world.resume(&world.worker(Script::new()), &id, TakeOver::WhenFree).await.unwrap();
         tokio::time::sleep(Duration::from_millis(n * 6)).await;
-        let report = sweep(&world.destination, &NOW).await.unwrap();
+        let report = sweep(&Arc::new(world.destination.clone()), &NOW).await.unwrap();
         let outcome = wait(handle).await;
         match &outcome {
             Ok(Outcome::Completed { .. }) => assert_eq!(report.swept, [], "after {n}"),
@@ -386,7 +386,7 @@ async fn a_copy_of_the_store_cannot_spoil_an_archive_that_is_complete() {
     assert!(error.class() == ErrorClass::Conflict && error.to_string().contains("copy"), "{error}");
     world.assert_complete(&archive).await;
     // Neither can a cancel there remove it.
-    engine(&copy.store).cancel(&id, &copy.destination).await.unwrap();
+    engine(&copy.store).cancel_backup(&id, &Arc::new(copy.destination.clone())).await.unwrap();
     world.assert_complete(&archive).await;
 }
 
@@ -541,15 +541,15 @@ async fn a_sweep_goes_by_the_destinations_clock_and_spares_what_it_dates_in_the_
     let world = World { destination: MemoryDestination::default().with_clock(clock.clone()), ..World::new() };
     let (id, archive) = world.paused().await;
     clock.advance(29 * day);
-    assert_eq!(sweep(&world.destination, &SweepOptions::default()).await.unwrap().swept, []);
+    assert_eq!(sweep(&Arc::new(world.destination.clone()), &SweepOptions::default()).await.unwrap().swept, []);
     // The clock is set back by a year: what is there seems to come from the future.
     let now = backup_testkit::doubles::Clock::now(&clock);
     clock.set(now - jiff::SignedDuration::from_hours(24 * 400));
-    assert_eq!(sweep(&world.destination, &SweepOptions::default()).await.unwrap().swept, []);
+    assert_eq!(sweep(&Arc::new(world.destination.clone()), &SweepOptions::default()).await.unwrap().swept, []);
     clock.set(now);
     complete(world.resume(&world.worker(Script::new()), &id, TakeOver::WhenFree).await.unwrap()).await;
     clock.advance(400 * day);
-    assert_eq!(sweep(&world.destination, &SweepOptions::default()).await.unwrap().swept, []);
+    assert_eq!(sweep(&Arc::new(world.destination.clone()), &SweepOptions::default()).await.unwrap().swept, []);
     world.assert_complete(&archive).await;
 }
 
@@ -557,7 +557,8 @@ async fn a_sweep_goes_by_the_destinations_clock_and_spares_what_it_dates_in_the_
 async fn two_sweeps_at_once_do_not_hinder_each_other_for_ever() {
     let world = World::new();
     let (_, archive) = world.paused().await;
-    let (a, b) = tokio::join!(sweep(&world.destination, &NOW), sweep(&world.destination, &NOW));
+    let destination = Arc::new(world.destination.clone());
+    let (a, b) = tokio::join!(sweep(&destination, &NOW), sweep(&destination, &NOW));
     let swept = a.unwrap().swept.len() + b.unwrap().swept.len();
     assert!(swept >= 1);
     world.assert_none(&archive).await;

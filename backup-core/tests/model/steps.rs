@@ -78,6 +78,8 @@ pub(crate) enum End {
     Leave,
     /// A pause is asked for after so many turns of the scheduler.
     Pause(u16),
+    /// The worker is shut down after so many turns.
+    HandOver(u16),
     /// The handle is dropped after so many turns.
     Drop(u16),
     /// A call never returns, and then the handle is dropped.
@@ -180,6 +182,7 @@ fn end() -> impl Strategy<Value = End> {
         4 => Just(End::Wait),
         3 => Just(End::Leave),
         2 => (0u16..3000).prop_map(End::Pause),
+        1 => (0u16..3000).prop_map(End::HandOver),
         2 => (0u16..3000).prop_map(End::Drop),
         6 => (part, 0u8..30, any::<bool>()).prop_map(|(part, call, all)| End::Hang { part, call, all }),
     ]

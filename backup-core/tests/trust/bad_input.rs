@@ -5,9 +5,9 @@ use backup_core::ErrorClass;
 use backup_core::adapter::{Destination, Granularity, RestoreTarget, Source, Store};
 use backup_core::archive::{Codec, Header};
 use backup_core::engine::{
-    Archive, ArchiveStatus, BackupOptions, BackupRequest, Engine, EngineOptions, Limits, OpenOptions, Outcome,
-    RestoreRequest, ResumeBackup, ResumeRestore, Selection, SweepOptions, TakeOver, VerifyMode, delete_archive,
-    find_archive, list_archives, sweep,
+    Archive, ArchiveStatus, BackupOptions, BackupRequest, CancelRestore, Engine, EngineOptions, Limits, OpenOptions,
+    Outcome, RestoreRequest, ResumeBackup, ResumeRestore, Selection, SweepOptions, TakeOver, VerifyMode,
+    delete_archive, find_archive, list_archives, sweep,
 };
 use backup_core::local::{LocalDestination, LocalSource, LocalSourceConfig, LocalTarget, LocalTargetConfig};
 use backup_core::memory::MemoryStore;
@@ -54,6 +54,7 @@ fn resume_restore_request(
         open: OpenOptions::default(),
         limits: Limits::default(),
         take_over: TakeOver::WhenFree,
+        keep_going: false,
     }
 }
 
@@ -112,10 +113,10 @@ async fn a_sealed_archive_opens_with_its_key_alone() {
         let error = restore(&MemoryStore::new(), &destination, &id, target.clone(), keys).await.unwrap_err();
         assert_eq!(error.class(), ErrorClass::Unauthorized);
         assert!(target.items().is_empty());
-        let listed = list_archives(&destination, None, keys.as_deref()).await.unwrap();
+        let listed = list_archives(&Arc::new(destination.clone()), None, keys.as_deref()).await.unwrap();
         assert_eq!((&listed[0].status, listed[0].totals), (&ArchiveStatus::Complete, None), "listing needs no key");
     }
-    assert!(list_archives(&destination, None, right.as_deref()).await.unwrap()[0].totals.is_some());
+    assert!(list_archives(&Arc::new(destination.clone()), None, right.as_deref()).await.unwrap()[0].totals.is_some());
     assert_whole(&destination, &id, &right).await;
 }
 
@@ -154,7 +155,7 @@ async fn newer_archives_are_refused_with_a_clear_error() {
         let target = MemoryTarget::new("target");
         let error = restore(&MemoryStore::new(), &destination, &id, target, &None).await.unwrap_err();
         assert_eq!(error.class(), ErrorClass::Unsupported);
-        let listed = list_archives(&destination, None, None).await.unwrap();
+        let listed = list_archives(&Arc::new(destination.clone()), None, None).await.unwrap();
         let ArchiveStatus::Unreadable(why) = &listed[0].status else { panic!("{listed:?}") };
         assert!(why.contains(hint), "{why}");
     }
@@ -173,10 +174,10 @@ async fn an_archive_without_manifest_is_not_one() {
     let target = MemoryTarget::new("target");
     let error = restore(&MemoryStore::new(), &destination, &id, target, &None).await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::NotFound);
-    let listed = list_archives(&destination, None, None).await.unwrap();
+    let listed = list_archives(&Arc::new(destination.clone()), None, None).await.unwrap();
     let summary = listed.iter().find(|summary| summary.id == id).unwrap();
     assert_eq!((&summary.status, summary.totals), (&ArchiveStatus::Incomplete, None));
-    assert_ne!(find_archive(&destination, "latest").await.unwrap(), id);
+    assert_ne!(find_archive(&Arc::new(destination.clone()), "latest").await.unwrap(), id);
 
     let error = open(&destination, &"20200101T000000Z-00000000".parse().unwrap(), &None).await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::NotFound);
@@ -329,7 +330,7 @@ async fn a_resume_with_other_places_is_refused_and_changes_nothing() {
         assert_eq!(error.class(), ErrorClass::Invalid);
         assert!(error.to_string().contains("was started with"), "{error}");
     }
-    let error = engine(&store).cancel(&operation, &elsewhere).await.unwrap_err();
+    let error = engine(&store).cancel_backup(&operation, &Arc::new(elsewhere.clone())).await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::Invalid);
     let request = resume_restore_request(&operation, destination.clone(), MemoryTarget::new("target"));
     let error = engine(&store).resume_restore(request).await.unwrap_err();
@@ -358,7 +359,7 @@ async fn what_is_finished_is_neither_resumed_nor_cancelled() {
     let objects = destination.objects();
     let error = engine(&store).resume_backup(request()).await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::Conflict, "{}", error.chain());
-    let error = engine(&store).cancel(&operation, &destination).await.unwrap_err();
+    let error = engine(&store).cancel_backup(&operation, &Arc::new(destination.clone())).await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::Conflict, "{}", error.chain());
     let error = engine(&store).request_pause(&operation).await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::Conflict, "{}", error.chain());
@@ -366,7 +367,7 @@ async fn what_is_finished_is_neither_resumed_nor_cancelled() {
     assert_whole(&destination, &archive, &None).await;
 
     let (operation, archive) = paused(&store, &destination, &None).await;
-    engine(&store).cancel(&operation, &destination).await.unwrap();
+    engine(&store).cancel_backup(&operation, &Arc::new(destination.clone())).await.unwrap();
     assert!(below(&destination, &archive, "data").is_empty());
     let request = resume_request(&operation, source(1), destination.clone(), &None);
     let error = engine(&store).resume_backup(request).await.unwrap_err();
@@ -378,7 +379,7 @@ async fn what_is_finished_is_neither_resumed_nor_cancelled() {
 async fn an_archive_in_use_is_not_deleted() {
     let (store, destination) = (MemoryStore::new(), MemoryDestination::new("destination"));
     let (operation, archive) = paused(&store, &destination, &None).await;
-    let error = delete_archive(&destination, Some(&store), &archive).await.unwrap_err();
+    let error = delete_archive(&Arc::new(destination.clone()), Some(&store), &archive).await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::Conflict);
     assert!(error.to_string().contains(operation.as_str()), "{error}");
     let request = resume_request(&operation, source(1), destination.clone(), &None);
@@ -390,14 +391,20 @@ async fn an_archive_in_use_is_not_deleted() {
         RestoreRequest::new(Arc::new(destination.clone()), archive.clone(), Arc::new(MemoryTarget::new("target")));
     request.limits.read = backup_core::limit::RateLimit::new(std::num::NonZeroU64::new(1000));
     let handle = engine(&store).restore(request).await.unwrap();
-    let error = delete_archive(&destination, Some(&store), &archive).await.unwrap_err();
+    let error = delete_archive(&Arc::new(destination.clone()), Some(&store), &archive).await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::Conflict);
     assert!(error.to_string().contains(handle.id().as_str()), "{error}");
-    engine(&store).cancel(handle.id(), &destination).await.unwrap();
+    let cancel = CancelRestore {
+        operation: handle.id().clone(),
+        destination: Arc::new(destination.clone()),
+        target: Arc::new(MemoryTarget::new("target")),
+        open: OpenOptions::default(),
+    };
+    engine(&store).cancel_restore(cancel).await.unwrap();
     drop(handle);
-    delete_archive(&destination, Some(&store), &archive).await.unwrap();
+    delete_archive(&Arc::new(destination.clone()), Some(&store), &archive).await.unwrap();
     assert!(destination.objects().is_empty());
-    let error = delete_archive(&destination, Some(&store), &archive).await.unwrap_err();
+    let error = delete_archive(&Arc::new(destination.clone()), Some(&store), &archive).await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::NotFound);
 }
 
@@ -493,7 +500,7 @@ async fn a_checkpoint_of_garbage_fails_the_operation_and_touches_nothing() {
         let State::Failed { error } = state(&store, &operation).await else { panic!("{error}") };
         assert!(error.contains("checkpoint"), "{error}");
         assert_eq!(destination.objects(), objects);
-        engine(&store).cancel(&operation, &destination).await.unwrap();
+        engine(&store).cancel_backup(&operation, &Arc::new(destination.clone())).await.unwrap();
         assert!(destination.objects().is_empty());
     }
 
@@ -527,20 +534,22 @@ async fn a_sweep_takes_only_what_is_old_and_unfinished() {
     clock.advance(29 * day);
     let before = destination.objects();
 
-    let report = sweep(&destination, &SweepOptions::default()).await.unwrap();
+    let report = sweep(&Arc::new(destination.clone()), &SweepOptions::default()).await.unwrap();
     assert!(report.swept.is_empty(), "{report:?}");
     assert_eq!(report.kept.iter().map(|(id, _)| id).collect::<Vec<_>>(), [&unfinished]);
     assert_eq!(destination.objects(), before);
 
     clock.advance(2 * day);
-    let report = sweep(&destination, &SweepOptions { dry_run: true, ..SweepOptions::default() }).await.unwrap();
+    let report = sweep(&Arc::new(destination.clone()), &SweepOptions { dry_run: true, ..SweepOptions::default() })
+        .await
+        .unwrap();
     let belongs = |name: &ObjectName| name.as_str().starts_with(unfinished.as_str());
     let theirs: Vec<_> = before.iter().filter(|(name, _)| belongs(name)).collect();
     assert_eq!((&report.swept[..], report.objects), (&[unfinished.clone()][..], theirs.len() as u64));
     assert_eq!(report.bytes, theirs.iter().map(|(_, bytes)| bytes.len() as u64).sum::<u64>());
     assert_eq!(destination.objects(), before, "a dry run removes nothing");
 
-    let swept = sweep(&destination, &SweepOptions::default()).await.unwrap();
+    let swept = sweep(&Arc::new(destination.clone()), &SweepOptions::default()).await.unwrap();
     assert_eq!(swept.swept, std::slice::from_ref(&unfinished));
     assert!(!destination.objects().keys().any(belongs));
     let rest: Vec<_> = before.keys().filter(|name| !belongs(name)).collect();

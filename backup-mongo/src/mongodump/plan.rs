@@ -7,7 +7,7 @@ use crate::documents::Documents;
 use crate::layout::{self, BUCKETS_PREFIX};
 use crate::restore_target::is_capped;
 use backup_core::adapter::{PlanEntries, RestorePlan, SmallEntry, SourceFacts, Wanted};
-use backup_core::model::{Entry, EntryKind, EntryName, GroupName, Metadata};
+use backup_core::model::{Entry, EntryKind, EntryName, GroupName, Metadata, Naming};
 use backup_core::{Digest, Error, Result, Sha256};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -122,7 +122,14 @@ impl Dump {
         }
         let tag = hash.finish().to_string().chars().take(24).collect::<String>();
         let entries = Arc::new(Chosen { dump: self.clone(), wanted, left: Default::default() });
-        RestorePlan { tag: format!("dump-{tag}"), attempt: 1, resumed: false, overwrite, entries }
+        RestorePlan {
+            tag: format!("dump-{tag}"),
+            attempt: 1,
+            resumed: false,
+            overwrite,
+            naming: Naming::Paths,
+            entries,
+        }
     }
 
     pub(super) fn chosen(&self, wanted: Wanted) -> Arc<Chosen> {

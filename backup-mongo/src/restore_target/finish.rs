@@ -68,11 +68,21 @@ impl Shared {
             notes.unless_fatal(collection, "its documents will not expire", done)?;
         }
         // From here on nothing tells any more what this restore has made, so all of it is done before.
+        self.drop_all_marks(plan, &learned).await?;
+        Ok(notes.0)
+    }
+
+    pub(super) async fn discard(&self, plan: &RestorePlan) -> Result<()> {
+        let learned = self.learned(plan, false).await?;
+        self.drop_all_marks(plan, &learned).await
+    }
+
+    async fn drop_all_marks(&self, plan: &RestorePlan, learned: &Learned) -> Result<()> {
         // The first database goes last: it has the mark of the oplog.
-        for database in databases(&learned).into_iter().rev() {
+        for database in databases(learned).into_iter().rev() {
             self.drop_marks(&plan.tag, &database).await?;
         }
-        Ok(notes.0)
+        Ok(())
     }
 
     /// The UUID of a collection that this restore has made; made now, if nothing was written to it. Nothing is dropped for it:

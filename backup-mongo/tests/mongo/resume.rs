@@ -1,7 +1,7 @@
 //! Runs that break off anywhere, and go on in another process.
 
 use crate::data::{Numbers, fill};
-use crate::support::{Place, Run, context, replica_set, standalone};
+use crate::support::{Place, Run, Seen, context, replica_set, standalone};
 use backup_mongo::layout::Consistency;
 use backup_mongo::{MongoSourceOptions, ReadConsistency, ReadOrder};
 use mongodb::bson::spec::BinarySubtype;
@@ -158,25 +158,45 @@ async fn a_collection_renamed_inside_a_run_is_found_again_by_the_next() {
         let place = Place::new(&uri).await;
         fill_long(&place).await;
         let options = MongoSourceOptions::default();
-        let source = place.source(options).await;
-        let mut run = Run::default();
-        while !run.entries.iter().any(|seen| seen.name.to_string().ends_with("/long/000001.bson")) {
-            assert!(run.go_on(&source, &context(), 1).await.unwrap());
-        }
-        // Behind everything in order, so that this very run cannot come to it by itself.
-        let to = format!("{}.zz_new_name", place.name);
-        let renaming = async {
-            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-            let rename = doc! { "renameCollection": format!("{}.skewed", place.name), "to": to };
-            place.client.database("admin").run_command(rename).await.unwrap();
+        let happens = async |seen: &Seen| {
+            let name = seen.name.to_string();
+            // A collection that this run has listed and not begun; its new name is behind everything that it has listed.
+            if name.ends_with("/long/metadata.json") {
+                let (from, to) = (format!("{}.skewed", place.name), format!("{}.zz_new_name", place.name));
+                let rename = doc! { "renameCollection": from, "to": to };
+                place.client.database("admin").run_command(rename).await.unwrap();
+            }
+            // The next run finds it open.
+            name.ends_with("/zz_new_name/metadata.json")
         };
-        let slow = backup_core::limit::RateLimit::new(std::num::NonZeroU64::new(4 << 20));
-        let ctx = backup_core::adapter::ReadContext { limit: slow, ..context() };
-        let (more, ()) = tokio::join!(run.go_on(&source, &ctx, 18), renaming);
+        let mut run = Run::default();
+        let more = run.go_on_and(&place.source(options).await, &context(), usize::MAX, happens).await;
         assert!(more.unwrap());
         while run.go_on(&place.source(options).await, &context(), 3).await.unwrap() {}
         run.compare(&place).await;
         assert!(run.warnings.iter().any(|w| w.contains("renamed to zz_new_name")), "{:?}", run.warnings);
+        place.drop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_made_anew_before_its_turn_is_not_taken_for_the_old_one() {
+    for uri in [replica_set(), standalone()] {
+        let place = Place::new(&uri).await;
+        fill_long(&place).await;
+        let happens = async |seen: &Seen| {
+            if seen.name.to_string().ends_with("/long/metadata.json") {
+                let skewed = place.database().collection::<Document>("skewed");
+                skewed.drop().await.unwrap();
+                skewed.insert_one(doc! { "_id": 1, "new": true }).await.unwrap();
+            }
+            false
+        };
+        let mut run = Run::default();
+        let source = place.source(MongoSourceOptions::default()).await;
+        assert!(!run.go_on_and(&source, &context(), usize::MAX, happens).await.unwrap());
+        run.compare(&place).await;
+        assert!(run.warnings.iter().any(|w| w.contains("/skewed/") && w.contains("made anew")), "{:?}", run.warnings);
         place.drop().await;
     }
 }

@@ -110,6 +110,7 @@ impl ReplicaSet {
     }
 
     /// How long the members keep old versions.
+    #[allow(dead_code, reason = "not every suite needs it")]
     pub(crate) async fn keep_for(&self, seconds: i32) {
         for member in &self.members {
             member.run(doc! { "setParameter": 1, "minSnapshotHistoryWindowInSeconds": seconds }).await;

@@ -137,6 +137,17 @@ impl Run {
 
     /// Goes on behind the last entry, and drops the stream after so many entries; `false` when it came to its end.
     pub(crate) async fn go_on(&mut self, source: &Arc<MongoSource>, ctx: &ReadContext, entries: usize) -> Result<bool> {
+        self.go_on_and(source, ctx, entries, async |_| false).await
+    }
+
+    /// The same, and something happens behind each entry, before the stream is asked for more; it may also break off there.
+    pub(crate) async fn go_on_and(
+        &mut self,
+        source: &Arc<MongoSource>,
+        ctx: &ReadContext,
+        entries: usize,
+        happens: impl AsyncFn(&Seen) -> bool,
+    ) -> Result<bool> {
         let after = self.entries.last().map(|seen| seen.cursor.clone());
         let mut events = source.clone().events(after, ctx.clone());
         let mut left = entries;
@@ -148,9 +159,11 @@ impl Run {
                     self.settle(&mut void);
                     let Content::Inline { bytes, .. } = entry.content else { panic!("{} is not inline", entry.name) };
                     let (name, kind, group, cursor) = (entry.name, entry.kind, entry.group, entry.cursor);
-                    self.entries.push(Seen { name, kind, group, bytes, cursor });
+                    let seen = Seen { name, kind, group, bytes, cursor };
+                    let breaks_off = happens(&seen).await;
+                    self.entries.push(seen);
                     left -= 1;
-                    if left == 0 {
+                    if left == 0 || breaks_off {
                         return Ok(true);
                     }
                 }

@@ -106,6 +106,7 @@ async fn a_database_goes_through_an_archive_and_comes_back_although_all_is_kille
                 open: OpenOptions::default(),
                 limits: Limits::default(),
                 take_over: TakeOver::Now,
+                keep_going: false,
             };
             handle = Some(engine(&store).resume_restore(resume).await.unwrap());
         }

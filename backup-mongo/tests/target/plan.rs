@@ -133,7 +133,17 @@ impl Archived {
     pub(crate) fn plan(&self) -> (RestorePlan, Arc<Plan>) {
         let plan = Arc::new(Plan { archived: self.clone(), left: Mutex::default() });
         let tag = format!("20260101T000000Z-{:08x}", std::process::id());
-        (RestorePlan { tag, attempt: 1, resumed: false, overwrite: false, entries: plan.clone() }, plan)
+        (
+            RestorePlan {
+                tag,
+                attempt: 1,
+                resumed: false,
+                overwrite: false,
+                naming: backup_core::model::Naming::Paths,
+                entries: plan.clone(),
+            },
+            plan,
+        )
     }
 }
 

@@ -32,6 +32,13 @@ impl From<Error> for Stop {
     }
 }
 
+/// A task of the case did not come to its end.
+impl From<tokio::task::JoinError> for Stop {
+    fn from(error: tokio::task::JoinError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
 /// One case of a suite.
 pub struct Case<F: ?Sized> {
     /// The method whose promise is tested.
@@ -115,16 +122,21 @@ impl Report {
 pub(super) async fn run<F: ?Sized>(cases: &[Case<F>], fixture: &F) -> Report {
     let mut report = Report::default();
     for case in cases {
-        match case.run(fixture).await {
-            Ok(()) => report.passed.push(case.name),
-            Err(Stop::Skipped(missing)) => report.skipped.push((case.name, missing)),
-            Err(Stop::Failed(reason)) => {
-                let promise = format!("{}: {}", case.method, case.promise);
-                report.failed.push(Failed { name: case.name, promise, reason });
-            }
-        }
+        run_on(case, fixture, &mut report).await;
     }
     report
+}
+
+/// Runs one case.
+pub(super) async fn run_on<F: ?Sized>(case: &Case<F>, fixture: &F, report: &mut Report) {
+    match case.run(fixture).await {
+        Ok(()) => report.passed.push(case.name),
+        Err(Stop::Skipped(missing)) => report.skipped.push((case.name, missing)),
+        Err(Stop::Failed(reason)) => {
+            let promise = format!("{}: {}", case.method, case.promise);
+            report.failed.push(Failed { name: case.name, promise, reason });
+        }
+    }
 }
 
 /// The list of a suite's cases: `method: "how the promise starts" => module::function;`

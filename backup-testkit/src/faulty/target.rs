@@ -73,8 +73,16 @@ impl RestoreTarget for FaultyTarget {
         self.script.call(Method::Sync, "", self.inner.sync()).await
     }
 
+    fn take_warnings(&self) -> Vec<Warning> {
+        self.inner.take_warnings()
+    }
+
     async fn finish(&self, plan: &RestorePlan) -> Result<Vec<Warning>> {
         self.script.call(Method::Finish, "", self.inner.finish(plan)).await
+    }
+
+    async fn discard(&self, plan: &RestorePlan) -> Result<()> {
+        self.script.call(Method::Discard, "", self.inner.discard(plan)).await
     }
 
     async fn verify(&self, plan: &RestorePlan) -> Result<VerifyReport> {

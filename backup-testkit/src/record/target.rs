@@ -90,8 +90,16 @@ impl RestoreTarget for RecordingTarget {
         self.recorder.call(Method::Sync, "", 0, self.inner.sync()).await
     }
 
+    fn take_warnings(&self) -> Vec<Warning> {
+        self.inner.take_warnings()
+    }
+
     async fn finish(&self, plan: &RestorePlan) -> Result<Vec<Warning>> {
         self.recorder.call(Method::Finish, "", 0, self.inner.finish(plan)).await
+    }
+
+    async fn discard(&self, plan: &RestorePlan) -> Result<()> {
+        self.recorder.call(Method::Discard, "", 0, self.inner.discard(plan)).await
     }
 
     async fn verify(&self, plan: &RestorePlan) -> Result<VerifyReport> {

@@ -167,6 +167,7 @@ struct State {
     rules: Vec<Rule>,
     fired: Vec<Fired>,
     skew: Duration,
+    session_token: Option<String>,
 }
 
 impl fmt::Debug for Faults {
@@ -195,9 +196,19 @@ impl Faults {
         self.lock().skew = by;
     }
 
+    /// From now on the keys are those of a session with this token: requests without it fail with 400 InvalidToken, and so does a token
+    /// while there is to be none.
+    pub fn require_session_token(&self, token: Option<&str>) {
+        self.lock().session_token = token.map(str::to_owned);
+    }
+
     /// The faults that were met so far, in order: a test of a fault shows with it that the fault did happen.
     pub fn fired(&self) -> Vec<Fired> {
         self.lock().fired.clone()
+    }
+
+    pub(super) fn session_token(&self) -> Option<String> {
+        self.lock().session_token.clone()
     }
 
     pub(super) fn skew(&self) -> Duration {

@@ -48,6 +48,16 @@ pub(super) fn check_clock(headers: &HeaderMap, skew: Duration) -> Result<(), Ref
     Err(Refusal { status: 403, code: "RequestTimeTooSkewed", message, region: None })
 }
 
+/// Checks the token of a session: it has to be there if keys are those of one, and must not be there otherwise.
+pub(super) fn check_session(headers: &HeaderMap, wanted: Option<&str>) -> Result<(), Refusal> {
+    let sent = headers.get("x-amz-security-token").map(|value| value.as_bytes());
+    if sent == wanted.map(str::as_bytes) {
+        return Ok(());
+    }
+    let message = "The provided token is malformed or otherwise invalid.".to_owned();
+    Err(Refusal { status: 400, code: "InvalidToken", message, region: None })
+}
+
 /// `Credential=KEY/DATE/REGION/s3/aws4_request`, where the key may have slashes.
 fn signed_region(headers: &HeaderMap) -> Option<&str> {
     let authorization = headers.get(AUTHORIZATION)?.to_str().ok()?;

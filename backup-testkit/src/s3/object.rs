@@ -90,6 +90,13 @@ impl S3Object {
         }
     }
 
+    /// Replaces the content, and with it the ETag; checksums go.
+    pub fn set_body(&mut self, body: impl Into<Bytes>) {
+        self.body = body.into();
+        self.etag = digest::hex(&digest::md5(&self.body));
+        self.checksums = Checksum::default();
+    }
+
     pub(super) fn marker(key: &str) -> Self {
         Self { delete_marker: true, ..Self::new(key, Bytes::new()) }
     }

@@ -41,7 +41,7 @@ impl S3Server {
     pub async fn start_on(port: u16) -> Self {
         // Not the caller's runtime: it may be busy, or its clock stopped.
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
+            .worker_threads(2)
             .thread_name("s3-server")
             .enable_all()
             .build()

@@ -147,7 +147,8 @@ impl Wire {
 
     async fn serve(&self, request: Request<Body>, bucket: &str, operation: Operation) -> Result<HttpResponse, Closed> {
         let checked = gate::check_region(&self.buckets, self.region, bucket, request.headers())
-            .and_then(|()| gate::check_clock(request.headers(), self.faults.skew()));
+            .and_then(|()| gate::check_clock(request.headers(), self.faults.skew()))
+            .and_then(|()| gate::check_session(request.headers(), self.faults.session_token().as_deref()));
         if let Err(refusal) = checked {
             read_to(request.into_body(), u64::MAX).await;
             return Ok(refused(refusal));

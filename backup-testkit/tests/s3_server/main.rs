@@ -5,6 +5,7 @@
 mod client;
 mod conditions;
 mod faults;
+mod independent;
 mod listing;
 mod multipart;
 mod objects;

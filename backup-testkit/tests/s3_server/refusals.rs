@@ -1,6 +1,8 @@
 //! Requests that are turned away: keys, regions, clocks.
 
 use crate::client::{BUCKET, client, error, refused, start};
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::Credentials;
 use aws_sdk_s3::error::SdkError;
 use backup_testkit::s3::S3BucketOptions;
 use std::time::Duration;
@@ -12,9 +14,9 @@ async fn a_wrong_key_is_refused() {
     let result = wrong.get_object().bucket(BUCKET).key("k").send().await;
     assert_eq!(refused(result), error(403, "SignatureDoesNotMatch"));
     let other = backup_testkit::s3::S3Server::start().await;
-    let unknown = aws_sdk_s3::config::Credentials::new("UNKNOWN", "x", None, None, "test");
+    let unknown = Credentials::new("UNKNOWN", "x", None, None, "test");
     let config = client(&other, "", other.region()).config().to_builder().credentials_provider(unknown).build();
-    let result = aws_sdk_s3::Client::from_conf(config).list_objects_v2().bucket(BUCKET).send().await;
+    let result = Client::from_conf(config).list_objects_v2().bucket(BUCKET).send().await;
     assert_eq!(refused(result), error(403, "InvalidAccessKeyId"));
 }
 
@@ -45,4 +47,16 @@ async fn a_clock_that_is_off_is_refused() {
     server.faults().clear();
     let result = client.list_objects_v2().bucket(BUCKET).send().await;
     assert_eq!(refused(result), error(403, "RequestTimeTooSkewed"));
+}
+
+#[tokio::test]
+async fn a_session_needs_its_token() {
+    let (server, client) = start().await;
+    let session = Credentials::new(server.access_key(), server.secret_key(), Some("token".into()), None, "test");
+    let session = Client::from_conf(client.config().to_builder().credentials_provider(session).build());
+    let list = |client: &Client| client.list_objects_v2().bucket(BUCKET).send();
+    assert_eq!(refused(list(&session).await), error(400, "InvalidToken"));
+    server.faults().require_session_token(Some("token"));
+    list(&session).await.unwrap();
+    assert_eq!(refused(list(&client).await), error(400, "InvalidToken"));
 }

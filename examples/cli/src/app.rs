@@ -76,7 +76,7 @@ impl App {
     ) -> Result<(Arc<dyn Destination>, Archive), Failure> {
         let options = self.open_options()?;
         let destination = at.destination().await?;
-        let id = find_archive(&*destination, selector).await?;
+        let id = find_archive(&destination, selector).await?;
         let archive = Archive::open(destination.clone(), &id, &options).await.map_err(|e| key_hint(e, &options))?;
         Ok((destination, archive))
     }

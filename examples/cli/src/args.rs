@@ -14,10 +14,17 @@ Examples:
   backup restore latest --at /mnt/disk/backups --to ./back     put the newest one back
   backup resume latest                                         go on after Ctrl-C or a crash
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 completed with warnings, 4 paused.";
+Signals: Ctrl-C pauses an operation. SIGTERM hands it over: it stops just so, and waits for whoever resumes it, as
+`backup resume --all` does. A second signal stops at once; nothing that was stored is lost.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 completed with warnings, 4 paused or handed over.";
 
 const LOCATORS: &str = "\
-A LOCATOR is `local:PATH`, or simply a path; for databases `mongodb://USER@HOST/DATABASE` or `mongodb+srv://…`.
+A LOCATOR is `local:PATH`, or simply a path; for databases `mongodb://USER@HOST/DATABASE` or `mongodb+srv://…`; for buckets
+`s3://BUCKET/PREFIX?OPTION=VALUE&...` with the options endpoint=URL, region=NAME,
+path_style=true|false, profile=NAME, storage_class=NAME, sse=AES256|aws:kms, kms_key=ID, customer_key_env=VAR,
+checksums=when_supported|when_required and, of sources, tags=true|false and versions=current|all. Its credentials come from the
+environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN), a profile or the instance, never from the locator.
 An ARCHIVE is its id, the beginning of one, its name, or `latest`.";
 
 /// Backs up into archives that any `tar` can read; pauses, resumes, verifies and restores them.
@@ -98,7 +105,7 @@ pub(crate) enum Command {
     Operations(Operations),
     /// Pause a running operation, also one of another process
     Pause(OperationArg),
-    /// Give an operation up and remove what it wrote of its archive
+    /// Give an operation up: remove what a backup wrote of its archive, and what a restore left staged
     Cancel(OperationArg),
     /// Continue an operation that was paused, failed, or died
     Resume(Resume),
@@ -315,10 +322,13 @@ pub(crate) struct Restore {
     /// Do not read the target back at the end
     #[arg(long)]
     pub(crate) no_verify: bool,
+    /// Restore all that is intact of a damaged archive, and name what is lost
+    #[arg(long)]
+    pub(crate) keep_going: bool,
     #[command(flatten)]
     pub(crate) mongodb: MongodbRestore,
     /// Restore a directory or archive file of mongodump, packed or not, instead of an archive
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["archive", "at", "entries"], help_heading = "MongoDB options")]
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["archive", "at", "entries", "keep_going"], help_heading = "MongoDB options")]
     pub(crate) from_mongodump: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) resources: Resources,
@@ -433,6 +443,9 @@ pub(crate) struct Resume {
     /// Do not wait for another worker that still holds the operation: you know that it is gone
     #[arg(long)]
     pub(crate) take_over: bool,
+    /// Of a restore: from here on restore all that is intact of a damaged archive, and name what is lost
+    #[arg(long)]
+    pub(crate) keep_going: bool,
     #[command(flatten)]
     pub(crate) password: Password,
     #[command(flatten)]

@@ -14,7 +14,7 @@ pub(crate) enum Exit {
     Failed,
     /// It is done, and there are warnings to look at.
     Warnings,
-    /// It stands still and can be resumed.
+    /// It stands still, or was handed over, and can be resumed.
     Paused,
 }
 

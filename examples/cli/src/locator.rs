@@ -13,9 +13,10 @@ use std::sync::Arc;
 
 mod local;
 pub(crate) mod mongodb;
+mod s3;
 
 /// What this program can reach.
-const ADAPTERS: &[&dyn Adapter] = &[&local::Local, &mongodb::Mongodb, &mongodb::MongodbSrv];
+const ADAPTERS: &[&dyn Adapter] = &[&local::Local, &s3::S3, &mongodb::Mongodb, &mongodb::MongodbSrv];
 
 /// How a source is read; kept with the operation, so that a resume reads it in the same way.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,6 +135,15 @@ fn is_kind(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'+' | b'-'))
 }
 
+/// What may be shown of a text that was refused as a locator, if not all of it: neither what stands before an `@` nor options.
+pub(crate) fn shown(text: &str) -> Option<String> {
+    let (kind, rest) = text.split_once("://")?;
+    let place = rest.split('?').next().unwrap_or_default();
+    let place = place.rsplit('@').next().unwrap_or_default();
+    let shown = format!("{kind}://{place}");
+    (shown != text).then(|| format!("{shown}…"))
+}
+
 fn help() -> String {
     let forms: Vec<&str> = ADAPTERS.iter().map(|a| a.syntax()).collect();
     format!("known are: {} (a path with a colon in it is written ./PATH)", forms.join(", "))
@@ -187,8 +197,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_shown_of_a_refused_locator_has_no_credentials() {
+        assert_eq!(shown("s3://AK:secret@bucket/x?y=z").unwrap(), "s3://bucket/x…");
+        assert_eq!(shown("s3://bucket?secret_key=x").unwrap(), "s3://bucket…");
+        assert_eq!(shown("s3://bucket"), None);
+        assert_eq!(shown("./a:b@c"), None);
+    }
+
+    #[test]
     fn an_unknown_kind_is_named_and_the_known_ones_are_listed() {
-        for bad in ["s3://bucket/x", "gdrive:folder", "mongo://h/db"] {
+        for bad in ["ftp://host/x", "gdrive:folder", "mongo://h/db"] {
             let message = bad.parse::<Locator>().unwrap_err();
             assert!(message.contains(bad.split(':').next().unwrap()) && message.contains("local:PATH"), "{message}");
         }

@@ -30,7 +30,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return usage(&error),
+        Err(error) => return usage(&without_secrets(error)),
     };
     let json = cli.global.json;
     start_tracing(cli.global.verbose);
@@ -56,6 +56,17 @@ fn start(cli: Cli) -> Result<Exit, Failure> {
     // After a stop at once, work on blocking threads must not hold the process back.
     runtime.shutdown_background();
     result
+}
+
+/// A locator that was refused for the credentials in it is not repeated.
+fn without_secrets(mut error: clap::Error) -> clap::Error {
+    use clap::error::{ContextKind, ContextValue};
+    if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
+        && let Some(shown) = locator::shown(value)
+    {
+        error.insert(ContextKind::InvalidValue, ContextValue::String(shown));
+    }
+    error
 }
 
 /// Says what is wrong with the arguments, or shows the help that was asked for.

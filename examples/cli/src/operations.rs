@@ -14,10 +14,14 @@ pub(crate) async fn find(store: &dyn Store, selector: &str) -> Result<Operation>
     let latest = selector == "latest";
     let query = OperationQuery {
         id_prefix: (!latest).then(|| selector.to_string()),
-        limit: Some(if latest { 1 } else { 2 }),
+        // Ids of one second are in no order, so the newest of them is found by its time.
+        limit: Some(if latest { 100 } else { 2 }),
         ..OperationQuery::default()
     };
     let mut found = store.query(&query).await?;
+    if latest {
+        found = found.into_iter().max_by_key(|operation| operation.created_at).into_iter().collect();
+    }
     match (found.pop(), found.is_empty()) {
         (Some(operation), true) => Ok(operation),
         (Some(_), false) => {
@@ -73,6 +77,7 @@ pub(crate) fn reason_text(operation: &Operation) -> Option<String> {
     match (&operation.state, hold(operation)) {
         (_, Hold::Dead) => Some("its worker died; `backup resume` goes on".into()),
         (_, Hold::Expired) => Some(format!("no sign of {} any more; `backup resume` goes on", holder_text(operation))),
+        (State::Pending, _) => Some("waits for a worker; `backup resume` goes on".into()),
         (State::Paused { reason, .. }, _) => Some(pause_text(reason).into()),
         (State::Failed { error }, _) => Some(error.clone()),
         (State::Running, _) if operation.request.is_some() => Some("asked to pause".into()),

@@ -4,7 +4,8 @@ use crate::app::App;
 use crate::failure::{Exit, Failure};
 use crate::operations::pause_text;
 use crate::progress::Reporter;
-use crate::signals::Signals;
+use crate::signals::{Signals, Wish};
+use backup_core::ErrorClass;
 use backup_core::adapter::{LogSink, Store};
 use backup_core::engine::{Engine, EngineOptions, OperationHandle, Outcome};
 use backup_core::model::{LogLevel, LogRecord, OperationId, OperationKind, Progress};
@@ -75,7 +76,7 @@ impl<'a> Runner<'a> {
         Self { app, engine: Engine::with_options(store, options, vec![Arc::new(sink)]), records, verification }
     }
 
-    /// Stays with an operation until it ends. The first signal pauses it, the second stops it at once.
+    /// Stays with an operation until it ends. The first signal pauses it or hands it over, the second stops it at once.
     ///
     /// # Errors
     /// What made it fail.
@@ -94,7 +95,7 @@ impl<'a> Runner<'a> {
         }
         let mut reporter = Reporter::new(app.out, app.is_verbose());
         let progress = handle.progress();
-        let pause = handle.pause_token();
+        let (pause, hand_over) = (handle.pause_token(), handle.hand_over_token());
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let result = {
@@ -105,12 +106,21 @@ impl<'a> Runner<'a> {
                     result = &mut wait => break Some(result),
                     _ = look.tick() => reporter.update(&progress.borrow().clone()),
                     Some(record) = self.records.recv() => reporter.record(&record),
-                    () = signals.next() => {
+                    wish = signals.next() => {
                         if pause.is_cancelled() {
                             break None;
                         }
-                        pause.cancel();
-                        app.out.note("pausing: what has been read is being stored; Ctrl-C again stops at once");
+                        let doing = match wish {
+                            Wish::Pause => {
+                                pause.cancel();
+                                "pausing"
+                            }
+                            Wish::ShutDown => {
+                                hand_over.cancel();
+                                "handing over"
+                            }
+                        };
+                        app.out.note(format!("{doing}: what has been read is being stored; Ctrl-C again stops at once"));
                     }
                 }
             }
@@ -146,6 +156,13 @@ impl<'a> Runner<'a> {
                 app.out.tell(format!("{text}\ngo on with: {resume}"));
                 Ok(Ended::Otherwise(Exit::Paused))
             }
+            Some(Ok(Outcome::HandedOver)) => {
+                app.out.event(&json!({
+                    "event": "handed-over", "operation": id, "archive": archive, "resume": resume,
+                }));
+                app.out.tell(format!("handed over to whoever resumes it\ngo on with: {resume}"));
+                Ok(Ended::Otherwise(Exit::Paused))
+            }
             Some(Ok(Outcome::Cancelled)) => {
                 app.out.event(&json!({ "event": "cancelled", "operation": id, "archive": archive }));
                 app.out.tell(format!("operation {id} was cancelled"));
@@ -156,7 +173,12 @@ impl<'a> Runner<'a> {
                 app.out.tell(format!("operation {id} ended: {other:?}"));
                 Ok(Ended::Otherwise(Exit::Failed))
             }
-            Some(Err(error)) => Err(Failure::from(error).hint(format!("go on with: {resume}"))),
+            Some(Err(error)) => {
+                let damaged = kind == OperationKind::Restore && error.class() == ErrorClass::Corrupt;
+                let more =
+                    if damaged { " (add --keep-going to restore what is intact of a damaged archive)" } else { "" };
+                Err(Failure::from(error).hint(format!("go on with: {resume}{more}")))
+            }
         }
     }
 }
@@ -168,6 +190,6 @@ impl<'a> Runner<'a> {
 pub(crate) async fn unless_interrupted<T>(signals: &mut Signals, work: impl Future<Output = T>) -> Result<T, Failure> {
     tokio::select! {
         result = work => Ok(result),
-        () = signals.next() => Err(Failure::Interrupted),
+        _ = signals.next() => Err(Failure::Interrupted),
     }
 }

@@ -3,6 +3,15 @@
 use backup_core::{Error, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// SIGINT: somebody wants the operation to stand still.
+    Pause,
+    /// SIGTERM: this process has to end, and another one may go on.
+    ShutDown,
+}
+
 /// Listens for SIGINT and SIGTERM. From the moment it is made they no longer end the process by themselves.
 #[derive(Debug)]
 pub(crate) struct Signals {
@@ -26,12 +35,13 @@ impl Signals {
     }
 
     /// Waits for the next one. May be dropped and called again without losing any.
-    pub(crate) async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
+    pub(crate) async fn next(&mut self) -> Wish {
+        let wish = tokio::select! {
+            _ = self.interrupt.recv() => Wish::Pause,
+            _ = self.terminate.recv() => Wish::ShutDown,
+        };
         self.received = true;
+        wish
     }
 
     /// Whether there has been one.

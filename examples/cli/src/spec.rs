@@ -117,14 +117,6 @@ impl Spec {
                 .because(e)
         })
     }
-
-    /// The place of the archive.
-    pub(crate) fn archive_place(&self) -> &Locator {
-        match self {
-            Self::Create(create) => &create.to,
-            Self::Restore(restore) => &restore.at,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -114,6 +114,15 @@ fn a_sound_archive_passes_every_verification_and_a_damaged_one_none_that_reads_i
     assert!(run["finding_count"].as_u64().unwrap() >= 1 && !run["findings"].as_array().unwrap().is_empty(), "{run}");
     let run = place.ends(1, &["verify", "latest", "--at", "backups"]);
     assert!(run.stdout.contains("DAMAGED"), "{}", run.stdout);
+    // What is intact can still be had, and the error says how.
+    let run = place.ends(1, &["restore", "latest", "--at", "backups", "--to", "back"]);
+    assert!(run.stderr.contains("--keep-going"), "{}", run.stderr);
+    let run = place.ends(3, &["resume", "latest", "--keep-going"]);
+    assert!(run.stdout.contains("4 warnings"), "{}", run.stdout);
+    assert!(place.path("back/empty").is_dir());
+    let run = place.ends(3, &["restore", "latest", "--at", "backups", "--to", "new", "--keep-going"]);
+    assert!(run.stdout.contains("restored "), "{}", run.stdout);
+    assert!(place.ends(0, &["logs", "latest"]).stdout.contains("not restored"));
 
     std::fs::remove_file(&volume).unwrap();
     place.ends(1, &["verify", "latest", "--at", "backups", "--quick"]);

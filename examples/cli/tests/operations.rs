@@ -6,15 +6,16 @@ use common::{Place, files_below, signal, wait};
 use std::time::{Duration, Instant};
 
 #[test]
-fn ctrl_c_pauses_and_says_how_to_go_on() {
-    for name in ["INT", "TERM"] {
+fn ctrl_c_pauses_and_sigterm_hands_over_and_both_say_how_to_go_on() {
+    for (name, event, state) in [("INT", "paused on request", "paused"), ("TERM", "handed over", "pending")] {
         let place = Place::new();
         let (child, id) = place.slow_backup("tree", "backups", false);
         signal(&child, name);
         let run = wait(child);
         assert_eq!(run.code, Some(4), "{name}: {}{}", run.stdout, run.stderr);
         assert!(run.stdout.contains(&format!("backup resume {id}")), "{}", run.stdout);
-        assert_eq!(place.state(&id), "paused");
+        assert!(run.stdout.contains(event), "{}", run.stdout);
+        assert_eq!(place.state(&id), state);
         place.ends(0, &["resume", &id, "--limit-read", "1GiB"]);
         assert_eq!(place.state(&id), "completed");
         place.ends(0, &["restore", "latest", "--at", "backups", "--to", "back"]);
@@ -87,7 +88,9 @@ fn a_cancel_from_another_process_ends_it_and_leaves_no_archive() {
     let list = place.ends(0, &["--json", "list", "--at", "backups"]).last();
     assert_eq!(list["archives"].as_array().unwrap().len(), 0, "{list}");
     place.ends(1, &["resume", &id]);
-    place.ends(1, &["cancel", &id]);
+    // Again: there is nothing left to remove.
+    place.ends(0, &["cancel", &id]);
+    assert_eq!(place.state(&id), "cancelled");
 }
 
 #[test]
@@ -182,6 +185,35 @@ fn a_restore_is_paused_and_resumed_too() {
     let run = place.ends(0, &["resume", "latest", "--limit-read", "1GiB"]);
     assert!(run.stdout.contains("verified"), "{}", run.stdout);
     place.assert_same("tree", "back");
+}
+
+#[test]
+fn a_cancelled_restore_leaves_nothing_staged() {
+    let place = Place::new();
+    // Large enough to be staged for a while.
+    place.write("tree/large", common::noise(40 << 20, 1));
+    place.create("tree", "backups", &[]);
+    let restore = ["restore", "latest", "--at", "backups", "--to", "back", "--limit-write", "4MiB"];
+    for kill in [false, true] {
+        let child = place.command(&restore).spawn().unwrap();
+        let id = place.wait_for_running("restore").unwrap();
+        let start = Instant::now();
+        while files_below(&place.path("back")).is_empty() {
+            assert!(start.elapsed() < common::PATIENCE, "nothing is staged");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        if kill {
+            signal(&child, "KILL");
+            wait(child);
+            place.ends(0, &["cancel", &id]);
+        } else {
+            place.ends(0, &["cancel", &id]);
+            let run = wait(child);
+            assert!(run.code == Some(1) && run.stdout.contains("was cancelled"), "{run:?}");
+        }
+        assert_eq!(files_below(&place.path("back")), Vec::<std::path::PathBuf>::new(), "killed: {kill}");
+        assert_eq!(place.state(&id), "cancelled");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use backup_core::adapter::{
     Content, Cursor, Estimate, Opened, ReadContext, Source, SourceEntry, SourceEvent, SourceProperties, Version,
 };
-use backup_core::model::{EntryKind, EntryName, Identity, Metadata};
+use backup_core::model::{EntryKind, EntryName, Identity, Metadata, Naming};
 use backup_core::{Digest, Error, Result};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -90,7 +90,7 @@ impl Source for TableSource {
     }
 
     fn properties(&self) -> SourceProperties {
-        SourceProperties { parallel_reads: 4, pins_version: false }
+        SourceProperties { parallel_reads: 4, pins_version: false, naming: Naming::Paths }
     }
 
     async fn check(&self) -> Result<()> {

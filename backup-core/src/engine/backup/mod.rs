@@ -13,7 +13,6 @@ mod track;
 mod volume;
 
 use super::handle::AbortOnDrop;
-use super::progress::Meter;
 use super::session::{Session, no_such};
 use super::{BackupRequest, Engine, OperationHandle, Outcome, ResumeBackup};
 use crate::adapter::{Cursor, Destination, Payload, ReadContext, Source};
@@ -35,8 +34,8 @@ use tokio::sync::mpsc;
 use track::Tracker;
 use volume::{Draft, Outlet, VolumeWriter};
 
-/// The least memory with which the stages cannot stand in each other's way.
-const MIN_MEMORY: u64 = 64 << 20;
+/// Volumes that wait for or are in their put at most, whatever a destination says that it can take.
+const MAX_PUTS: usize = 256;
 
 /// How one memory figure is divided.
 #[derive(Clone, Copy, Debug)]
@@ -73,18 +72,19 @@ impl Shares {
 
 pub(super) async fn start(engine: &Engine, request: BackupRequest) -> Result<OperationHandle> {
     let BackupRequest { source, destination, name, options, keys, limits, spec } = request;
-    if !(64 << 10..=8 << 20).contains(&options.frame_size) {
-        return Err(Error::invalid("the frame size must be 64 KiB to 8 MiB"));
-    }
-    check_memory(engine)?;
+    engine.options.check()?;
+    options.check()?;
     let adapters = Adapters::new(engine, source, destination, limits);
     adapters.check().await?;
 
     let now = jiff::Timestamp::now();
     let archive = ArchiveId::generate(now);
     let identity = adapters.source.identity();
-    let header = Header::new(archive.clone(), name.clone(), identity.clone(), now, options.compression, keys.is_some())
-        .encode()?;
+    let header = Header {
+        naming: adapters.source.properties().naming,
+        ..Header::new(archive.clone(), name.clone(), identity.clone(), now, options.compression, keys.is_some())
+    };
+    let header = header.encode()?;
     let (key, wraps) = match &keys {
         Some(provider) => {
             let key = ArchiveKey::generate()?;
@@ -109,9 +109,8 @@ pub(super) async fn start(engine: &Engine, request: BackupRequest) -> Result<Ope
         manifest: None,
     };
     let first = checkpoint::encode(&head, &body, key.as_ref())?;
-    let id = OperationId::generate(now);
     let new = NewOperation {
-        id: id.clone(),
+        id: OperationId::generate(now),
         kind: OperationKind::Backup,
         name,
         source: identity,
@@ -120,14 +119,13 @@ pub(super) async fn start(engine: &Engine, request: BackupRequest) -> Result<Ope
         spec,
     };
     // The first checkpoint is there as soon as the operation is: whoever claims it can put the same header.
-    engine.store.create(new, Some(&first)).await?;
-    let (session, _) = Session::claim(engine, &id, super::TakeOver::WhenFree).await?;
+    let session = Session::create(engine, new, &first).await?;
     Ok(spawn(engine, session, adapters, head, body, key))
 }
 
 pub(super) async fn resume(engine: &Engine, request: ResumeBackup) -> Result<OperationHandle> {
     let ResumeBackup { operation: id, source, destination, keys, limits, take_over } = request;
-    check_memory(engine)?;
+    engine.options.check()?;
     let operation = engine.store.get(&id).await?.ok_or_else(|| no_such(&id))?;
     if operation.new.kind != OperationKind::Backup {
         return Err(Error::invalid("it is not a backup").on(format!("operation {id}")));
@@ -140,22 +138,15 @@ pub(super) async fn resume(engine: &Engine, request: ResumeBackup) -> Result<Ope
     match opened.await {
         Ok((head, body, key)) => Ok(spawn(engine, session, adapters, head, body, key)),
         Err(error) if error.class() == ErrorClass::Unauthorized && claim.operation.state == State::Running => {
-            let archive = operation.new.archive.clone();
+            let of = session.clone();
             let work = async move { session.key_needed(error).await };
-            Ok(handle(id, archive, Arc::new(Meter::new(claim.operation.progress)), Default::default(), work))
+            Ok(OperationHandle::of(&of, operation.new.archive, work))
         }
         Err(error) => {
             session.broke_off(error).await?;
             Err(Error::conflict("the operation cannot be resumed now").on(format!("operation {id}")))
         }
     }
-}
-
-fn check_memory(engine: &Engine) -> Result<()> {
-    if engine.options.memory < MIN_MEMORY {
-        return Err(Error::invalid("a backup needs a memory budget of at least 64 MiB"));
-    }
-    Ok(())
 }
 
 pub(super) fn same_place(what: &str, before: &Identity, now: &Identity) -> Result<()> {
@@ -210,16 +201,6 @@ impl Adapters {
     }
 }
 
-fn handle(
-    id: OperationId,
-    archive: ArchiveId,
-    meter: Arc<Meter>,
-    pause: tokio_util::sync::CancellationToken,
-    work: impl Future<Output = Result<Outcome>> + Send + 'static,
-) -> OperationHandle {
-    OperationHandle { id, archive, progress: meter.subscribe(), pause, task: AbortOnDrop(tokio::spawn(work)) }
-}
-
 fn spawn(
     engine: &Engine,
     session: Arc<Session>,
@@ -228,11 +209,9 @@ fn spawn(
     body: Body,
     key: Option<ArchiveKey>,
 ) -> OperationHandle {
-    let (id, archive) = (session.fence().operation.clone(), head.archive.clone());
-    let (progress, pause) = (session.meter.subscribe(), session.pause.clone());
+    let (of, archive) = (session.clone(), head.archive.clone());
     let attempt = Attempt { engine: engine.clone(), session, adapters, head: Arc::new(head), key: key.map(Arc::new) };
-    let task = AbortOnDrop(tokio::spawn(attempt.run(body)));
-    OperationHandle { id, archive, progress, pause, task }
+    OperationHandle::of(&of, archive, attempt.run(body))
 }
 
 /// One attempt at a backup.
@@ -377,7 +356,7 @@ impl Attempt {
         let parallel_reads = self.adapters.source.properties().parallel_reads;
         let (steps_out, steps) = mpsc::channel(16 + 2 * parallel_reads.min(256));
         let (frames_out, frames) = mpsc::channel(1);
-        let (volumes_out, volumes) = mpsc::channel(properties.parallelism.max(1));
+        let (volumes_out, volumes) = mpsc::channel(properties.parallelism.clamp(1, MAX_PUTS));
 
         let ctx = ReadContext {
             budget: ByteBudget::new(shares.inline),

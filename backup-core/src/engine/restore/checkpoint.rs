@@ -9,6 +9,7 @@ use crate::{Digest, Error, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// Checkpoint of a restore.
 #[derive(Clone, Debug)]
@@ -46,6 +47,15 @@ pub(super) struct Account {
     pub(super) tally: Tally,
     /// Entries that were left out, each with a warning: reading back must not count them as damage.
     pub(super) left: SavedNames,
+    /// Entries with a warning of the target about how they were written.
+    #[serde(default)]
+    pub(super) noted: SavedNames,
+    /// How many such warnings there were.
+    #[serde(default)]
+    pub(super) notes: u64,
+    /// Index pieces that are damaged, each with a warning.
+    #[serde(default)]
+    pub(super) lost_pieces: BTreeSet<usize>,
 }
 
 /// Figures of a part of a restore.

@@ -23,9 +23,14 @@ pub(super) struct Front {
 }
 
 impl Front {
+    /// Where the next content of the entry at the front of the queue is in the raw stream.
+    pub(super) fn next_of(&self, entry: &Entry) -> u64 {
+        entry.offset + self.taken
+    }
+
     /// Takes the content of the entry at the front of the queue from a frame; the whole when all of it is there.
     pub(super) fn take(&mut self, entry: &Entry, frame: &RawFrame) -> Result<Option<Bytes>> {
-        let at = entry.offset + self.taken;
+        let at = self.next_of(entry);
         let end = frame.start + frame.bytes.len() as u64;
         if at >= end {
             // A frame that was needed by earlier entries only.
@@ -52,19 +57,18 @@ impl Front {
     }
 }
 
-/// Compares each content with its digest. CPU work.
-pub(super) fn check(batch: Vec<SmallEntry>) -> Result<Vec<SmallEntry>> {
-    for small in &batch {
-        let entry = &small.entry;
-        let right = match entry.sha256 {
+/// Compares each content with its digest, and parts what is right from what is damaged. CPU work.
+pub(super) fn check(batch: Vec<SmallEntry>) -> (Vec<SmallEntry>, Vec<Entry>) {
+    let mut damaged = Vec::new();
+    let mut right = Vec::with_capacity(batch.len());
+    for small in batch {
+        let is_right = match small.entry.sha256 {
             Some(sha256) => Digest::of(&small.content) == sha256,
-            None => !has_content(&entry.kind),
+            None => !has_content(&small.entry.kind),
         };
-        if !right {
-            return Err(Ledger::damaged(entry));
-        }
+        if is_right { right.push(small) } else { damaged.push(small.entry) }
     }
-    Ok(batch)
+    (right, damaged)
 }
 
 fn to_usize(n: u64) -> Result<usize> {
@@ -119,7 +123,10 @@ pub(in crate::engine) fn contents(
                 }
             }
             if !batch.is_empty() {
-                let checked = tokio::task::spawn_blocking(move || check(batch)).await.map_err(panicked)??;
+                let (checked, damaged) = tokio::task::spawn_blocking(move || check(batch)).await.map_err(panicked)?;
+                if let Some(entry) = damaged.first() {
+                    Err(Ledger::damaged(entry))?;
+                }
                 for small in checked {
                     yield small;
                 }

@@ -1,6 +1,7 @@
 //! Large entries, and groups that a target takes as a whole: each reads its own frames and can be started over.
 
 use super::LARGE;
+use super::checkpoint::Tally;
 use super::ledger::{Ledger, Work};
 use super::plan::Plan;
 use crate::adapter::{ByteStream, ContentReader, EntryProgress, RestorePlan, RestoreTarget, Written};
@@ -10,8 +11,8 @@ use crate::limit::RateLimit;
 use crate::model::{Entry, GroupName};
 use crate::{ErrorClass, Result, Sha256};
 use futures::StreamExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// How often a target may ask to start an entry over.
 const TRIES: u32 = 3;
@@ -27,6 +28,8 @@ pub(super) struct LargeWriter {
     pub(super) ledger: Arc<Ledger>,
     pub(super) fetcher: Fetcher,
     pub(super) limit: RateLimit,
+    /// Leave out what is damaged.
+    pub(super) keep_going: bool,
 }
 
 /// The content of an entry from an offset on.
@@ -84,12 +87,33 @@ impl LargeWriter {
     }
 
     /// Trouble with one entry at the target is a warning, but an archive that cannot be read, or a target that is in trouble
-    /// as a whole, fails the restore.
-    fn written(entry: &Entry, result: Result<Result<Written>>, unreadable: &Unreadable, work: &mut Work) -> Result<()> {
-        match result.map_err(|e| e.on(&entry.name))? {
+    /// as a whole, fails the restore. Answers whether the entry was written.
+    async fn written(
+        &self,
+        entry: &Entry,
+        result: Result<Result<Written>>,
+        unreadable: &Unreadable,
+        work: &mut Work,
+    ) -> Result<bool> {
+        let unreadable = unreadable.load(Ordering::Relaxed);
+        match result {
+            // The reader's error, or its word at the end that the content is not the recorded one.
+            Err(e) | Ok(Err(e))
+                if self.keep_going
+                    && (unreadable || e.class() == ErrorClass::Corrupt)
+                    && self.fetcher.archive.is_damaged_by(&e).await =>
+            {
+                work.left_out(entry, &e.chain());
+                Ok(false)
+            }
             // A target that takes a reader's error for one of the entry must not make intact entries be left out.
-            Err(error) if unreadable.load(Ordering::Relaxed) => Err(error),
-            result => work.written(entry, result),
+            Err(e) => Err(e.on(&entry.name)),
+            Ok(Err(e)) if unreadable => Err(e),
+            Ok(result) => {
+                let done = result.is_ok();
+                work.written(entry, result)?;
+                Ok(done)
+            }
         }
     }
 
@@ -113,7 +137,7 @@ impl LargeWriter {
                 result => break result,
             }
         };
-        Self::written(&entry, result, &unreadable, &mut work)?;
+        self.written(&entry, result, &unreadable, &mut work).await?;
         work.done(Some(entry.ordinal));
         Ok(())
     }
@@ -122,12 +146,14 @@ impl LargeWriter {
     pub(super) async fn group(self, plan: Plan, first: Entry, group: GroupName, mut work: Work) -> Result<()> {
         let mut tries = 0;
         let unreadable = Unreadable::default();
+        let mut others;
         let result = loop {
             tries += 1;
             self.ledger.ensure_held()?;
             let progress = EntryProgress::default();
             unreadable.store(false, Ordering::Relaxed);
-            let stream = slices(plan.clone(), self.fetcher.clone(), first.ordinal, group.clone());
+            let (stream, counted) = slices(plan.clone(), self.fetcher.clone(), first.ordinal, group.clone());
+            others = counted;
             let stream = self.limited(stream, &unreadable);
             let content = ContentReader::new(stream, Sha256::new(), None, None);
             match self.target.write_large(&self.plan, &first, content, &progress).await {
@@ -137,16 +163,33 @@ impl LargeWriter {
                 result => break result,
             }
         };
-        Self::written(&first, result, &unreadable, &mut work)?;
+        if self.written(&first, result, &unreadable, &mut work).await? {
+            work.slices(*others.lock().unwrap_or_else(PoisonError::into_inner));
+        } else {
+            let mut slices = plan.from(first.ordinal);
+            while let Some(slice) = slices.next().await.transpose()? {
+                if slice.group.as_ref() == Some(&group) {
+                    self.ledger.left_out_too(&slice.name);
+                }
+            }
+        }
         self.ledger.group_done(group);
         work.done(None);
         Ok(())
     }
 }
 
-/// The contents of a group's slices one after the other, each checked before any of it is given out.
-fn slices(plan: Plan, fetcher: Fetcher, from: u64, group: GroupName) -> ByteStream {
-    Box::pin(async_stream::try_stream! {
+/// Counts slices as they are given out.
+type Counted = Arc<Mutex<Tally>>;
+
+/// The contents of a group's slices one after the other, each checked before any of it is given out, and the figures of all but
+/// the first.
+fn slices(plan: Plan, fetcher: Fetcher, from: u64, group: GroupName) -> (ByteStream, Counted) {
+    let counted = Counted::default();
+    let count = counted.clone();
+    // A part of the index that is missing may name slices of the group.
+    let plan = Plan { losses: None, ..plan };
+    let stream = Box::pin(async_stream::try_stream! {
         let mut entries = plan.from(from);
         while let Some(entry) = entries.next().await {
             let entry = entry?;
@@ -183,6 +226,11 @@ fn slices(plan: Plan, fetcher: Fetcher, from: u64, group: GroupName) -> ByteStre
                     Err(Ledger::damaged(&entry))?;
                 }
             }
+            if entry.ordinal > from {
+                let more = Tally { entries: 1, bytes: entry.size, warnings: 0 };
+                *count.lock().unwrap_or_else(PoisonError::into_inner) += more;
+            }
         }
-    })
+    });
+    (stream, counted)
 }

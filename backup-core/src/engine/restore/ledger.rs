@@ -2,7 +2,10 @@
 
 use super::checkpoint::{Account, Tally};
 use super::left::Names;
-use crate::adapter::{EntryProgress, MismatchKind, Warning, Written};
+use super::plan::Losses;
+use crate::adapter::{EntryProgress, MismatchKind, SavedProgress, Warning, Written};
+use crate::archive::PieceRecord;
+use crate::engine::handle::AbortOnDrop;
 use crate::engine::session::Session;
 use crate::model::{Entry, EntryName, GroupName, LogRecord};
 use crate::{Error, ErrorClass, Result};
@@ -32,8 +35,15 @@ struct Inner {
     warnings: u64,
     /// Entries that were left out, each with a warning.
     left: Names,
-    /// Entries with a warning about their metadata.
+    /// Entries with a warning of the target, such as about their metadata.
     noted: Names,
+    /// How many such warnings there are, without those of the end.
+    notes: u64,
+    /// Entries whose warnings of the target stand in the checkpoint of an earlier attempt. What that did behind its checkpoint is
+    /// done again, and warned of again.
+    noted_before: Names,
+    /// Index pieces that are damaged.
+    lost_pieces: BTreeSet<usize>,
 }
 
 /// Work under way; dropping it without [`Work::done`] leaves it to be done again.
@@ -46,14 +56,18 @@ pub(super) struct Work {
 
 impl Ledger {
     pub(super) fn new(session: Arc<Session>, start: Account) -> Result<Arc<Self>> {
-        let Account { done, large, groups, tally, left } = start;
+        let Account { done, large, groups, tally, left, noted, notes, lost_pieces } = start;
         let inner = Inner {
             next: done,
             large: large.into_iter().map(|(n, saved)| (n, EntryProgress::resumed(Some(saved)))).collect(),
             groups: groups.into_iter().collect(),
             settled: tally,
-            warnings: tally.warnings,
+            warnings: tally.warnings + notes + lost_pieces.len() as u64,
             left: Names::read(&left)?,
+            noted: Names::read(&noted)?,
+            notes,
+            noted_before: Names::read(&noted)?,
+            lost_pieces,
             ..Inner::default()
         };
         Ok(Arc::new(Self { session, inner: Mutex::new(inner) }))
@@ -98,7 +112,20 @@ impl Ledger {
             groups: inner.groups.iter().cloned().collect(),
             tally: inner.settled,
             left: inner.left.save(),
+            noted: inner.noted.save(),
+            notes: inner.notes,
+            lost_pieces: inner.lost_pieces.clone(),
         }
+    }
+
+    /// What large entries have recorded that are not done.
+    pub(super) fn unfinished(&self) -> Vec<SavedProgress> {
+        self.lock().large.values().filter_map(EntryProgress::saved).collect()
+    }
+
+    /// Runs what writes at the target. Whoever ends the attempt waits for it.
+    pub(super) fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> AbortOnDrop<T> {
+        AbortOnDrop(self.session.writers.spawn(work))
     }
 
     /// Groups that are taken as a whole and are done.
@@ -116,11 +143,9 @@ impl Ledger {
         self.lock().groups.insert(group);
     }
 
-    /// Counts an entry that is written as a part of what comes before it.
-    pub(super) fn passed(&self, entry: &Entry) {
-        let tally = Tally { entries: 1, bytes: entry.size, warnings: 0 };
-        *self.lock().unsettled.entry(entry.ordinal).or_default() += tally;
-        self.count(tally);
+    /// Slices of a group that could not be restored as a whole; the group has its warning.
+    pub(super) fn left_out_too(&self, slice: &EntryName) {
+        self.lock().left.insert(slice);
     }
 
     /// Fails when another worker may have taken over.
@@ -151,6 +176,26 @@ impl Ledger {
         self.lock().left.has_more()
     }
 
+    /// Takes a warning of the target about what was written. It stands in the next checkpoint.
+    pub(super) fn noted(&self, warning: &Warning) {
+        let mut inner = self.lock();
+        match (&warning.name, warning.left_out) {
+            (Some(name), _) if inner.noted_before.contains(name) => return,
+            (Some(name), true) => inner.left.insert(name),
+            (Some(name), false) => inner.noted.insert(name),
+            (None, true) => inner.left.more(),
+            (None, false) => {}
+        }
+        inner.notes += 1;
+        drop(inner);
+        self.warn("transfer", 1, &said(warning.name.as_ref(), &warning.message));
+    }
+
+    /// Brings the warnings so far to the store when there are many.
+    pub(super) async fn log_pressure(&self) -> Result<()> {
+        self.session.log_pressure().await
+    }
+
     /// Takes a warning of the end of a restore. It belongs to no work: a resume does the end again, and is warned again.
     pub(super) fn finished_with(&self, warning: &Warning) {
         let mut inner = self.lock();
@@ -174,6 +219,19 @@ impl Ledger {
     /// An error that names an entry.
     pub(super) fn damaged(entry: &Entry) -> Error {
         Error::corrupt("the content's SHA-256 is not the recorded one; the archive is damaged").on(&entry.name)
+    }
+}
+
+impl Losses for Ledger {
+    fn lost_piece(&self, number: usize, record: &PieceRecord, error: &Error) {
+        if self.lock().lost_pieces.insert(number) {
+            let text = format!(
+                "a part of the archive's index is damaged, and its {} entries are not restored, whatever their names are: {}",
+                record.entries,
+                error.chain()
+            );
+            self.warn("transfer", 1, &text);
+        }
     }
 }
 
@@ -212,13 +270,23 @@ impl Work {
                 Err(e.on(&entry.name))
             }
             Err(e) => {
-                self.tally.warnings += 1;
-                self.ledger.lock().left.insert(&entry.name);
-                let text = format!("not restored: {}", e.chain());
-                self.ledger.warn("transfer", 1, &said(Some(&entry.name), &text));
+                self.left_out(entry, &e.chain());
                 Ok(())
             }
         }
+    }
+
+    /// Leaves an entry out, with a warning.
+    pub(super) fn left_out(&mut self, entry: &Entry, why: &str) {
+        self.tally.warnings += 1;
+        self.ledger.lock().left.insert(&entry.name);
+        self.ledger.warn("transfer", 1, &said(Some(&entry.name), &format!("not restored: {why}")));
+    }
+
+    /// Counts the other slices of a group that was written as a whole.
+    pub(super) fn slices(&mut self, tally: Tally) {
+        self.tally += tally;
+        self.ledger.count(tally);
     }
 
     /// The work is done; `large` names the entry whose progress is not needed any more.

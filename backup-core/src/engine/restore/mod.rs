@@ -1,5 +1,6 @@
 //! Restore: `index → plan → fetch frames → unseal → decompress → check digests → write`, concurrently and resumable.
 
+mod cancel;
 mod checkpoint;
 mod cut;
 mod large;
@@ -8,10 +9,11 @@ mod left;
 mod plan;
 mod small;
 
+pub(super) use cancel::cancel;
 pub(super) use cut::contents;
 pub(super) use large::content;
 pub(super) use plan::Plan;
-use plan::Planned;
+use plan::{Losses, Planned};
 
 use super::archive::Archive;
 use super::backup::{has_content, same_place};
@@ -19,9 +21,9 @@ use super::fetch::{Decoded, Fetcher};
 use super::handle::AbortOnDrop;
 use super::selection::Chosen;
 use super::session::{Session, no_such};
-use super::{Engine, Limits, OperationHandle, Outcome, RestoreRequest, ResumeRestore};
+use super::{Engine, Limits, OperationHandle, Outcome, RestoreOptions, RestoreRequest, ResumeRestore};
 use crate::adapter::{
-    Granularity, MismatchKind, PlanEntries, RestorePlan, RestoreTarget, SmallEntry, SourceFacts, Wanted,
+    Granularity, MismatchKind, PlanEntries, RestorePlan, RestoreTarget, SavedProgress, SmallEntry, SourceFacts, Wanted,
 };
 use crate::model::{
     Entry, EntryKind, EntryName, GroupName, LogRecord, NewOperation, OperationId, OperationKind, Phase,
@@ -31,7 +33,7 @@ use crate::state::{Event, State};
 use crate::{Error, ErrorClass, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
-use checkpoint::{Body, RestoreCheckpoint};
+use checkpoint::{Body, Head, RestoreCheckpoint, Tally};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use large::LargeWriter;
@@ -55,6 +57,7 @@ const CHECKPOINT_PAUSE: Duration = Duration::from_secs(2);
 
 pub(super) async fn start(engine: &Engine, request: RestoreRequest) -> Result<OperationHandle> {
     let RestoreRequest { destination, archive: id, target, open, options, limits, name, spec } = request;
+    engine.options.check()?;
     Chosen::new(&options.selection)?;
     let archive = Archive::open_with(destination.clone(), &id, &open, engine.options.retry).await?;
     let place = destination.identity();
@@ -63,11 +66,11 @@ pub(super) async fn start(engine: &Engine, request: RestoreRequest) -> Result<Op
         let text = "its manifest is not the one that was written: somebody has put another archive in its place";
         return Err(Error::corrupt(text).on(&id));
     }
+    let target: Arc<dyn RestoreTarget> = Retrying::new(target, engine.options.retry);
     target.check().await.map_err(|e| e.context(format!("the target {} cannot be used", target.identity())))?;
     let first = RestoreCheckpoint::first(id.clone(), archive.manifest_sha256(), options);
-    let op = OperationId::generate(jiff::Timestamp::now());
     let new = NewOperation {
-        id: op.clone(),
+        id: OperationId::generate(jiff::Timestamp::now()),
         kind: OperationKind::Restore,
         name,
         source: place,
@@ -75,13 +78,13 @@ pub(super) async fn start(engine: &Engine, request: RestoreRequest) -> Result<Op
         archive: id,
         spec,
     };
-    engine.store.create(new, Some(&first.encode(archive.inner.key.as_ref())?)).await?;
-    let (session, _) = Session::claim(engine, &op, super::TakeOver::WhenFree).await?;
+    let session = Session::create(engine, new, &first.encode(archive.inner.key.as_ref())?).await?;
     Ok(spawn(engine, session, archive, target, limits, first, false))
 }
 
 pub(super) async fn resume(engine: &Engine, request: ResumeRestore) -> Result<OperationHandle> {
-    let ResumeRestore { operation: id, destination, target, open, limits, take_over } = request;
+    let ResumeRestore { operation: id, destination, target, open, limits, take_over, keep_going } = request;
+    engine.options.check()?;
     let operation = engine.store.get(&id).await?.ok_or_else(|| no_such(&id))?;
     if operation.new.kind != OperationKind::Restore {
         return Err(Error::invalid("it is not a restore").on(format!("operation {id}")));
@@ -93,21 +96,23 @@ pub(super) async fn resume(engine: &Engine, request: ResumeRestore) -> Result<Op
         let saved = claim.checkpoint.as_ref().ok_or_else(|| Error::corrupt("the operation has no checkpoint"))?;
         let head = RestoreCheckpoint::decode_head(saved)?;
         let archive = Archive::open_with(destination, &head.archive, &open, engine.options.retry).await?;
-        if archive.manifest_sha256() != head.manifest_sha256 {
-            return Err(Error::corrupt("the archive is not the one that the restore began with").on(archive.id()));
-        }
-        let saved = RestoreCheckpoint::decode(saved, archive.inner.key.as_ref())?;
-        Ok((archive, saved))
+        same_archive(&archive, &head)?;
+        let mut saved = RestoreCheckpoint::decode(saved, archive.inner.key.as_ref())?;
+        saved.body.options.keep_going |= keep_going;
+        Ok::<_, Error>((archive, saved))
     };
     match opened.await {
-        Ok((archive, saved)) => Ok(spawn(engine, session, archive, target, limits, saved, true)),
+        Ok((archive, saved)) => {
+            let target = Retrying::new(target, engine.options.retry);
+            Ok(spawn(engine, session, archive, target, limits, saved, true))
+        }
         Err(error) => {
-            let (archive, progress, pause) = (operation.new.archive, session.meter.subscribe(), session.pause.clone());
+            let of = session.clone();
             let key_needed = error.class() == ErrorClass::Unauthorized && claim.operation.state == State::Running;
             let work = async move {
                 if key_needed { session.key_needed(error).await } else { session.broke_off(error).await }
             };
-            Ok(OperationHandle { id, archive, progress, pause, task: AbortOnDrop(tokio::spawn(work)) })
+            Ok(OperationHandle::of(&of, operation.new.archive, work))
         }
     }
 }
@@ -121,12 +126,16 @@ fn spawn(
     start: RestoreCheckpoint,
     resumed: bool,
 ) -> OperationHandle {
-    let (id, archive_id) = (session.fence().operation.clone(), archive.id().clone());
-    let (progress, pause) = (session.meter.subscribe(), session.pause.clone());
-    let target: Arc<dyn RestoreTarget> = Retrying::new(target, engine.options.retry);
+    let (of, id) = (session.clone(), archive.id().clone());
     let attempt = Attempt { engine: engine.clone(), session, archive, target, limits, resumed };
-    let task = AbortOnDrop(tokio::spawn(attempt.run(start)));
-    OperationHandle { id, archive: archive_id, progress, pause, task }
+    OperationHandle::of(&of, id, attempt.run(start))
+}
+
+fn same_archive(archive: &Archive, head: &Head) -> Result<()> {
+    if archive.manifest_sha256() == head.manifest_sha256 {
+        return Ok(());
+    }
+    Err(Error::corrupt("the archive is not the one that the restore began with").on(archive.id()))
 }
 
 /// One attempt at a restore.
@@ -140,6 +149,21 @@ struct Attempt {
     resumed: bool,
 }
 
+/// What an attempt works on.
+#[derive(Debug)]
+struct Job {
+    /// The checkpoint with which it began, without its account: that is the ledger's.
+    saved: RestoreCheckpoint,
+    options: RestoreOptions,
+    /// Entries before this ordinal are done.
+    from: u64,
+    /// Their figures.
+    tally: Tally,
+    ledger: Arc<Ledger>,
+    plan: Plan,
+    restore_plan: RestorePlan,
+}
+
 /// How the transfer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ended {
@@ -150,61 +174,86 @@ enum Ended {
 impl Attempt {
     async fn run(self, start: RestoreCheckpoint) -> Result<Outcome> {
         let session = self.session.clone();
-        match session.hold(Box::pin(self.work(start))).await {
-            Ok(outcome) => Ok(outcome),
-            Err(error) => match session.settled().await {
-                Some(outcome) => Ok(outcome),
-                None => session.broke_off(error).await,
-            },
+        let job = match self.job(start) {
+            Ok(job) => job,
+            Err(error) => return session.broke_off(error).await,
+        };
+        let error = match session.hold(Box::pin(self.work(&job))).await {
+            Ok(outcome) => return Ok(outcome),
+            Err(error) => error,
+        };
+        session.writers_stopped().await;
+        match session.settled().await {
+            Some(outcome) => {
+                if outcome == Outcome::Cancelled
+                    && let Err(error) = self.target.discard(&job.restore_plan).await
+                {
+                    let text = "staged leftovers of the cancelled restore may remain; cancelling again removes them";
+                    tracing::warn!(error = %error.chain(), text);
+                }
+                Ok(outcome)
+            }
+            None => session.broke_off(error).await,
         }
     }
 
-    async fn work(&self, mut saved: RestoreCheckpoint) -> Result<Outcome> {
-        let session = &self.session;
+    fn job(&self, mut saved: RestoreCheckpoint) -> Result<Job> {
         let account = std::mem::take(&mut saved.body.account);
-        let (options, from, tally) = (saved.body.options.clone(), account.done, account.tally);
-        let chosen = Arc::new(Chosen::new(&options.selection)?);
-        let plan = Plan { archive: self.archive.clone(), chosen: chosen.clone(), limit: self.limits.read.clone() };
-        let ledger = Ledger::new(session.clone(), account)?;
+        let (options, from) = (saved.body.options.clone(), account.done);
+        let tally = account.tally;
+        let ledger = Ledger::new(self.session.clone(), account)?;
+        let plan = Plan {
+            archive: self.archive.clone(),
+            chosen: Arc::new(Chosen::new(&options.selection)?),
+            limit: self.limits.read.clone(),
+            losses: options.keep_going.then(|| ledger.clone() as Arc<dyn Losses>),
+        };
         let restore_plan = RestorePlan {
-            tag: session.fence().operation.to_string(),
-            attempt: session.fence().attempt,
+            tag: self.session.fence().operation.to_string(),
+            attempt: self.session.fence().attempt,
             resumed: self.resumed,
             overwrite: options.overwrite,
+            naming: self.archive.header().naming,
             entries: Arc::new(TargetPlan {
                 plan: plan.clone(),
                 ledger: ledger.clone(),
                 memory: self.engine.options.memory / 4,
             }),
         };
+        Ok(Job { saved, options, from, tally, ledger, plan, restore_plan })
+    }
+
+    async fn work(&self, job: &Job) -> Result<Outcome> {
+        let session = &self.session;
+        let Job { saved, options, tally, ledger, plan, restore_plan, .. } = job;
         let text = format!("restoring {} to {}", self.archive.id(), self.target.identity());
         session.log(LogRecord::info("connect", text));
         self.target.check().await?;
-        self.target.prepare(&restore_plan).await?;
+        self.target.prepare(restore_plan).await?;
         let totals = self.archive.manifest().totals;
         session.meter.update(|p| {
             p.phase = Phase::Transferring;
             // What was counted behind the checkpoint is done and counted again.
-            (p.entries, p.bytes, p.warnings) = (tally.entries, tally.bytes, tally.warnings);
-            if chosen.is_all() {
+            (p.entries, p.bytes, p.warnings) = (tally.entries, tally.bytes, ledger.warnings());
+            if plan.chosen.is_all() {
                 p.entries_total = Some(totals.entries);
                 p.bytes_total = Some(totals.bytes);
             }
         });
         let ended = {
-            let transfer = Box::pin(self.transfer(&plan, &restore_plan, &ledger, from));
-            let keep_account = Box::pin(self.keep_account(&saved, &ledger));
+            let transfer = Box::pin(self.transfer(job));
+            let keep_account = Box::pin(self.keep_account(saved, ledger));
             tokio::select! {
-                ended = transfer => ended?,
+                ended = transfer => ended.map_err(|e| self.damaged(e, options))?,
                 broken = keep_account => return Err(broken),
             }
         };
-        self.save(&saved, &ledger).await?;
+        self.save(saved, ledger).await?;
         if ended == Ended::Paused || session.pause.is_cancelled() {
             return session.paused().await;
         }
         session.meter.phase(Phase::Finishing);
-        for warning in self.target.finish(&restore_plan).await? {
+        for warning in self.target.finish(restore_plan).await? {
             ledger.finished_with(&warning);
             session.log_pressure().await?;
         }
@@ -213,7 +262,7 @@ impl Attempt {
                 biased;
                 // Whoever resumes comes here at once, for all is written.
                 () = session.pause.cancelled() => return session.paused().await,
-                verified = self.verify(&restore_plan, &ledger) => verified?,
+                verified = self.verify(restore_plan, ledger) => verified?,
             }
         }
         let warnings = ledger.warnings();
@@ -227,6 +276,16 @@ impl Attempt {
             }));
         session.transition(Event::Complete { warnings }, log, |_| {}).await?;
         Ok(Outcome::Completed { warnings, progress })
+    }
+
+    /// Says of damage what can be done about it.
+    fn damaged(&self, error: Error, options: &RestoreOptions) -> Error {
+        if options.keep_going || error.class() != ErrorClass::Corrupt {
+            return error;
+        }
+        error.context(
+            "the archive is damaged; with the option to keep going, everything that is intact is restored, and what is lost is named",
+        )
     }
 
     /// Reads the target back. What was left out with a warning is no damage, and other metadata is a warning; other content
@@ -283,6 +342,9 @@ impl Attempt {
     }
 
     async fn save(&self, saved: &RestoreCheckpoint, ledger: &Ledger) -> Result<()> {
+        for warning in self.target.take_warnings() {
+            ledger.noted(&warning);
+        }
         let account = ledger.account();
         self.target.sync().await?;
         let RestoreCheckpoint { head, body } = saved.clone();
@@ -299,26 +361,23 @@ impl Attempt {
         entry.kind == EntryKind::Slice && entry.group.is_some() && target.granularity(&entry.kind) == Granularity::Whole
     }
 
-    async fn transfer(
-        &self,
-        plan: &Plan,
-        restore_plan: &RestorePlan,
-        ledger: &Arc<Ledger>,
-        from: u64,
-    ) -> Result<Ended> {
+    async fn transfer(&self, job: &Job) -> Result<Ended> {
+        let Job { options, from, ledger, plan, restore_plan, .. } = job;
         let memory = self.engine.options.memory;
         let threads = self.engine.options.threads.max(1);
         let fetcher = |share, parallel| Fetcher::new(self.archive.clone(), share, self.limits.read.clone(), parallel);
         let (entries_out, mut entries) = mpsc::channel(1);
         let target = self.target.clone();
-        let chunks = plan.clone().chunks(from, move |entry| !Self::is_large(&*target, entry), entries_out);
-        let mut decoded = fetcher(memory / 2, threads + 1).run(chunks);
+        let chunks = plan.clone().chunks(*from, move |entry| !Self::is_large(&*target, entry), entries_out);
+        let salvage = Fetcher { salvage: options.keep_going, ..fetcher(memory / 2, threads + 1) };
+        let mut decoded = salvage.run(chunks);
         let small = SmallWriter::new(
             self.target.clone(),
             restore_plan.clone(),
             ledger.clone(),
             self.limits.write.clone(),
             threads * 2,
+            options.keep_going,
         );
         let large = LargeWriter {
             target: self.target.clone(),
@@ -326,6 +385,7 @@ impl Attempt {
             ledger: ledger.clone(),
             fetcher: fetcher(memory / 4 / PARALLEL_LARGE as u64, 2),
             limit: self.limits.write.clone(),
+            keep_going: options.keep_going,
         };
         let mut splitter = Splitter {
             plan: plan.clone(),
@@ -337,6 +397,7 @@ impl Attempt {
             groups: ledger.groups().into_iter().collect(),
             queue: VecDeque::new(),
             pause: self.session.pause.clone(),
+            keep_going: options.keep_going,
         };
         let ended = self.feed(&mut splitter, &mut entries, &mut decoded).await;
         if !matches!(ended, Ok(Ended::Complete)) {
@@ -409,7 +470,7 @@ impl PlanEntries for TargetPlan {
     }
 
     async fn find(&self, name: &EntryName) -> Result<Option<Entry>> {
-        self.plan.archive.entry_named(name).await
+        self.plan.find(name).await
     }
 
     fn contents(&self, wanted: Wanted) -> BoxStream<'static, Result<SmallEntry>> {
@@ -424,6 +485,10 @@ impl PlanEntries for TargetPlan {
 
     fn known_to_differ(&self, name: &EntryName) -> Option<MismatchKind> {
         self.ledger.known_to_differ(name)
+    }
+
+    fn unfinished(&self) -> Vec<SavedProgress> {
+        self.ledger.unfinished()
     }
 }
 
@@ -441,21 +506,44 @@ struct Splitter {
     /// Entries whose content has not come yet, in order.
     queue: VecDeque<Planned>,
     pause: CancellationToken,
+    /// Leave out what is damaged.
+    keep_going: bool,
 }
 
 impl Splitter {
     async fn frames(&mut self, decoded: Decoded) -> Result<()> {
         self.advance(Some(&decoded)).await?;
+        if let Some(why) = &decoded.lost {
+            // What of this chunk's content was not there comes no more.
+            self.lose_before(decoded.chunk.raw_end(), why).await?;
+        }
         // What is written must not keep the memory of frames that are done with.
         self.small.flush().await
+    }
+
+    /// Leaves out the entries at the front of the queue that lack content before this place in the raw stream.
+    async fn lose_before(&mut self, raw: u64, why: &str) -> Result<()> {
+        while let Some(Planned { entry, .. }) = self.queue.pop_front_if(|planned| {
+            let waits = !planned.apart && planned.entry.size > 0 && !Attempt::is_large(&*self.target, &planned.entry);
+            waits && self.small.front.next_of(&planned.entry) < raw
+        }) {
+            self.small.lost(&entry, why).await?;
+            self.advance(None).await?;
+        }
+        Ok(())
     }
 
     /// Deals with the entries at the front of the queue as far as their content is there.
     async fn advance(&mut self, decoded: Option<&Decoded>) -> Result<()> {
         let mut frames = decoded.map(|d| d.frames.iter()).into_iter().flatten();
         let mut frame = frames.next();
-        while let Some(Planned { entry, apart }) = self.queue.front() {
-            if Attempt::is_large(&*self.target, entry) || (*apart && entry.size > 0) {
+        while let Some(Planned { entry, apart, lost }) = self.queue.front() {
+            if *lost {
+                let Some(Planned { entry, .. }) = self.queue.pop_front() else { break };
+                self.small
+                    .lost(&entry, "the part of the archive's index that says where its content is, is damaged")
+                    .await?;
+            } else if Attempt::is_large(&*self.target, entry) || (*apart && entry.size > 0) {
                 if !self.begin_large().await? {
                     return Ok(());
                 }
@@ -464,6 +552,13 @@ impl Splitter {
                 self.small.add(entry, Bytes::new(), None).await?;
             } else {
                 let Some(present) = frame else { break };
+                if self.keep_going && self.small.front.next_of(entry) < present.start {
+                    let why = decoded.and_then(|decoded| decoded.lost.as_deref());
+                    let why = why.unwrap_or("its content is not where the index says").to_owned();
+                    let Some(Planned { entry, .. }) = self.queue.pop_front() else { break };
+                    self.small.lost(&entry, &why).await?;
+                    continue;
+                }
                 match self.small.front.take(entry, present)? {
                     Some(content) => {
                         let Some(Planned { entry, .. }) = self.queue.pop_front() else { break };
@@ -481,14 +576,13 @@ impl Splitter {
         // What comes before is written before: a private directory is not made with other rights on the way to the entry, and a
         // symbolic link is there to be met. Also, each work is of consecutive entries so, and figures are those of whole works.
         self.small.drain().await?;
-        let Some(Planned { entry, apart }) = self.queue.pop_front() else { return Ok(true) };
+        let Some(Planned { entry, apart, lost }) = self.queue.pop_front() else { return Ok(true) };
         let whole = Attempt::is_whole(&*self.target, &entry);
         if let Some(group) = entry.group.as_ref().filter(|_| whole)
             && !self.groups.insert(group.clone())
         {
             // Its group's writer reads it.
             self.ledger.handed_out(entry.ordinal + 1);
-            self.ledger.passed(&entry);
             return Ok(true);
         }
         let pause = self.pause.clone();
@@ -496,7 +590,7 @@ impl Splitter {
             tokio::select! {
                 biased;
                 () = pause.cancelled() => {
-                    self.queue.push_front(Planned { entry, apart });
+                    self.queue.push_front(Planned { entry, apart, lost });
                     return Ok(false);
                 }
                 done = self.first_done() => done?,
@@ -506,10 +600,10 @@ impl Splitter {
         self.ledger.handed_out(entry.ordinal + 1);
         let writer = self.large.clone();
         let task = match entry.group.clone().filter(|_| whole) {
-            Some(group) => tokio::spawn(writer.group(self.plan.clone(), entry, group, work)),
-            None => tokio::spawn(writer.entry(entry, work)),
+            Some(group) => self.ledger.spawn(writer.group(self.plan.clone(), entry, group, work)),
+            None => self.ledger.spawn(writer.entry(entry, work)),
         };
-        self.running.push_back(AbortOnDrop(task));
+        self.running.push_back(task);
         Ok(true)
     }
 
@@ -532,7 +626,12 @@ impl Splitter {
     /// Waits for everything that was begun.
     async fn finish(&mut self) -> Result<Ended> {
         let pause = self.pause.clone();
-        if let Some(Planned { entry, .. }) = self.queue.front() {
+        if self.keep_going {
+            self.lose_before(u64::MAX, "its content is not where the index says").await?;
+            if !self.queue.is_empty() {
+                return Ok(Ended::Paused); // Nothing else keeps an entry there.
+            }
+        } else if let Some(Planned { entry, .. }) = self.queue.front() {
             return Err(Error::corrupt("the index names content that no frame holds").on(&entry.name));
         }
         self.small.drain().await?;

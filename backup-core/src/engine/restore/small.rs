@@ -31,6 +31,8 @@ pub(super) struct SmallWriter {
     pub(super) limit: RateLimit,
     /// Batches at once.
     pub(super) parallel: usize,
+    /// Leave out what is damaged.
+    keep_going: bool,
     pub(super) front: Front,
     batch: Vec<SmallEntry>,
     batch_bytes: usize,
@@ -48,6 +50,7 @@ impl SmallWriter {
         ledger: Arc<Ledger>,
         limit: RateLimit,
         parallel: usize,
+        keep_going: bool,
     ) -> Self {
         Self {
             target,
@@ -55,6 +58,7 @@ impl SmallWriter {
             ledger,
             limit,
             parallel: parallel.max(1),
+            keep_going,
             front: Front::default(),
             batch: Vec::new(),
             batch_bytes: 0,
@@ -63,6 +67,17 @@ impl SmallWriter {
             running: VecDeque::new(),
             before: HashMap::new(),
         }
+    }
+
+    /// Leaves out the entry at the front of the queue, whose content is damaged.
+    pub(super) async fn lost(&mut self, entry: &Entry, why: &str) -> Result<()> {
+        self.front = Front::default();
+        let mut work = self.ledger.begin(entry.ordinal);
+        self.ledger.handed_out(entry.ordinal + 1);
+        work.left_out(entry, why);
+        work.done(None);
+        // There may be a great many.
+        self.ledger.log_pressure().await
     }
 
     /// Adds a complete entry.
@@ -113,8 +128,16 @@ impl SmallWriter {
             next = Some(sender);
         }
         let (target, plan, ledger) = (self.target.clone(), self.plan.clone(), self.ledger.clone());
-        let task = tokio::spawn(async move {
-            let batch = tokio::task::spawn_blocking(move || check(batch)).await.map_err(panicked)??;
+        let keep_going = self.keep_going;
+        let task = self.ledger.spawn(async move {
+            let (batch, damaged) = tokio::task::spawn_blocking(move || check(batch)).await.map_err(panicked)?;
+            for entry in damaged {
+                let error = Ledger::damaged(&entry);
+                if !keep_going {
+                    return Err(error);
+                }
+                work.left_out(&entry, &error.chain());
+            }
             if let Some(turn) = turn {
                 // Without an answer the batch before has failed, and so does the restore.
                 turn.await.map_err(|e| Error::cancelled("the batch before failed").because(e))?;
@@ -135,7 +158,7 @@ impl SmallWriter {
             }
             Ok(())
         });
-        self.running.push_back(AbortOnDrop(task));
+        self.running.push_back(task);
         Ok(())
     }
 

@@ -149,7 +149,7 @@ impl Shared {
     }
 
     /// Removes leftovers of this plan from the directory of an entry: they can lie nowhere else.
-    fn clean_directory_of(
+    pub(super) fn clean_directory_of(
         &self,
         root: &Root,
         plan: &RestorePlan,

@@ -66,9 +66,13 @@ pub(super) async fn write(
     progress: &EntryProgress,
 ) -> Result<Result<Written>> {
     if !matches!(entry.kind, EntryKind::File | EntryKind::Slice) {
-        let (shared, plan, entry) = (shared.clone(), plan.clone(), entry.clone());
+        let (shared, plan, entry, busy) = (shared.clone(), plan.clone(), entry.clone(), shared.work.token());
         let item = SmallEntry { entry, content: Bytes::new() };
-        let answers = blocking(move || shared.write_batch(&plan, vec![item])).await?;
+        let write = move || {
+            let _busy = busy;
+            shared.write_batch(&plan, vec![item])
+        };
+        let answers = blocking(write).await?;
         return answers.into_iter().next().ok_or_else(|| Error::permanent("no answer for the entry"));
     }
     let saved = progress.saved();
@@ -77,10 +81,14 @@ pub(super) async fn write(
     }
     let had_progress = saved.is_some();
     let opened = {
-        let (shared, plan, of) = (shared.clone(), plan.clone(), entry.clone());
+        let (shared, plan, of, busy) = (shared.clone(), plan.clone(), entry.clone(), shared.work.token());
         // Made here, because names count the order of the calls.
         let stage = shared.stages.large(&plan, &shared.names.path(&entry.name));
-        of_entry(blocking(move || Ok(shared.open_large(plan, of, stage, saved))).await?, entry)?
+        let open = move || {
+            let _busy = busy;
+            Ok(shared.open_large(plan, of, stage, saved))
+        };
+        of_entry(blocking(open).await?, entry)?
     };
     let open = match opened {
         Ok(Some(open)) => open,
@@ -93,8 +101,11 @@ pub(super) async fn write(
     }
     let (steps, to_do) = channel(WAITING);
     let writer = {
-        let shared = shared.clone();
-        tokio::task::spawn_blocking(move || Ok(shared.write_steps(open, to_do)))
+        let (shared, busy) = (shared.clone(), shared.work.token());
+        tokio::task::spawn_blocking(move || {
+            let _busy = busy;
+            Ok(shared.write_steps(open, to_do))
+        })
     };
     let read = feed(&mut content, &steps, progress, state).await;
     let keep = had_progress || progress.saved().is_some();

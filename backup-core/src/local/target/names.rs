@@ -2,18 +2,21 @@
 
 use crate::adapter::RestorePlan;
 use crate::archive::TarPaths;
-use crate::model::EntryName;
+use crate::model::{EntryName, Naming};
 use crate::{Error, Result};
 use futures::TryStreamExt;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// How names of entries become paths of files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NameRule {
-    /// As they are; a name that is no path below the root is `Invalid`. Right for archives of file trees.
+    /// As the archive says what its names are: [`Exact`](NameRule::Exact) for paths, [`Encoded`](NameRule::Encoded) for keys.
     #[default]
+    ByArchive,
+    /// As they are; a name that is no path below the root is `Invalid`. Right for archives of file trees.
     Exact,
     /// As in the archive's tar stream: what no file can be called is percent-encoded, and so is `%`; of two keys `a` and `a/b` the latter
     /// becomes `a%2Fb`. Right for archives of object stores. Reads the plan once more at the start.
@@ -30,18 +33,26 @@ type Below = HashMap<[u8; 16], Box<str>>;
 #[derive(Debug)]
 pub(super) struct Names {
     rule: NameRule,
+    /// Whether the names of the present plan are encoded.
+    encoded: AtomicBool,
     /// The paths of entries below an entry that is a file. Set once the plan was read.
     below: Mutex<Option<Arc<Below>>>,
 }
 
 impl Names {
     pub(super) fn new(rule: NameRule) -> Self {
-        Self { rule, below: Mutex::default() }
+        Self { rule, encoded: AtomicBool::new(rule == NameRule::Encoded), below: Mutex::default() }
     }
 
     /// Learns from the plan what it needs, `again` or if it has not yet.
     pub(super) async fn learn(&self, plan: &RestorePlan, again: bool) -> Result<()> {
-        if self.rule == NameRule::Exact || (!again && self.below().is_some()) {
+        let encoded = match self.rule {
+            NameRule::ByArchive => plan.naming == Naming::Keys,
+            NameRule::Exact => false,
+            NameRule::Encoded => true,
+        };
+        self.encoded.store(encoded, Ordering::Relaxed);
+        if !encoded || (!again && self.below().is_some()) {
             return Ok(());
         }
         let (mut in_order, alone) = (TarPaths::new(), TarPaths::new());
@@ -65,7 +76,7 @@ impl Names {
     }
 
     pub(super) fn path(&self, name: &EntryName) -> EntryName {
-        if self.rule == NameRule::Exact {
+        if !self.encoded.load(Ordering::Relaxed) {
             return name.clone();
         }
         match self.below().as_ref().and_then(|below| below.get(&key(name))) {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::adapter::{PlanEntries, SavedProgress};
 use crate::local::testing::SmallDisk;
-use crate::model::{EntryName, Metadata, Owner, Timestamp, Xattr};
+use crate::model::{EntryName, Metadata, Naming, Owner, Timestamp, Xattr};
 use crate::{Digest, ErrorClass, Sha256};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -83,7 +83,14 @@ impl SmallEntry {
 
 pub(super) fn plan(items: &[SmallEntry]) -> RestorePlan {
     let entries = items.iter().map(|item| item.entry.clone()).collect();
-    RestorePlan { tag: "t1".into(), attempt: 1, resumed: false, overwrite: false, entries: Arc::new(Listed(entries)) }
+    RestorePlan {
+        tag: "t1".into(),
+        attempt: 1,
+        resumed: false,
+        overwrite: false,
+        naming: Naming::Paths,
+        entries: Arc::new(Listed(entries)),
+    }
 }
 
 fn overwriting(items: &[SmallEntry]) -> RestorePlan {

@@ -96,7 +96,8 @@ mod linux {
     }
 }
 
-#[cfg(all(test, any(target_os = "linux", target_os = "android")))]
+#[cfg(test)]
+#[cfg(any(target_os = "linux", target_os = "android"))]
 mod tests {
     use super::super::tests::{Fixture, fixture, item, plan};
     use crate::adapter::{RestoreTarget, SmallEntry, Written};

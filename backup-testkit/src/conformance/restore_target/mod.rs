@@ -1,5 +1,6 @@
 //! What every [`RestoreTarget`](backup_core::adapter::RestoreTarget) must do.
 
+mod discard;
 mod fixture;
 mod large;
 mod place;
@@ -47,9 +48,16 @@ cases! {
     write_large: "With saved progress" => large::a_saved_state_of_no_use_is_changed;
     write_large: "An error of the reader" => large::an_error_of_the_reader_comes_back_and_nothing_is_published;
     sync: "May run beside writes" => whole::sync_runs_beside_writes;
+    take_warnings: "Does no I/O" => whole::no_warnings_before_anything_is_written;
+    take_warnings: "Each warning is given once" => whole::each_warning_is_given_once;
     finish: "Repeating it is harmless" => whole::finish_can_be_repeated;
     finish: "Afterwards no staged leftover" => whole::finish_leaves_nothing_staged;
     finish: "Trouble with one entry" => whole::trouble_with_one_entry_is_a_warning;
+    discard: "Removes what any attempt" => discard::discard_leaves_nothing_staged;
+    discard: "Waits for what calls" => discard::a_dropped_write_leaves_nothing_behind_a_discard;
+    discard: "Published entries stay" => discard::discard_keeps_what_is_published_and_adds_nothing;
+    discard: "Needs no `prepare`" => discard::a_place_that_was_never_touched_stays_empty;
+    discard: "Repeating it is harmless" => discard::discard_can_be_repeated;
     verify: "Every entry of the plan is compared" => whole::what_was_restored_verifies;
     verify: "An entry that is missing or differs" => whole::what_is_missing_or_differs_is_a_mismatch;
 }

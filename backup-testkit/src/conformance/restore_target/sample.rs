@@ -2,7 +2,7 @@
 
 use crate::conformance::suite::bytes;
 use backup_core::adapter::{PlanEntries, RestorePlan, SmallEntry, Wanted};
-use backup_core::model::{Entry, EntryKind, EntryName, GroupName, Metadata, Timestamp};
+use backup_core::model::{Entry, EntryKind, EntryName, GroupName, Metadata, Naming, Timestamp};
 use backup_core::{Digest, Result};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -178,6 +178,7 @@ pub fn plan<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> RestorePlan {
         attempt: 1,
         resumed: false,
         overwrite: false,
+        naming: Naming::Paths,
         entries: Arc::new(Listed(entries)),
     }
 }

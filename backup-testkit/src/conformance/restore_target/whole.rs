@@ -66,6 +66,29 @@ pub(super) async fn finish_leaves_nothing_staged(fixture: &dyn TargetFixture) ->
     check(&*place, &samples.small, &samples.small, false).await
 }
 
+pub(super) async fn no_warnings_before_anything_is_written(fixture: &dyn TargetFixture) -> Outcome {
+    let warnings = fixture.place().await?.target().take_warnings();
+    ensure!(warnings.is_empty(), "a new place warns of {warnings:?}");
+    Ok(())
+}
+
+pub(super) async fn each_warning_is_given_once(fixture: &dyn TargetFixture) -> Outcome {
+    let samples = fixture.samples();
+    let bad = given(samples.unfinishable, "the fixture has no entry that cannot be completed")?;
+    let target = fixture.place().await?;
+    let target = target.target();
+    let mut all = samples.small.clone();
+    all.push(bad);
+    let plan = plan(&all);
+    target.prepare(&plan).await?;
+    write(&*target, &plan, &all).await?;
+    let mut warnings = target.take_warnings();
+    warnings.extend(target.finish(&plan).await?);
+    warnings.extend(target.take_warnings());
+    ensure!(warnings.len() == 1, "of one entry in trouble there are the warnings {warnings:?}");
+    Ok(())
+}
+
 pub(super) async fn trouble_with_one_entry_is_a_warning(fixture: &dyn TargetFixture) -> Outcome {
     let samples = fixture.samples();
     let bad = given(samples.unfinishable, "the fixture has no entry that cannot be completed")?;

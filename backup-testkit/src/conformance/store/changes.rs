@@ -1,7 +1,8 @@
 //! Changes of state, and requests.
 
-use super::Outcome;
 use super::fixture::*;
+use crate::conformance::Outcome;
+use crate::conformance::suite::ensure;
 use backup_core::ErrorClass;
 use backup_core::adapter::Store;
 use backup_core::model::{Checkpoint, Guard, Identity, LogLevel, LogRecord, Phase, Progress, Request, Transition};
@@ -17,8 +18,8 @@ fn loaded(mut transition: Transition) -> Transition {
     transition
 }
 
-pub(super) async fn a_change_brings_everything_at_once(store: Arc<dyn Store>) -> Outcome {
-    let claim = running(&*store).await?;
+pub(super) async fn a_change_brings_everything_at_once(store: &Arc<dyn Store>) -> Outcome {
+    let claim = running(&**store).await?;
     let id = &claim.fence.operation;
     let transition = loaded(by_fence(&claim.fence, Event::Complete { warnings: 3 }));
     let (checkpoint, progress, archive) =
@@ -26,13 +27,13 @@ pub(super) async fn a_change_brings_everything_at_once(store: Arc<dyn Store>) ->
     let after = store.transition(transition).await?;
     ensure_eq!(Some(&after.progress), progress.as_ref(), "the progress");
     ensure!(after.finished_at.is_some(), "a completed operation has an end");
-    ensure_eq!(operation(&*store, id).await?, after, "what is read back");
+    ensure_eq!(operation(&**store, id).await?, after, "what is read back");
     ensure_eq!(store.checkpoint(id).await?, checkpoint, "the checkpoint");
     let archives = store.archives(&Identity::new("local", "/backups")).await?;
     ensure_eq!(archives.first(), archive.as_ref(), "the archive");
 
     // Without them, what was there stays.
-    let claim = running(&*store).await?;
+    let claim = running(&**store).await?;
     let id = &claim.fence.operation;
     store.save_checkpoint(&claim.fence, &Checkpoint(Bytes::from("kept"))).await?;
     store.renew(&claim.fence, LONG, progress.as_ref()).await?;
@@ -43,19 +44,19 @@ pub(super) async fn a_change_brings_everything_at_once(store: Arc<dyn Store>) ->
     Ok(())
 }
 
-pub(super) async fn the_table_decides_and_a_refusal_changes_nothing(store: Arc<dyn Store>) -> Outcome {
+pub(super) async fn the_table_decides_and_a_refusal_changes_nothing(store: &Arc<dyn Store>) -> Outcome {
     for state in STATES {
         for event in events() {
-            let (before, _) = in_state(&*store, state).await?;
+            let (before, _) = in_state(&**store, state).await?;
             let what = format!("{event:?} of an operation that is {state}");
-            let unchanged = snapshot(&*store, &before.new.id).await?;
+            let unchanged = snapshot(&**store, &before.new.id).await?;
             let archives = store.archives(&Identity::new("local", "/backups")).await?;
             let result = store.transition(loaded(by_version(&before, event.clone()))).await;
             match before.state.after(&event) {
                 Ok(expected) => ensure_eq!(result?.state, expected, "the state after {what}"),
                 Err(_) => {
                     conflict(result, &what)?;
-                    ensure_eq!(snapshot(&*store, &before.new.id).await?, unchanged, "after {what}");
+                    ensure_eq!(snapshot(&**store, &before.new.id).await?, unchanged, "after {what}");
                     let now = store.archives(&Identity::new("local", "/backups")).await?;
                     ensure_eq!(now, archives, "the archives after {what}");
                 }
@@ -66,8 +67,8 @@ pub(super) async fn the_table_decides_and_a_refusal_changes_nothing(store: Arc<d
     refused(store.transition(transition).await, ErrorClass::NotFound, "a change of nothing")
 }
 
-pub(super) async fn a_guard_that_does_not_hold_changes_nothing(store: Arc<dyn Store>) -> Outcome {
-    let claim = running(&*store).await?;
+pub(super) async fn a_guard_that_does_not_hold_changes_nothing(store: &Arc<dyn Store>) -> Outcome {
+    let claim = running(&**store).await?;
     let operation = &claim.operation;
     let mut older_attempt = claim.fence.clone();
     older_attempt.attempt -= 1;
@@ -76,16 +77,16 @@ pub(super) async fn a_guard_that_does_not_hold_changes_nothing(store: Arc<dyn St
     let guards = [
         ("an older attempt", Guard::Fence(older_attempt)),
         ("other random bits", Guard::Fence(other_bits)),
-        ("the fence of another operation", Guard::Fence(running(&*store).await?.fence)),
+        ("the fence of another operation", Guard::Fence(running(&**store).await?.fence)),
         ("an older version", Guard::Version(operation.version - 1)),
         ("a version to come", Guard::Version(operation.version + 1)),
     ];
-    let before = snapshot(&*store, &operation.new.id).await?;
+    let before = snapshot(&**store, &operation.new.id).await?;
     for (what, guard) in guards {
         for event in [pause(), Event::Cancel] {
             let transition = Transition { guard: guard.clone(), ..loaded(by_version(operation, event)) };
             conflict(store.transition(transition).await, &format!("a change guarded by {what}"))?;
-            ensure_eq!(snapshot(&*store, &operation.new.id).await?, before, "after a change guarded by {what}");
+            ensure_eq!(snapshot(&**store, &operation.new.id).await?, before, "after a change guarded by {what}");
         }
     }
     ensure!(store.archives(&Identity::new("local", "/backups")).await?.is_empty(), "a refused change left an archive");
@@ -95,14 +96,14 @@ pub(super) async fn a_guard_that_does_not_hold_changes_nothing(store: Arc<dyn St
     conflict(store.transition(by_fence(&claim.fence, Event::Cancel)).await, "a change by a worker that has paused")
 }
 
-pub(super) async fn of_many_changes_from_one_version_one_wins(store: Arc<dyn Store>) -> Outcome {
+pub(super) async fn of_many_changes_from_one_version_one_wins(store: &Arc<dyn Store>) -> Outcome {
     for _ in 0..5 {
-        let claim = running(&*store).await?;
+        let claim = running(&**store).await?;
         let id = claim.fence.operation.clone();
         let mut changes = JoinSet::new();
         for event in [pause(), Event::HandOver, Event::Cancel, Event::Commit, Event::Fail { error: "x".into() }] {
             for transition in [by_fence(&claim.fence, event.clone()), by_version(&claim.operation, event)] {
-                let store = Arc::clone(&store);
+                let store = Arc::clone(store);
                 let of_version = Transition { guard: Guard::Version(claim.operation.version), ..transition };
                 changes.spawn(async move { store.transition(of_version).await });
             }
@@ -115,15 +116,15 @@ pub(super) async fn of_many_changes_from_one_version_one_wins(store: Arc<dyn Sto
             }
         }
         ensure_eq!(winners.len(), 1, "winners of 10 changes from one version");
-        ensure_eq!(operation(&*store, &id).await?, winners[0], "the operation is the winner's");
-        ensure_eq!(log_of(&*store, &id).await?.len(), 3, "records: created, claim, the winner's");
+        ensure_eq!(operation(&**store, &id).await?, winners[0], "the operation is the winner's");
+        ensure_eq!(log_of(&**store, &id).await?.len(), 3, "records: created, claim, the winner's");
     }
     Ok(())
 }
 
-pub(super) async fn leaving_the_worker_ends_lease_and_request(store: Arc<dyn Store>) -> Outcome {
+pub(super) async fn leaving_the_worker_ends_lease_and_request(store: &Arc<dyn Store>) -> Outcome {
     for event in events() {
-        let claim = running(&*store).await?;
+        let claim = running(&**store).await?;
         let before = store.request(&claim.fence.operation, Request::Pause).await?;
         let after = store.transition(by_fence(&claim.fence, event.clone())).await?;
         ensure!(after.version > before.version, "{event:?} raises the version");
@@ -141,8 +142,8 @@ pub(super) async fn leaving_the_worker_ends_lease_and_request(store: Arc<dyn Sto
     Ok(())
 }
 
-pub(super) async fn cancel_voids_the_fence_of_the_worker(store: Arc<dyn Store>) -> Outcome {
-    let claim = running(&*store).await?;
+pub(super) async fn cancel_voids_the_fence_of_the_worker(store: &Arc<dyn Store>) -> Outcome {
+    let claim = running(&**store).await?;
     let after = store.transition(by_version(&claim.operation, Event::Cancel)).await?;
     ensure!(after.attempt > claim.fence.attempt, "cancel raises the attempt");
     ensure!(after.finished_at.is_some(), "a cancelled operation has an end");
@@ -151,22 +152,23 @@ pub(super) async fn cancel_voids_the_fence_of_the_worker(store: Arc<dyn Store>) 
     conflict(saved, "a checkpoint after a cancel")?;
     conflict(store.transition(by_fence(&claim.fence, Event::Commit)).await, "a commit after a cancel")?;
     for state in ["pending", "paused", "failed"] {
-        let (before, _) = in_state(&*store, state).await?;
+        let (before, _) = in_state(&**store, state).await?;
         let after = store.transition(by_version(&before, Event::Cancel)).await?;
         ensure!(after.attempt > before.attempt, "cancel of an operation that is {state} raises the attempt");
     }
     Ok(())
 }
 
-pub(super) async fn each_change_adds_one_log_record(store: Arc<dyn Store>) -> Outcome {
-    let claim = running(&*store).await?;
+pub(super) async fn each_change_adds_one_log_record(store: &Arc<dyn Store>) -> Outcome {
+    let claim = running(&**store).await?;
     let id = &claim.fence.operation;
     for (count, event) in [(3, Event::Commit), (4, Event::Complete { warnings: 1 })] {
         let mut transition = by_fence(&claim.fence, event);
         let record = LogRecord::warning("done", "with 'quotes' and\nlines").with(serde_json::json!({ "files": [1] }));
-        transition.log = LogRecord { time: jiff::Timestamp::from_microsecond(1_700_000_000_123_456)?, ..record };
+        let time = jiff::Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_micros(1_700_000_000_123_456);
+        transition.log = LogRecord { time, ..record };
         store.transition(transition.clone()).await?;
-        let log = log_of(&*store, id).await?;
+        let log = log_of(&**store, id).await?;
         ensure_eq!(log.len(), count, "records");
         let last = &log[log.len() - 1];
         ensure_eq!((last.sequence, &last.record), (count as u64, &transition.log), "the newest record");
@@ -175,28 +177,28 @@ pub(super) async fn each_change_adds_one_log_record(store: Arc<dyn Store>) -> Ou
     Ok(())
 }
 
-pub(super) async fn only_a_running_operation_takes_a_request(store: Arc<dyn Store>) -> Outcome {
+pub(super) async fn only_a_running_operation_takes_a_request(store: &Arc<dyn Store>) -> Outcome {
     for state in STATES {
-        let (before, _) = in_state(&*store, state).await?;
+        let (before, _) = in_state(&**store, state).await?;
         let result = store.request(&before.new.id, Request::Pause).await;
         if state == "running" {
             ensure_eq!(result?.request, Some(Request::Pause), "the request");
         } else {
             conflict(result, &format!("a request to an operation that is {state}"))?;
-            ensure_eq!(operation(&*store, &before.new.id).await?, before, "the operation that is {state}");
+            ensure_eq!(operation(&**store, &before.new.id).await?, before, "the operation that is {state}");
         }
     }
     refused(store.request(&unknown(), Request::Pause).await, ErrorClass::NotFound, "a request to nothing")
 }
 
-pub(super) async fn a_request_stands_until_it_is_cleared(store: Arc<dyn Store>) -> Outcome {
-    let claim = running(&*store).await?;
+pub(super) async fn a_request_stands_until_it_is_cleared(store: &Arc<dyn Store>) -> Outcome {
+    let claim = running(&**store).await?;
     let id = &claim.fence.operation;
     let after = store.request(id, Request::Pause).await?;
     ensure!(after.version > claim.operation.version, "a request raises the version");
     ensure_eq!(after.state, claim.operation.state, "the state");
     store.renew(&claim.fence, LONG, None).await?;
-    ensure_eq!(operation(&*store, id).await?.request, Some(Request::Pause), "the request after a renewal");
+    ensure_eq!(operation(&**store, id).await?.request, Some(Request::Pause), "the request after a renewal");
     let paused = store.transition(by_fence(&claim.fence, pause())).await?;
     ensure_eq!(paused.request, None, "the request after the pause");
     Ok(())

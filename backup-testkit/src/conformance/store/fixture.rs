@@ -1,6 +1,6 @@
 //! Operations to test with, and ways to bring them into each state.
 
-use super::Outcome;
+use crate::conformance::Outcome;
 use backup_core::adapter::Store;
 use backup_core::model::{
     ArchiveId, ArchiveRecord, Claim, ClaimOver, ClaimRequest, Fence, Guard, Holder, Identity, LogLevel, LogQuery,
@@ -15,22 +15,15 @@ pub(super) const LONG: Duration = Duration::from_secs(600);
 /// Short enough to be waited for.
 pub(super) const SHORT: Duration = Duration::from_millis(50);
 
-/// Fails the case unless the condition holds.
-macro_rules! ensure {
-    ($condition:expr, $($why:tt)+) => {
-        if !$condition {
-            return Err(format!($($why)+).into());
-        }
-    };
-}
-pub(super) use ensure;
-
 /// Fails the case unless both are equal.
 macro_rules! ensure_eq {
     ($left:expr, $right:expr, $($why:tt)+) => {
         match (&$left, &$right) {
             (left, right) => if left != right {
-                return Err(format!("{}: {left:?} is not {right:?}", format!($($why)+)).into());
+                return Err($crate::conformance::Stop::Failed(format!(
+                    "{}: {left:?} is not {right:?}",
+                    format!($($why)+)
+                )));
             }
         }
     };
@@ -39,11 +32,7 @@ pub(super) use ensure_eq;
 
 /// Fails the case unless the result is an error of this class.
 pub(super) fn refused<T>(result: Result<T>, class: ErrorClass, what: &str) -> Outcome {
-    match result {
-        Err(e) if e.class() == class => Ok(()),
-        Err(e) => Err(format!("{what} must be {class:?}, not {e:?}").into()),
-        Ok(_) => Err(format!("{what} must be {class:?}, and was granted").into()),
-    }
+    crate::conformance::suite::refused(result, &[class], what)
 }
 
 /// Fails the case unless the result is `Conflict`.

@@ -1,7 +1,8 @@
 //! What a worker does with its claim: renewing it, saving checkpoints.
 
-use super::Outcome;
 use super::fixture::*;
+use crate::conformance::Outcome;
+use crate::conformance::suite::ensure;
 use backup_core::ErrorClass;
 use backup_core::adapter::Store;
 use backup_core::model::{Checkpoint, ClaimOver, ClaimRequest, Fence, Phase, Progress, Request};
@@ -9,8 +10,8 @@ use backup_core::state::Event;
 use bytes::Bytes;
 use std::sync::Arc;
 
-pub(super) async fn a_renewal_extends_the_lease_and_stores_progress(store: Arc<dyn Store>) -> Outcome {
-    let id = pending(&*store).await?;
+pub(super) async fn a_renewal_extends_the_lease_and_stores_progress(store: &Arc<dyn Store>) -> Outcome {
+    let id = pending(&**store).await?;
     let claim = store.claim(&id, claim_for(SHORT)).await?;
     let progress = Progress {
         phase: Phase::Transferring,
@@ -25,16 +26,16 @@ pub(super) async fn a_renewal_extends_the_lease_and_stores_progress(store: Arc<d
     };
     store.renew(&claim.fence, LONG, Some(&progress)).await?;
     tokio::time::sleep(2 * SHORT).await;
-    let seen = operation(&*store, &id).await?;
+    let seen = operation(&**store, &id).await?;
     ensure!(seen.lease_running, "the renewed lease runs on when the first one would have ended");
     ensure_eq!(seen.progress, progress, "the progress");
     store.renew(&claim.fence, SHORT, None).await?;
     tokio::time::sleep(2 * SHORT).await;
-    let seen = operation(&*store, &id).await?;
+    let seen = operation(&**store, &id).await?;
     ensure!(!seen.lease_running, "a shorter renewal counts from its own moment");
     ensure_eq!(seen.progress, progress, "the progress after a renewal without any");
     store.renew(&claim.fence, LONG, None).await?;
-    ensure!(operation(&*store, &id).await?.lease_running, "a fence stays good after its lease until another claims");
+    ensure!(operation(&**store, &id).await?.lease_running, "a fence stays good after its lease until another claims");
     Ok(())
 }
 
@@ -56,19 +57,19 @@ async fn void_fences(store: &dyn Store) -> Result<Vec<(String, Fence)>, backup_c
     Ok(fences)
 }
 
-pub(super) async fn a_void_fence_renews_nothing(store: Arc<dyn Store>) -> Outcome {
-    for (what, fence) in void_fences(&*store).await? {
-        let before = snapshot(&*store, &fence.operation).await?;
+pub(super) async fn a_void_fence_renews_nothing(store: &Arc<dyn Store>) -> Outcome {
+    for (what, fence) in void_fences(&**store).await? {
+        let before = snapshot(&**store, &fence.operation).await?;
         let progress = Progress { entries: 99, ..Progress::default() };
         conflict(store.renew(&fence, 2 * LONG, Some(&progress)).await, &format!("renewing with {what}"))?;
-        ensure_eq!(snapshot(&*store, &fence.operation).await?, before, "after renewing with {what}");
+        ensure_eq!(snapshot(&**store, &fence.operation).await?, before, "after renewing with {what}");
     }
     let nothing = Fence { operation: unknown(), attempt: 1, nonce: 1 };
     refused(store.renew(&nothing, LONG, None).await, ErrorClass::NotFound, "renewing nothing")
 }
 
-pub(super) async fn a_renewal_tells_of_the_request_until_it_is_cleared(store: Arc<dyn Store>) -> Outcome {
-    let claim = running(&*store).await?;
+pub(super) async fn a_renewal_tells_of_the_request_until_it_is_cleared(store: &Arc<dyn Store>) -> Outcome {
+    let claim = running(&**store).await?;
     let id = &claim.fence.operation;
     ensure_eq!(store.renew(&claim.fence, LONG, None).await?.request, None, "the request before one was made");
     store.request(id, Request::Pause).await?;
@@ -82,9 +83,9 @@ pub(super) async fn a_renewal_tells_of_the_request_until_it_is_cleared(store: Ar
     Ok(())
 }
 
-pub(super) async fn a_checkpoint_replaces_the_one_before(store: Arc<dyn Store>) -> Outcome {
-    let claim = running(&*store).await?;
-    let other = running(&*store).await?;
+pub(super) async fn a_checkpoint_replaces_the_one_before(store: &Arc<dyn Store>) -> Outcome {
+    let claim = running(&**store).await?;
+    let other = running(&**store).await?;
     let large: Vec<u8> = (0..512 * 1024_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     store.save_checkpoint(&other.fence, &Checkpoint(Bytes::from("other"))).await?;
     for data in [Bytes::from("small"), Bytes::from(large), Bytes::new(), Bytes::from(vec![0, 255, 0])] {
@@ -100,20 +101,20 @@ pub(super) async fn a_checkpoint_replaces_the_one_before(store: Arc<dyn Store>) 
     Ok(())
 }
 
-pub(super) async fn a_void_fence_saves_nothing(store: Arc<dyn Store>) -> Outcome {
-    for (what, fence) in void_fences(&*store).await? {
-        let before = snapshot(&*store, &fence.operation).await?;
+pub(super) async fn a_void_fence_saves_nothing(store: &Arc<dyn Store>) -> Outcome {
+    for (what, fence) in void_fences(&**store).await? {
+        let before = snapshot(&**store, &fence.operation).await?;
         let saved = store.save_checkpoint(&fence, &Checkpoint(Bytes::from("late"))).await;
         conflict(saved, &format!("saving with {what}"))?;
-        ensure_eq!(snapshot(&*store, &fence.operation).await?, before, "after saving with {what}");
+        ensure_eq!(snapshot(&**store, &fence.operation).await?, before, "after saving with {what}");
     }
     let nothing = Fence { operation: unknown(), attempt: 1, nonce: 1 };
     let saved = store.save_checkpoint(&nothing, &Checkpoint(Bytes::new())).await;
     refused(saved, ErrorClass::NotFound, "saving for nothing")
 }
 
-pub(super) async fn no_checkpoint_is_none(store: Arc<dyn Store>) -> Outcome {
-    let claim = running(&*store).await?;
+pub(super) async fn no_checkpoint_is_none(store: &Arc<dyn Store>) -> Outcome {
+    let claim = running(&**store).await?;
     ensure_eq!(store.checkpoint(&claim.fence.operation).await?, None, "the checkpoint of a new operation");
     ensure_eq!(store.checkpoint(&unknown()).await?, None, "the checkpoint of nothing");
     Ok(())

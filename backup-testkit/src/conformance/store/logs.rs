@@ -1,7 +1,8 @@
 //! Job logs.
 
-use super::Outcome;
 use super::fixture::*;
+use crate::conformance::suite::ensure;
+use crate::conformance::{Outcome, Stop};
 use backup_core::adapter::Store;
 use backup_core::model::{LogLevel, LogQuery, LogRecord, OperationId, StoredLogRecord};
 use backup_core::{ErrorClass, Result};
@@ -19,13 +20,13 @@ fn batch(writer: usize, round: usize, length: usize) -> Vec<LogRecord> {
     (0..length).map(|i| record(LogLevel::Info, format!("{writer} {round} {i}"))).collect()
 }
 
-pub(super) async fn appends_at_once_leave_no_gaps_and_stay_together(store: Arc<dyn Store>) -> Outcome {
+pub(super) async fn appends_at_once_leave_no_gaps_and_stay_together(store: &Arc<dyn Store>) -> Outcome {
     const WRITERS: usize = 6;
     const ROUNDS: usize = 5;
-    let id = pending(&*store).await?;
+    let id = pending(&**store).await?;
     let mut writers = JoinSet::new();
     for writer in 0..WRITERS {
-        let (store, id) = (Arc::clone(&store), id.clone());
+        let (store, id) = (Arc::clone(store), id.clone());
         writers.spawn(async move {
             for round in 0..ROUNDS {
                 store.append_log(&id, &batch(writer, round, 1 + writer * 3)).await?;
@@ -36,7 +37,7 @@ pub(super) async fn appends_at_once_leave_no_gaps_and_stay_together(store: Arc<d
     while let Some(done) = writers.join_next().await {
         done??;
     }
-    let log = log_of(&*store, &id).await?;
+    let log = log_of(&**store, &id).await?;
     let expected: usize = 1 + (0..WRITERS).map(|writer| ROUNDS * (1 + writer * 3)).sum::<usize>();
     ensure_eq!(log.len(), expected, "records");
     let sequences: Vec<u64> = log.iter().map(|stored| stored.sequence).collect();
@@ -49,7 +50,9 @@ pub(super) async fn appends_at_once_leave_no_gaps_and_stay_together(store: Arc<d
             let batch: Vec<&str> = batch.iter().map(|record| record.message.as_str()).collect();
             let found = messages[from..].windows(batch.len()).position(|window| window == batch);
             let Some(found) = found else {
-                return Err(format!("the records of batch {round} of writer {writer} do not stand together").into());
+                return Err(Stop::Failed(format!(
+                    "the records of batch {round} of writer {writer} do not stand together"
+                )));
             };
             from += found + batch.len();
         }
@@ -65,22 +68,22 @@ pub(super) async fn appends_at_once_leave_no_gaps_and_stay_together(store: Arc<d
     Ok(())
 }
 
-pub(super) async fn a_log_can_be_written_in_every_state(store: Arc<dyn Store>) -> Outcome {
+pub(super) async fn a_log_can_be_written_in_every_state(store: &Arc<dyn Store>) -> Outcome {
     for state in STATES {
-        let (before, _) = in_state(&*store, state).await?;
+        let (before, _) = in_state(&**store, state).await?;
         let records = batch(0, 0, 2);
-        let length = log_of(&*store, &before.new.id).await?.len();
+        let length = log_of(&**store, &before.new.id).await?.len();
         store.append_log(&before.new.id, &records).await?;
-        let log = log_of(&*store, &before.new.id).await?;
+        let log = log_of(&**store, &before.new.id).await?;
         ensure!(
             log[length..].iter().map(|stored| &stored.record).eq(&records),
             "the records of an operation that is {state} come back as they were given"
         );
-        ensure_eq!(operation(&*store, &before.new.id).await?, before, "the operation that is {state}");
+        ensure_eq!(operation(&**store, &before.new.id).await?, before, "the operation that is {state}");
     }
     let missing = unknown();
     refused(store.append_log(&missing, &batch(0, 0, 1)).await, ErrorClass::NotFound, "a log of nothing")?;
-    ensure!(log_of(&*store, &missing).await?.is_empty(), "a log of nothing was kept");
+    ensure!(log_of(&**store, &missing).await?.is_empty(), "a log of nothing was kept");
     Ok(())
 }
 
@@ -98,19 +101,19 @@ async fn read_all(store: &dyn Store, id: &OperationId, level: LogLevel, limit: u
     }
 }
 
-pub(super) async fn pages_give_each_record_once(store: Arc<dyn Store>) -> Outcome {
-    let id = pending(&*store).await?;
-    let other = pending(&*store).await?;
+pub(super) async fn pages_give_each_record_once(store: &Arc<dyn Store>) -> Outcome {
+    let id = pending(&**store).await?;
+    let other = pending(&**store).await?;
     store.append_log(&other, &batch(1, 1, 10)).await?;
     let levels = [LogLevel::Info, LogLevel::Warning, LogLevel::Info, LogLevel::Error, LogLevel::Info];
     let records: Vec<_> = (0..25).map(|i| record(levels[i % levels.len()], format!("record {i}"))).collect();
     store.append_log(&id, &records).await?;
-    let all = log_of(&*store, &id).await?;
+    let all = log_of(&**store, &id).await?;
     ensure_eq!(all.len(), 26, "records");
     for level in [LogLevel::Info, LogLevel::Warning, LogLevel::Error] {
         let expected: Vec<_> = all.iter().filter(|stored| stored.record.level >= level).cloned().collect();
         for limit in [1, 2, 5, expected.len() as u32, 10_000] {
-            let read = read_all(&*store, &id, level, limit).await?;
+            let read = read_all(&**store, &id, level, limit).await?;
             ensure_eq!(read, expected, "the log from {level:?} in pages of {limit}");
         }
         let page = store.page_log(&id, &LogQuery { after: 0, min_level: level, limit: expected.len() as u32 }).await?;
@@ -122,12 +125,12 @@ pub(super) async fn pages_give_each_record_once(store: Arc<dyn Store>) -> Outcom
     Ok(())
 }
 
-pub(super) async fn a_reader_that_follows_a_writer_misses_nothing(store: Arc<dyn Store>) -> Outcome {
-    let id = pending(&*store).await?;
+pub(super) async fn a_reader_that_follows_a_writer_misses_nothing(store: &Arc<dyn Store>) -> Outcome {
+    let id = pending(&**store).await?;
     let done = Arc::new(AtomicBool::new(false));
     let mut writers = JoinSet::new();
     for writer in 0..3 {
-        let (store, id) = (Arc::clone(&store), id.clone());
+        let (store, id) = (Arc::clone(store), id.clone());
         writers.spawn(async move {
             for round in 0..30 {
                 let records: Vec<_> = [LogLevel::Info, LogLevel::Warning]
@@ -140,7 +143,7 @@ pub(super) async fn a_reader_that_follows_a_writer_misses_nothing(store: Arc<dyn
         });
     }
     let follower = {
-        let (store, id, done) = (Arc::clone(&store), id.clone(), Arc::clone(&done));
+        let (store, id, done) = (Arc::clone(store), id.clone(), Arc::clone(&done));
         tokio::spawn(async move {
             let mut query = LogQuery { after: 0, min_level: LogLevel::Warning, limit: 7 };
             let mut followed = Vec::new();
@@ -161,13 +164,13 @@ pub(super) async fn a_reader_that_follows_a_writer_misses_nothing(store: Arc<dyn
     }
     done.store(true, Ordering::SeqCst);
     let followed = follower.await??;
-    let all = read_all(&*store, &id, LogLevel::Warning, 10_000).await?;
+    let all = read_all(&**store, &id, LogLevel::Warning, 10_000).await?;
     ensure_eq!(all.len(), 90, "warnings");
     ensure_eq!(followed, all, "what the follower saw");
     Ok(())
 }
 
-pub(super) async fn the_log_of_nothing_is_empty(store: Arc<dyn Store>) -> Outcome {
+pub(super) async fn the_log_of_nothing_is_empty(store: &Arc<dyn Store>) -> Outcome {
     let page = store.page_log(&unknown(), &LogQuery::default()).await?;
     ensure!(page.records.is_empty() && !page.more, "the log of an operation that was never created: {page:?}");
     for limit in [0, 10_001] {

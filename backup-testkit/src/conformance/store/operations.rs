@@ -1,13 +1,14 @@
 //! Creating, reading and listing operations.
 
-use super::Outcome;
 use super::fixture::*;
+use crate::conformance::Outcome;
+use crate::conformance::suite::ensure;
 use backup_core::adapter::Store;
 use backup_core::model::{Checkpoint, NewOperation, OperationId, OperationKind, OperationQuery, Progress};
 use backup_core::state::State;
 use std::sync::Arc;
 
-pub(super) async fn a_new_operation_is_as_it_was_given(store: Arc<dyn Store>) -> Outcome {
+pub(super) async fn a_new_operation_is_as_it_was_given(store: &Arc<dyn Store>) -> Outcome {
     let new = NewOperation {
         name: "Näme with 'quotes', \"more\", \n lines and 日本".into(),
         kind: OperationKind::Restore,
@@ -24,13 +25,13 @@ pub(super) async fn a_new_operation_is_as_it_was_given(store: Arc<dyn Store>) ->
     ensure_eq!(created.progress, Progress::default(), "the progress");
     ensure_eq!(created.finished_at, None, "the end");
     ensure_eq!(store.get(&new.id).await?, Some(created), "what is read back");
-    let log = log_of(&*store, &new.id).await?;
+    let log = log_of(&**store, &new.id).await?;
     let steps: Vec<_> = log.iter().map(|stored| (stored.sequence, stored.record.step.as_str())).collect();
     ensure_eq!(steps, [(1, "created")], "the log");
     Ok(())
 }
 
-pub(super) async fn an_operation_is_created_with_its_first_checkpoint(store: Arc<dyn Store>) -> Outcome {
+pub(super) async fn an_operation_is_created_with_its_first_checkpoint(store: &Arc<dyn Store>) -> Outcome {
     let checkpoint = Checkpoint(vec![0, 255, 7].into());
     let with = store.create(new_operation(), Some(&checkpoint)).await?;
     ensure_eq!(store.checkpoint(&with.new.id).await?, Some(checkpoint.clone()), "the first checkpoint");
@@ -44,18 +45,18 @@ pub(super) async fn an_operation_is_created_with_its_first_checkpoint(store: Arc
     Ok(())
 }
 
-pub(super) async fn an_id_is_taken_once(store: Arc<dyn Store>) -> Outcome {
+pub(super) async fn an_id_is_taken_once(store: &Arc<dyn Store>) -> Outcome {
     let first = new_operation();
     let created = store.create(first.clone(), None).await?;
     let second = NewOperation { name: "another".into(), ..first.clone() };
     conflict(store.create(second, None).await, "creating an id again")?;
     ensure_eq!(store.get(&first.id).await?, Some(created), "the first operation");
-    ensure_eq!(log_of(&*store, &first.id).await?.len(), 1, "records in its log");
+    ensure_eq!(log_of(&**store, &first.id).await?.len(), 1, "records in its log");
     Ok(())
 }
 
-pub(super) async fn an_unknown_operation_is_none(store: Arc<dyn Store>) -> Outcome {
-    pending(&*store).await?;
+pub(super) async fn an_unknown_operation_is_none(store: &Arc<dyn Store>) -> Outcome {
+    pending(&**store).await?;
     ensure_eq!(store.get(&unknown()).await?, None, "an operation that was never created");
     Ok(())
 }
@@ -64,7 +65,7 @@ fn id(text: &str) -> Result<OperationId, backup_core::Error> {
     text.parse()
 }
 
-pub(super) async fn pages_list_the_newest_first_without_gaps_or_doubles(store: Arc<dyn Store>) -> Outcome {
+pub(super) async fn pages_list_the_newest_first_without_gaps_or_doubles(store: &Arc<dyn Store>) -> Outcome {
     // Not created in the order of their ids.
     let mut ids = Vec::new();
     for text in [
@@ -95,7 +96,7 @@ pub(super) async fn pages_list_the_newest_first_without_gaps_or_doubles(store: A
     Ok(())
 }
 
-pub(super) async fn filters_hold_together(store: Arc<dyn Store>) -> Outcome {
+pub(super) async fn filters_hold_together(store: &Arc<dyn Store>) -> Outcome {
     let kinds = [OperationKind::Backup, OperationKind::Restore, OperationKind::Verify];
     let mut all = Vec::new();
     for (day, kind) in (10..).zip(kinds.into_iter().cycle().take(9)) {
@@ -104,7 +105,7 @@ pub(super) async fn filters_hold_together(store: Arc<dyn Store>) -> Outcome {
         if day % 2 == 0 {
             store.claim(&new.id, claim_for(LONG)).await?;
         }
-        all.push(operation(&*store, &new.id).await?);
+        all.push(operation(&**store, &new.id).await?);
     }
     all.reverse();
 

@@ -10,7 +10,7 @@ use backup_core::adapter::{
     Content, Cursor, Estimate, MAX_INLINE, Opened, ReadContext, Source, SourceEntry, SourceEvent, SourceFacts,
     SourceProperties, SourceWarning, Version,
 };
-use backup_core::model::{EntryKind, EntryName, GroupName, Identity};
+use backup_core::model::{EntryKind, EntryName, GroupName, Identity, Naming};
 use backup_core::{Error, Result};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -57,6 +57,7 @@ pub struct MemorySource {
     on_change: OnChange,
     estimate_known: bool,
     parallel_reads: usize,
+    naming: Naming,
     facts: SourceFacts,
 }
 
@@ -81,6 +82,7 @@ impl MemorySource {
             on_change: OnChange::Error,
             estimate_known: true,
             parallel_reads: 4,
+            naming: Naming::Paths,
             facts: SourceFacts { consistency, ..SourceFacts::default() },
         }
     }
@@ -169,6 +171,13 @@ impl MemorySource {
     #[must_use]
     pub fn with_parallel_reads(mut self, reads: usize) -> Self {
         self.parallel_reads = reads.max(1);
+        self
+    }
+
+    /// What it says that the names of its entries are.
+    #[must_use]
+    pub fn with_naming(mut self, naming: Naming) -> Self {
+        self.naming = naming;
         self
     }
 
@@ -264,7 +273,7 @@ impl Source for MemorySource {
     }
 
     fn properties(&self) -> SourceProperties {
-        SourceProperties { parallel_reads: self.parallel_reads, pins_version: false }
+        SourceProperties { parallel_reads: self.parallel_reads, pins_version: false, naming: self.naming }
     }
 
     async fn check(&self) -> Result<()> {

@@ -33,6 +33,7 @@ pub struct MemoryTarget {
     slices: Granularity,
     names: Names,
     record_every: u64,
+    warns_of: Vec<EntryName>,
     place: Arc<Mutex<Place>>,
 }
 
@@ -60,6 +61,7 @@ impl MemoryTarget {
             slices: Granularity::Slice,
             names: Names::Paths,
             record_every: 1 << 20,
+            warns_of: Vec::new(),
             place: Arc::default(),
         }
     }
@@ -82,6 +84,13 @@ impl MemoryTarget {
     #[must_use]
     pub fn with_record_every(mut self, bytes: u64) -> Self {
         self.record_every = bytes;
+        self
+    }
+
+    /// Warns of this entry's metadata when it is made.
+    #[must_use]
+    pub fn warning_of(mut self, name: &str) -> Self {
+        self.warns_of.push(name.into());
         self
     }
 
@@ -152,7 +161,12 @@ impl MemoryTarget {
             place.order.insert(group, entry.ordinal.max(last.unwrap_or(0)));
         }
         let name = entry.name.clone();
-        place.publish(&name, restored(entry, content), plan.overwrite)
+        let written = place.publish(&name, restored(entry, content), plan.overwrite)?;
+        if written != Written::AlreadyThere && self.warns_of.contains(&name) {
+            let message = "its owner is another".to_owned();
+            place.warnings.push(Warning { name: Some(name), message, left_out: false });
+        }
+        Ok(written)
     }
 }
 
@@ -299,8 +313,12 @@ impl RestoreTarget for MemoryTarget {
         Ok(())
     }
 
+    fn take_warnings(&self) -> Vec<Warning> {
+        std::mem::take(&mut lock(&self.place).warnings)
+    }
+
     async fn finish(&self, plan: &RestorePlan) -> Result<Vec<Warning>> {
-        let mut warnings = Vec::new();
+        let mut warnings = self.take_warnings();
         let mut entries = plan.entries.entries();
         while let Some(entry) = entries.next().await.transpose()? {
             let EntryKind::HardLink { target } = &entry.kind else { continue };
@@ -319,11 +337,18 @@ impl RestoreTarget for MemoryTarget {
             }
         }
         let mut place = lock(&self.place);
-        let ours = format!("{}-", plan.tag);
-        place.staged.retain(|stage, _| !stage.starts_with(&ours));
+        place.unstage(&plan.tag);
         place.open.remove(&plan.tag);
         place.sync();
         Ok(warnings)
+    }
+
+    async fn discard(&self, plan: &RestorePlan) -> Result<()> {
+        tokio::task::yield_now().await;
+        // A worker that has not heard of it yet may still write, and discards what it wrote when it has.
+        lock(&self.place).unstage(&plan.tag);
+        tokio::task::yield_now().await;
+        Ok(())
     }
 
     async fn verify(&self, plan: &RestorePlan) -> Result<VerifyReport> {

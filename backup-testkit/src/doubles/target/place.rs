@@ -1,7 +1,7 @@
 //! What a target in memory keeps.
 
 use crate::doubles::lock;
-use backup_core::adapter::Written;
+use backup_core::adapter::{Warning, Written};
 use backup_core::model::{EntryKind, EntryName, GroupName, Metadata, Timestamp};
 use backup_core::{Error, Result};
 use bytes::Bytes;
@@ -34,6 +34,8 @@ pub(super) struct Place {
     pub(super) order: HashMap<GroupName, u64>,
     pub(super) busy: BTreeSet<GroupName>,
     pub(super) breaches: Vec<String>,
+    /// What was not given out yet.
+    pub(super) warnings: Vec<Warning>,
 }
 
 #[derive(Debug, Default)]
@@ -65,6 +67,12 @@ impl Place {
         let before = self.items.insert(name.clone(), new);
         self.unsynced.entry(name.clone()).or_insert(before);
         Ok(written)
+    }
+
+    /// Removes what is staged for a plan.
+    pub(super) fn unstage(&mut self, tag: &str) {
+        let ours = format!("{tag}-");
+        self.staged.retain(|stage, _| !stage.starts_with(&ours));
     }
 
     pub(super) fn sync(&mut self) {

@@ -56,7 +56,7 @@ pub(super) async fn run(app: &App, args: Export) -> Result<Exit, Failure> {
         // A signal drops the work here, so that the staged file is removed.
         let bytes = tokio::select! {
             written = pump(stream, handle) => written.map_err(|e| name(e, &output))?,
-            () = signals.next() => return Err(Failure::Interrupted),
+            _ = signals.next() => return Err(Failure::Interrupted),
         };
         file.publish()?;
         app.out

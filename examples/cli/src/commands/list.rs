@@ -12,7 +12,7 @@ pub(super) async fn run(app: &App, args: At) -> Result<Exit, Failure> {
     let options = app.open_options()?;
     let destination = args.at.destination().await?;
     let store = app.store_if_there().await?;
-    let archives = list_archives(&*destination, store.as_deref(), options.keys.as_deref()).await?;
+    let archives = list_archives(&destination, store.as_deref(), options.keys.as_deref()).await?;
     if app.out.json {
         let archives: Vec<_> = archives.iter().map(document).collect();
         app.out.document(&json!({ "archives": archives }))?;

@@ -3,15 +3,16 @@
 use crate::app::App;
 use crate::args::{OperationArg, Operations};
 use crate::failure::{Exit, Failure};
+use crate::keys;
 use crate::operations::{Hold, find, hold, holder_text, kind_text, reason_text, state_text};
 use crate::output::{Lines, table};
 use crate::progress::figures;
-use crate::spec::Spec;
+use crate::spec::{CreateSpec, RestoreSpec, Spec};
 use crate::units;
-use backup_core::engine::Engine;
+use backup_core::Error;
+use backup_core::engine::{CancelRestore, Engine, OpenOptions};
 use backup_core::model::{Operation, OperationQuery};
 use backup_core::state::{PauseReason, State};
-use backup_core::{Error, ErrorClass};
 use serde_json::json;
 use std::time::Duration;
 
@@ -117,9 +118,19 @@ pub(super) async fn cancel(app: &App, args: OperationArg) -> Result<Exit, Failur
     let store = app.store().await?;
     let operation = find(&*store, &args.operation).await?;
     let id = operation.new.id.clone();
-    let destination = Spec::of(&operation)?.archive_place().destination().await?;
     let engine = Engine::new(store.clone());
-    match engine.cancel(&id, &*destination).await {
+    let cancelled = match Spec::of(&operation)? {
+        Spec::Create(CreateSpec { to, .. }) => engine.cancel_backup(&id, &to.destination().await?).await,
+        Spec::Restore(RestoreSpec { at, to, target: options, key, allow_unsealed, .. }) => {
+            let open = OpenOptions {
+                keys: keys::load(app.key.as_ref().or(key.as_ref()))?,
+                allow_unsealed: allow_unsealed || app.allow_unsealed(),
+            };
+            let (destination, target) = (at.destination().await?, to.target(&options).await?);
+            engine.cancel_restore(CancelRestore { operation: id.clone(), destination, target, open }).await
+        }
+    };
+    match cancelled {
         Ok(operation) => {
             app.out.document(&document(&operation))?;
             app.out.line(format!("operation {id} is cancelled"))?;
@@ -129,12 +140,11 @@ pub(super) async fn cancel(app: &App, args: OperationArg) -> Result<Exit, Failur
             // The store's answer stands even when the removal of what was written met trouble.
             let cancelled = matches!(store.get(&id).await, Ok(Some(now)) if now.state == State::Cancelled);
             let failure = Failure::from(error);
-            let conflict = matches!(&failure, Failure::Error { error, .. } if error.class() == ErrorClass::Conflict);
-            Err(if cancelled && !conflict {
-                failure.hint("the operation is cancelled; what is left of its archive goes with `backup sweep`")
-            } else {
-                failure
-            })
+            if !cancelled {
+                return Err(failure);
+            }
+            let again = app.command(&format!("cancel {id}"));
+            Err(failure.hint(format!("the operation is cancelled; what is left of it goes with: {again}")))
         }
     }
 }

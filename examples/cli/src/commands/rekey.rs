@@ -24,14 +24,14 @@ pub(super) async fn run(app: &App, args: Rekey) -> Result<Exit, Failure> {
     let old = if keep_old { OldKey::Keep } else { OldKey::Remove };
     let destination = at.destination().await?;
     if let Some(selector) = archive {
-        let id = find_archive(&*destination, &selector).await?;
+        let id = find_archive(&destination, &selector).await?;
         let outcome = engine::rekey(destination, &id, &*current, &*new, old).await?;
         app.out.document(&json!({ "archives": [document(&id, outcome)] }))?;
         app.out.line(line(&id, outcome, old))?;
         return Ok(Exit::Done);
     }
     let (mut documents, mut exit, mut changed) = (Vec::new(), Exit::Done, 0);
-    for summary in list_archives(&*destination, None, None).await? {
+    for summary in list_archives(&destination, None, None).await? {
         let id = summary.id;
         let why_not = match (&summary.status, &summary.header) {
             (_, Some(header)) if !header.sealed => continue,

@@ -19,7 +19,7 @@ const MAX_HEADER: usize = 1 << 20;
 pub(super) async fn delete(app: &App, args: Delete) -> Result<Exit, Failure> {
     let Delete { archive, force } = args;
     let destination = archive.at.destination().await?;
-    let id = find_archive(&*destination, &archive.archive).await?;
+    let id = find_archive(&destination, &archive.archive).await?;
     if !force {
         let what = header(&*destination, &id).await.map_or_else(String::new, |header| {
             format!(
@@ -32,7 +32,7 @@ pub(super) async fn delete(app: &App, args: Delete) -> Result<Exit, Failure> {
         confirm(app.out, &format!("Delete archive {id}{what} for ever?"), "--force")?;
     }
     let store = app.store_if_there().await?;
-    let objects = engine::delete_archive(&*destination, store.as_deref(), &id).await?;
+    let objects = engine::delete_archive(&destination, store.as_deref(), &id).await?;
     app.out.document(&json!({ "deleted": id, "objects": objects }))?;
     app.out.line(format!("deleted archive {id}: {}", units::count(objects, "object")))?;
     Ok(Exit::Done)
@@ -56,7 +56,7 @@ async fn header(destination: &dyn Destination, id: &ArchiveId) -> Option<Header>
 pub(super) async fn sweep(app: &App, args: Sweep) -> Result<Exit, Failure> {
     let Sweep { at, min_age, dry_run } = args;
     let destination = at.at.destination().await?;
-    let report = engine::sweep(&*destination, &SweepOptions { min_age, dry_run }).await?;
+    let report = engine::sweep(&destination, &SweepOptions { min_age, dry_run }).await?;
     let SweepReport { swept, kept, objects, bytes, .. } = report;
     app.out.document(&json!({
         "dry_run": dry_run, "swept": swept, "objects": objects, "bytes": bytes,

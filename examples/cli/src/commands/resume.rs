@@ -16,23 +16,25 @@ use backup_core::model::{Operation, OperationKind, OperationQuery};
 use serde_json::json;
 use std::sync::Arc;
 
-/// What this command line says about operations that were begun by others.
+/// How operations are continued.
 #[derive(Clone, Debug)]
-struct Now {
+struct How {
     take_over: TakeOver,
+    keep_going: bool,
     password: Password,
     resources: Resources,
 }
 
 pub(super) async fn run(app: &App, args: Resume) -> Result<Exit, Failure> {
-    let Resume { operation, all: _, take_over, password, resources } = args;
-    let now = Now { take_over: if take_over { TakeOver::Now } else { TakeOver::WhenFree }, password, resources };
+    let Resume { operation, all: _, take_over, keep_going, password, resources } = args;
+    let take_over = if take_over { TakeOver::Now } else { TakeOver::WhenFree };
+    let how = How { take_over, keep_going, password, resources };
     let store = app.store().await?;
     let mut signals = Signals::install()?;
     match operation {
         Some(selector) => {
             let operation = find(&*store, &selector).await?;
-            if hold(&operation) == Hold::Live && now.take_over == TakeOver::WhenFree {
+            if hold(&operation) == Hold::Live && how.take_over == TakeOver::WhenFree {
                 app.out
                     .event(&json!({ "event": "waiting", "operation": operation.new.id, "holder": operation.holder }));
                 app.out.note(format!(
@@ -41,14 +43,14 @@ pub(super) async fn run(app: &App, args: Resume) -> Result<Exit, Failure> {
                     holder_text(&operation)
                 ));
             }
-            one(app, &store, &operation, &now, &mut signals).await
+            one(app, &store, &operation, &how, &mut signals).await
         }
-        None => all(app, &store, &now, &mut signals).await,
+        None => all(app, &store, &how, &mut signals).await,
     }
 }
 
 /// Continues everything that can go on, the oldest first, and ends with the worst of their ends.
-async fn all(app: &App, store: &Arc<dyn Store>, now: &Now, signals: &mut Signals) -> Result<Exit, Failure> {
+async fn all(app: &App, store: &Arc<dyn Store>, how: &How, signals: &mut Signals) -> Result<Exit, Failure> {
     let mut operations = Vec::new();
     let mut query = OperationQuery {
         states: vec!["pending", "running", "committing", "paused", "failed"],
@@ -65,13 +67,13 @@ async fn all(app: &App, store: &Arc<dyn Store>, now: &Now, signals: &mut Signals
     let mut resumed = 0;
     for operation in operations {
         let id = &operation.new.id;
-        if hold(&operation) == Hold::Live && now.take_over == TakeOver::WhenFree {
+        if hold(&operation) == Hold::Live && how.take_over == TakeOver::WhenFree {
             app.out.note(format!("{id}: left to {}, which works on it", holder_text(&operation)));
             continue;
         }
         resumed += 1;
         app.out.note(format!("{id}: {} -> {}", operation.new.source, operation.new.destination));
-        match one(app, store, &operation, now, signals).await {
+        match one(app, store, &operation, how, signals).await {
             // Whoever pauses one by a signal means all of them.
             Ok(Exit::Paused) if signals.were_received() => return Ok(worst.worse(Exit::Paused)),
             Ok(exit) => worst = worst.worse(exit),
@@ -93,10 +95,10 @@ async fn one(
     app: &App,
     store: &Arc<dyn Store>,
     operation: &Operation,
-    now: &Now,
+    how: &How,
     signals: &mut Signals,
 ) -> Result<Exit, Failure> {
-    let Now { take_over, password, resources } = now.clone();
+    let How { take_over, keep_going, password, resources } = how.clone();
     let id = operation.new.id.clone();
     match Spec::of(operation)? {
         Spec::Create(CreateSpec { from, mut source, to, key, resources: kept }) => {
@@ -131,6 +133,7 @@ async fn one(
                 },
                 limits: resources.limits(),
                 take_over,
+                keep_going,
             };
             let handle = unless_interrupted(signals, runner.engine.resume_restore(request)).await??;
             match runner.attend(handle, OperationKind::Restore, signals).await? {

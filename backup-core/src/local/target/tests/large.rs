@@ -88,6 +88,34 @@ async fn an_error_of_the_reader_is_returned_as_it_is_and_nothing_is_published() 
 }
 
 #[tokio::test]
+async fn a_restore_that_is_given_up_leaves_what_it_published_and_nothing_else_of_its_own() {
+    let f = fixture();
+    let (big, done) = (big("d/big", 10_000_000), item("d/done", EntryKind::File, "x"));
+    let plan = plan(&[done.clone(), big.clone()]);
+    let other = RestorePlan { tag: "t2".into(), ..plan.clone() };
+    f.target.prepare(&plan).await.unwrap();
+    f.target.write_small(&plan, vec![done]).await.unwrap();
+    for plan in [&plan, &other] {
+        let content = pieces(&big, Sha256::new(), 0, 9_000_000, Some(Error::transient("broken off")));
+        f.target.write_large(plan, &big.entry, content, &EntryProgress::default()).await.unwrap_err();
+    }
+    std::fs::write(f.path("d/.backup-tmp-mine"), "y").unwrap();
+    assert_eq!(f.tree().len(), 5, "{:?}", f.tree());
+    // Another process, which has prepared nothing.
+    let again = LocalTarget::new(LocalTargetConfig::new(f.path(""))).unwrap();
+    again.discard(&plan).await.unwrap();
+    let tree = f.tree();
+    assert!(tree.len() == 4 && tree.iter().any(|name| name.contains("-t2-")), "{tree:?}");
+    assert!(tree.contains(&"d/done".into()) && tree.contains(&"d/.backup-tmp-mine".into()), "{tree:?}");
+    std::fs::remove_dir_all(f.path("d")).unwrap();
+    again.discard(&plan).await.unwrap();
+    std::fs::remove_dir_all(f.path("")).unwrap();
+    let gone = LocalTarget::new(LocalTargetConfig::new(f.path(""))).unwrap();
+    gone.discard(&plan).await.unwrap();
+    assert!(!f.path("").exists());
+}
+
+#[tokio::test]
 async fn a_restore_resumes_at_every_recorded_point_with_the_same_result() {
     for sparse in [false, true] {
         let mut item = big("d/big", 30_000_000);

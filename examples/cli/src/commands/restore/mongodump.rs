@@ -24,6 +24,7 @@ pub(super) async fn run(app: &App, args: Restore) -> Result<Exit, Failure> {
         overwrite,
         force,
         no_verify,
+        keep_going: _,
         mongodb,
         from_mongodump,
         resources: _,

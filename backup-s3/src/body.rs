@@ -1,0 +1,157 @@
+//! Bodies of requests that write.
+
+use aws_sdk_s3::primitives::{ByteStream, SdkBody};
+use backup_core::adapter::Payload;
+use backup_core::{Error, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use http_body::{Frame, SizeHint};
+use md5::Digest as _;
+use std::convert::Infallible;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+/// Content up to this length is hashed where it is: a hop to another thread would cost more.
+const HASHED_HERE: u64 = 64 << 10;
+
+/// The pieces of a payload, one after the other, without a copy, and as fast as its limit allows.
+struct Pieces {
+    // The SDK wants a body that several threads may refer to; none of them reads it but the one that sends.
+    pieces: Mutex<BoxStream<'static, Bytes>>,
+    left: u64,
+}
+
+impl http_body::Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let Self { pieces, left } = self.get_mut();
+        pieces.get_mut().unwrap_or_else(PoisonError::into_inner).poll_next_unpin(cx).map(|piece| {
+            let piece = piece?;
+            *left = left.saturating_sub(piece.len() as u64);
+            Some(Ok(Frame::data(piece)))
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+/// A body that sends a payload.
+pub(crate) fn body(payload: &Payload) -> ByteStream {
+    match payload.pieces() {
+        [] => ByteStream::from_static(b""),
+        [whole] if !payload.is_limited() => ByteStream::from(whole.clone()),
+        pieces => {
+            let left = payload.len();
+            let pieces = if payload.is_limited() {
+                payload.chunks()
+            } else {
+                let pieces: Vec<Bytes> = pieces.iter().filter(|piece| !piece.is_empty()).cloned().collect();
+                futures::stream::iter(pieces).boxed()
+            };
+            ByteStream::new(SdkBody::from_body_1_x(Pieces { pieces: Mutex::new(pieces), left }))
+        }
+    }
+}
+
+/// The MD5 of a content, which services compare with what arrived and mostly keep as the ETag.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Md5([u8; 16]);
+
+impl Md5 {
+    /// Of a payload; a long one is hashed on another thread.
+    pub(crate) async fn of(payload: &Payload) -> Result<Self> {
+        if payload.len() <= HASHED_HERE {
+            return Ok(Self::of_pieces(payload.pieces()));
+        }
+        let payload = payload.clone();
+        let failed = |e| Error::permanent("a thread for hashing failed").because(e);
+        tokio::task::spawn_blocking(move || Self::of_pieces(payload.pieces())).await.map_err(failed)
+    }
+
+    /// Of pieces in memory. CPU work.
+    pub(crate) fn of_pieces(pieces: &[Bytes]) -> Self {
+        let mut hash = md5::Md5::new();
+        pieces.iter().for_each(|piece| hash.update(piece));
+        Self(hash.finalize().into())
+    }
+
+    /// As the header `Content-MD5` has it.
+    pub(crate) fn header(&self) -> String {
+        STANDARD.encode(self.0)
+    }
+
+    /// Whether an ETag, without its quotation marks, is this MD5.
+    pub(crate) fn is(&self, etag: &str) -> bool {
+        etag.eq_ignore_ascii_case(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for Md5 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+/// The ETag that services give to an object of these parts: the MD5 of their MD5s, and their number. `None` when an ETag of a part is
+/// no MD5, as with some encryptions.
+pub(crate) fn etag_of_parts<'a>(etags: impl ExactSizeIterator<Item = &'a str>) -> Option<String> {
+    let count = etags.len();
+    let mut hash = md5::Md5::new();
+    for etag in etags {
+        let mut bytes = [0; 16];
+        hex::decode_to_slice(etag, &mut bytes).ok()?;
+        hash.update(bytes);
+    }
+    Some(format!("{}-{count}", hex::encode(hash.finalize())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use backup_core::limit::RateLimit;
+    use std::num::NonZeroU64;
+
+    async fn sent(payload: &Payload) -> Vec<u8> {
+        let body = body(payload);
+        assert_eq!(body.size_hint(), (payload.len(), Some(payload.len())));
+        body.collect().await.unwrap().to_vec()
+    }
+
+    #[tokio::test]
+    async fn a_body_is_the_payload_whatever_its_pieces() {
+        let all = Bytes::from((0..600_000u32).map(|i| i as u8).collect::<Vec<_>>());
+        let cut = Payload::new(vec![all.slice(..7), Bytes::new(), all.slice(7..300_000), all.slice(300_000..)]);
+        let paced = cut.clone().paced(RateLimit::new(NonZeroU64::new(100 << 20)));
+        for payload in [cut, paced, Payload::from(all.clone())] {
+            assert!(sent(&payload).await == all);
+            assert_eq!(Md5::of(&payload).await.unwrap(), Md5::of_pieces(std::slice::from_ref(&all)));
+        }
+        assert!(sent(&Payload::default()).await.is_empty());
+        assert!(sent(&Payload::new(vec![Bytes::new(), Bytes::new()])).await.is_empty());
+    }
+
+    #[test]
+    fn etags_are_as_the_service_makes_them() {
+        let md5 = Md5::of_pieces(&[Bytes::from_static(b"he"), Bytes::from_static(b"llo")]);
+        assert!(md5.is("5d41402abc4b2a76b9719d911017c592") && md5.is("5D41402ABC4B2A76B9719D911017C592"));
+        assert!(!md5.is("5d41402abc4b2a76b9719d911017c592-1"));
+        assert_eq!(md5.header(), "XUFAKrxLKna5cZ2REBfFkg==");
+        // printf '\x5d\x41…' | md5sum, for two parts "hello".
+        let part = "5d41402abc4b2a76b9719d911017c592";
+        assert_eq!(etag_of_parts([part, part].into_iter()).unwrap(), "616b22817b80eed9f65c3aa38cd29054-2");
+        assert_eq!(etag_of_parts(["no-md5"].into_iter()), None);
+    }
+}

@@ -1,0 +1,59 @@
+//! Whether a service honours `If-None-Match: *` on writes: tried out with a small object, once.
+
+use crate::S3Bucket;
+use crate::attributes::Attributes;
+use crate::body::Md5;
+use crate::object::{Put, PutAnswer};
+use backup_core::adapter::Payload;
+use backup_core::model::STAGE_PREFIX;
+use backup_core::{Error, ErrorClass, Result};
+
+impl S3Bucket {
+    /// Whether this is AWS itself, which honours it.
+    pub(crate) fn is_aws(&self) -> bool {
+        ["aws/", "aws-cn/", "aws-us-gov/"].iter().any(|service| self.identity().location.starts_with(service))
+    }
+
+    /// Writes a probe twice, the second time only if nothing is there, reads it back and removes it. Answers whether the second one
+    /// was turned down. The call has to go on to its end; the probe is named `.backup-tmp-<tag>-<random>`.
+    pub(crate) async fn try_out(&self, tag: &str) -> Result<bool> {
+        let key = self.key(&format!("{STAGE_PREFIX}{tag}-{:016x}", rand::random::<u64>()));
+        let tried = self.try_key(&key).await;
+        let removed = self.delete(&key).await;
+        let honours = tried?;
+        // A version that stays is no harm: a probe is small, and whoever lets the bucket keep versions expects them.
+        removed.map_err(|e| e.context("an object was written, but it cannot be removed again"))?;
+        tracing::debug!(place = %self.identity(), honours, "whether the service honours If-None-Match");
+        Ok(honours)
+    }
+
+    async fn try_key(&self, key: &str) -> Result<bool> {
+        let [first, second] = ["first", "second"].map(|text| Payload::from(text.as_bytes().to_vec()));
+        if self.put_probe(key, &first, false).await? == PutAnswer::NoSuchClass {
+            return Err(Error::invalid(
+                "the service does not know the storage class of the configuration; choose another",
+            ));
+        }
+        let honours = match self.put_probe(key, &second, true).await {
+            Ok(PutAnswer::Exists) => true,
+            Ok(_) => false,
+            // The header is not known, which is as good an answer.
+            Err(e) if e.class() == ErrorClass::Unsupported => false,
+            Err(e) => return Err(e),
+        };
+        let mut opened = self.open(key, None, None).await?;
+        let mut found = Vec::new();
+        while let Some(bytes) = opened.next().await? {
+            found.extend_from_slice(&bytes);
+        }
+        if found == b"first" || (found == b"second" && !honours) {
+            return Ok(honours);
+        }
+        Err(Error::corrupt("the probe does not read back as it was written").on(self.identity()))
+    }
+
+    async fn put_probe(&self, key: &str, payload: &Payload, only_new: bool) -> Result<PutAnswer> {
+        let (md5, attributes) = (Md5::of(payload).await?, Attributes::default());
+        self.put(Put { key, payload, md5, only_new, attributes: &attributes, sha256: None }).await
+    }
+}

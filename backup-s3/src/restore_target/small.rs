@@ -1,0 +1,187 @@
+//! Objects that are put whole, several at once.
+
+use super::item::Item;
+use super::{Shared, is_fatal};
+use crate::attributes::STORAGE_CLASS;
+use crate::body::Md5;
+use crate::object::{Put, PutAnswer, Seen};
+use backup_core::adapter::{Payload, RestorePlan, SmallEntry, Written};
+use backup_core::model::Entry;
+use backup_core::{Digest, Error, ErrorClass, Result};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often a put is tried again that met another of the same key.
+const RACES: u32 = 10;
+/// Classes whose objects cannot be read at once; for them the service keeps a SHA-256, by which they can be verified all the same.
+const ARCHIVES: [&str; 2] = ["GLACIER", "DEEP_ARCHIVE"];
+
+pub(super) async fn write(
+    shared: &Arc<Shared>,
+    plan: &RestorePlan,
+    batch: Vec<SmallEntry>,
+) -> Result<Vec<Result<Written>>> {
+    let each = batch.into_iter().map(|small| async move {
+        let SmallEntry { entry, content } = small;
+        let written = shared.write_small(plan, &entry, content).await.map_err(|e| e.on(&entry.name));
+        match written {
+            Err(e) if is_fatal(&e) => Err(e),
+            written => Ok(written),
+        }
+    });
+    futures::stream::iter(each).buffered(shared.options.parallel).try_collect().await
+}
+
+/// What stands under the key of an entry.
+pub(super) enum Found {
+    Nothing,
+    /// Its content is the entry's. Whether its attributes are, too.
+    Same {
+        attributes: bool,
+    },
+    Other,
+}
+
+pub(super) fn conflict() -> Error {
+    Error::conflict("another object is already there (it stays, unless the restore may overwrite)")
+}
+
+/// Whether objects of a class must be asked to be read.
+pub(super) fn is_archive(class: Option<&str>) -> bool {
+    class.is_some_and(|class| ARCHIVES.contains(&class))
+}
+
+impl Shared {
+    async fn write_small(&self, plan: &RestorePlan, entry: &Entry, content: Bytes) -> Result<Written> {
+        let item = self.item(plan.naming, entry)?;
+        if item.copy {
+            return Ok(Written::Deferred);
+        }
+        let _turn = self.turns.acquire().await.map_err(|e| Error::cancelled("closed").because(e))?;
+        self.write_whole(plan, entry, item, Payload::from(content)).await
+    }
+
+    /// Puts an object whole, unless it is there.
+    pub(super) async fn write_whole(
+        &self,
+        plan: &RestorePlan,
+        entry: &Entry,
+        mut item: Item,
+        payload: Payload,
+    ) -> Result<Written> {
+        let md5 = Md5::of(&payload).await?;
+        let sha256 = entry.sha256.unwrap_or_else(|| Digest::of(b""));
+        let honours = !plan.overwrite && self.honours_if_none_match(plan).await?;
+        let mut written = Written::Created;
+        if !honours {
+            match self.look(&item, payload.len(), sha256, Some(md5)).await? {
+                Found::Nothing => {}
+                Found::Same { attributes } if attributes || !plan.overwrite => return Ok(Written::AlreadyThere),
+                Found::Same { .. } | Found::Other if plan.overwrite => written = Written::Replaced,
+                Found::Same { .. } | Found::Other => return Err(conflict()),
+            }
+        }
+        let mut turn = 0;
+        loop {
+            let class = item.attributes.storage_class().or(self.bucket.storage_class());
+            let kept = is_archive(class).then_some(sha256);
+            let put = Put {
+                key: &item.key,
+                payload: &payload,
+                md5,
+                only_new: honours,
+                attributes: &item.attributes,
+                sha256: kept,
+            };
+            match self.bucket.put(put).await {
+                Ok(PutAnswer::Stored) => return Ok(written),
+                Ok(PutAnswer::Exists) => {
+                    return match self.look(&item, payload.len(), sha256, Some(md5)).await? {
+                        Found::Same { .. } => Ok(Written::AlreadyThere),
+                        Found::Other => Err(conflict()),
+                        Found::Nothing => {
+                            Err(Error::transient("something was there and is gone again; nothing was put"))
+                        }
+                    };
+                }
+                Ok(PutAnswer::Race) if turn < RACES => {
+                    turn += 1;
+                    tokio::time::sleep(Duration::from_millis(20 << turn.min(6))).await;
+                }
+                Ok(PutAnswer::Race) => return Err(Error::transient("other writes of this object are under way")),
+                Ok(PutAnswer::NoSuchClass) => self.without_class(entry, &mut item)?,
+                Err(e) if e.class() == ErrorClass::Unsupported && !item.attributes.tags.is_empty() => {
+                    self.without_tags(entry, &mut item);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// The service has refused the storage class: the bucket's own has to do.
+    pub(super) fn without_class(&self, entry: &Entry, item: &mut Item) -> Result<()> {
+        match item.attributes.storage_class().map(str::to_owned) {
+            Some(class) => {
+                let first = !self.has_refused(&class);
+                self.refuse(&class);
+                if first {
+                    let text = format!("the service does not know the storage class {class}; the bucket's own is used");
+                    self.notes.add(&entry.name, text);
+                }
+                item.attributes.headers.remove(STORAGE_CLASS);
+                Ok(())
+            }
+            None => Err(Error::invalid("the service does not know the storage class of the configuration")),
+        }
+    }
+
+    /// The service knows no tags.
+    pub(super) fn without_tags(&self, entry: &Entry, item: &mut Item) {
+        self.notes.add(&entry.name, "its tags are not put back: the service refuses the object with them");
+        item.attributes.tags.clear();
+    }
+
+    /// Compares what stands under a key with an entry.
+    pub(super) async fn look(&self, item: &Item, size: u64, sha256: Digest, md5: Option<Md5>) -> Result<Found> {
+        let Some(seen) = self.bucket.head(&item.key).await? else { return Ok(Found::Nothing) };
+        if seen.size != size {
+            return Ok(Found::Other);
+        }
+        let same = match md5 {
+            Some(md5) if md5.is(&seen.etag) => true,
+            _ => match self.bucket.read_digest(&item.key, &seen, self.options.retry).await {
+                Ok(found) => found == sha256,
+                // It was replaced or removed while it was looked at; whoever did that wants something else there.
+                Err(e) if matches!(e.class(), ErrorClass::Changed | ErrorClass::NotFound) => false,
+                // What cannot be read cannot be told to be the same.
+                Err(e) if e.class() == ErrorClass::Permanent => seen.sha256 == Some(sha256),
+                Err(e) => return Err(e),
+            },
+        };
+        if !same {
+            return Ok(Found::Other);
+        }
+        let attributes = self.attribute_differences(item, &seen).await?.is_empty();
+        Ok(Found::Same { attributes })
+    }
+
+    /// What besides its content an object has that the entry had not, or the other way round, in words.
+    pub(super) async fn attribute_differences(&self, item: &Item, seen: &Seen) -> Result<Vec<String>> {
+        let mut wanted = item.attributes.clone();
+        if wanted.storage_class().is_none() {
+            // The configuration says which one objects get that had none.
+            let class = self.bucket.storage_class().map(str::to_owned);
+            wanted.headers.extend(class.map(|class| (STORAGE_CLASS.to_owned(), class)));
+        }
+        let mut different = wanted.differences(&seen.attributes);
+        if !wanted.tags.is_empty() || seen.tags > 0 {
+            let same = self.bucket.tags(&item.key).await?.is_none_or(|tags| tags == wanted.tags);
+            if !same {
+                different.push("its tags are different".to_owned());
+            }
+        }
+        Ok(different)
+    }
+}

@@ -1,0 +1,183 @@
+//! Lists the current objects, page by page, the next page while the present one is used.
+
+use super::cursor::Position;
+use super::object::{Object, timestamp, version_of};
+use super::scope::Scope;
+use crate::S3Bucket;
+use crate::error::{About, answered};
+use aws_sdk_s3::types::EncodingType;
+use backup_core::model::EntryName;
+use backup_core::{Error, Result};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use percent_encoding::percent_decode;
+use std::borrow::Cow;
+use tokio_util::task::AbortOnDropHandle;
+
+/// What a listing gives.
+#[derive(Clone, Debug)]
+pub(super) enum Listed {
+    Object(Object),
+    /// Something that cannot be backed up, and why.
+    Odd(EntryName, &'static str),
+}
+
+/// Everything in the scope behind a position, in the order of the keys.
+pub(super) fn objects(bucket: S3Bucket, scope: Scope, after: Option<Position>) -> BoxStream<'static, Result<Listed>> {
+    async_stream::try_stream! {
+        let after = after.map(|position| position.key);
+        for prefix in &scope.prefixes {
+            let mut last = match &after {
+                // All of it comes before the position.
+                Some(key) if !key.starts_with(prefix.as_str()) && key > prefix => continue,
+                Some(key) if key.starts_with(prefix.as_str()) => Some(bucket.key(key)),
+                _ => None,
+            };
+            let mut next = Some(fetch(&bucket, prefix, last.clone(), None));
+            while let Some(page) = next.take() {
+                let page = joined(page.await)?;
+                let decoder = Decoder::of(page.encoding_type.as_ref());
+                let objects = page.contents.unwrap_or_default();
+                if page.is_truncated == Some(true) {
+                    next = Some(match objects.last().and_then(|object| object.key.as_deref()) {
+                        Some(end) => {
+                            let end = decoder.text(end).map_err(|_| misbehaves("a page ends with a key that is no text"))?;
+                            fetch(&bucket, prefix, Some(end), None)
+                        }
+                        // What a page would have held has been deleted.
+                        None => {
+                            let token = page.next_continuation_token;
+                            let token = token.ok_or_else(|| misbehaves("an empty page does not tell where the next starts"))?;
+                            fetch(&bucket, prefix, None, Some(token))
+                        }
+                    });
+                }
+                for object in objects {
+                    let key = object.key.as_deref().ok_or_else(|| misbehaves("an object has no key"))?;
+                    let full = match decoder.text(key) {
+                        Ok(full) => full,
+                        Err(bytes) => {
+                            yield Listed::Odd(odd_name(&bucket, bytes), "its key is no UTF-8");
+                            continue;
+                        }
+                    };
+                    in_order(last.as_deref(), &full)?;
+                    let key = below(&bucket, &full)?.to_owned();
+                    last = Some(full);
+                    let size = u64::try_from(object.size.unwrap_or_default()).unwrap_or_default();
+                    if key.is_empty() {
+                        if size > 0 {
+                            yield Listed::Odd(EntryName::from(bucket.prefix()), PREFIX_ITSELF);
+                        }
+                        continue;
+                    }
+                    if scope.contains(&key) {
+                        yield Listed::Object(Object {
+                            key,
+                            size,
+                            etag: object.e_tag.as_deref().map(version_of),
+                            modified: object.last_modified.as_ref().map(timestamp),
+                            version: None,
+                        });
+                    }
+                }
+            }
+        }
+    }
+    .boxed()
+}
+
+/// Why the object whose key is the configuration's prefix is left out. An empty one only makes the "folder" show, as the root
+/// directory of a file tree does, and is no item.
+pub(super) const PREFIX_ITSELF: &str = "its key is the prefix itself, so that it has no name below it";
+
+type Page = aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
+
+/// The page behind a full key, or that of a token. It is on its way from this moment on.
+fn fetch(
+    bucket: &S3Bucket,
+    prefix: &str,
+    after: Option<String>,
+    token: Option<String>,
+) -> AbortOnDropHandle<Result<Page>> {
+    let bucket = bucket.clone();
+    let prefix = Some(bucket.key(prefix)).filter(|prefix| !prefix.is_empty());
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        let request = bucket
+            .client()
+            .list_objects_v2()
+            .bucket(bucket.bucket())
+            .encoding_type(EncodingType::Url)
+            .set_prefix(prefix)
+            .set_start_after(after)
+            .set_continuation_token(token);
+        answered(request.send(), About::Bucket(bucket.bucket())).await
+    }))
+}
+
+/// What a task of this crate gave.
+pub(super) fn joined<T>(result: Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
+    result.map_err(|e| Error::permanent("a task of the S3 source did not end").because(e))?
+}
+
+/// How the texts of a page are written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Decoder {
+    encoded: bool,
+}
+
+impl Decoder {
+    /// By what the answer says: some servers pass over the wish for an encoding.
+    pub(super) fn of(encoding: Option<&EncodingType>) -> Self {
+        Self { encoded: encoding == Some(&EncodingType::Url) }
+    }
+
+    /// The text, or the bytes when they are none.
+    pub(super) fn text(self, text: &str) -> Result<String, Vec<u8>> {
+        if !self.encoded {
+            return Ok(text.to_owned());
+        }
+        // As in forms: a blank is written as `+`.
+        let text: Cow<'_, str> = if text.contains('+') { text.replace('+', " ").into() } else { text.into() };
+        String::from_utf8(percent_decode(text.as_bytes()).collect()).map_err(std::string::FromUtf8Error::into_bytes)
+    }
+}
+
+/// The name of something whose key is no text.
+pub(super) fn odd_name(bucket: &S3Bucket, mut key: Vec<u8>) -> EntryName {
+    if key.starts_with(bucket.prefix().as_bytes()) {
+        key.drain(..bucket.prefix().len());
+    }
+    EntryName::new(key)
+}
+
+/// The key below the bucket's prefix.
+pub(super) fn below<'a>(bucket: &S3Bucket, key: &'a str) -> Result<&'a str> {
+    key.strip_prefix(bucket.prefix()).ok_or_else(|| misbehaves("a key has another prefix than was asked for"))
+}
+
+/// A listing that is not in the order of UTF-8 could not be taken up where it was: objects would be missed.
+pub(super) fn in_order(last: Option<&str>, key: &str) -> Result<()> {
+    if last.is_none_or(|last| last < key) {
+        return Ok(());
+    }
+    Err(misbehaves("the keys do not come in the order of their bytes"))
+}
+
+pub(super) fn misbehaves(how: &str) -> Error {
+    let text = format!("the service's listing cannot be used: {how} (directory buckets, for one, are not supported)");
+    Error::unsupported(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_decoded_only_where_the_answer_says_that_they_are_encoded() {
+        let encoded = Decoder::of(Some(&EncodingType::Url));
+        assert_eq!(encoded.text("a+b%2Bc%20%C3%A9%0A").unwrap(), "a b+c é\n");
+        assert_eq!(encoded.text("%FF").unwrap_err(), [0xff]);
+        assert_eq!(Decoder::of(None).text("a+b%20").unwrap(), "a+b%20");
+    }
+}

@@ -1,0 +1,183 @@
+//! What a destination does when the service, the network or somebody else is in the way.
+
+use crate::common::Access;
+use backup_core::ErrorClass;
+use backup_core::adapter::{Destination, Payload};
+use backup_core::model::ObjectName;
+use backup_core::retry::{RetryPolicy, Retrying};
+use backup_s3::{Encryption, S3Bucket, S3Config, S3Destination};
+use backup_testkit::faulty::When;
+use backup_testkit::s3::{Fault, Operation, Rule, S3BucketOptions, S3Server, Versioning};
+use futures::TryStreamExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+fn name(text: &str) -> ObjectName {
+    ObjectName::new(text).unwrap()
+}
+
+async fn server(options: S3BucketOptions) -> (S3Server, S3Config) {
+    let server = S3Server::start().await;
+    server.create_bucket_with("bucket", options);
+    let config = S3Config { region: Some(server.region().into()), ..Access::of(&server).config("bucket", "in") };
+    (server, config)
+}
+
+async fn destination(config: &S3Config) -> S3Destination {
+    S3Destination::new(S3Bucket::connect(config.clone()).await.unwrap())
+}
+
+/// As the engine uses it, without long waits.
+async fn retrying(config: &S3Config) -> Arc<Retrying<dyn Destination>> {
+    let policy =
+        RetryPolicy { initial: Duration::from_millis(1), max: Duration::from_millis(5), ..RetryPolicy::default() };
+    let destination: Arc<dyn Destination> = Arc::new(destination(config).await);
+    Retrying::new(destination, policy)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_whose_answer_is_lost_is_a_put() {
+    let (server, config) = server(S3BucketOptions::default()).await;
+    let destination = retrying(&config).await;
+    destination.check().await.unwrap();
+    for (n, fault) in [
+        Fault::LostReply,
+        Fault::Drop,
+        Fault::BreakRequest { after: 50_000 },
+        Fault::FailAfter { status: 500, code: "InternalError" },
+        Fault::slow_down(),
+        Fault::fail(409, "ConditionalRequestConflict"),
+        Fault::fail(400, "RequestTimeout"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let object = format!("fault/{n}");
+        server.faults().add(Rule::new(Operation::PutObject, When::Nth(1), fault).about(&object));
+        let body = Payload::new(vec![vec![n as u8; 200_000].into(), vec![7; 10].into()]);
+        destination.put(&name(&object), body.clone()).await.unwrap();
+        assert_eq!(server.object("bucket", &format!("in/{object}")).unwrap().body.len(), 200_010);
+        let other = destination.put(&name(&object), Payload::from(b"other".to_vec())).await;
+        assert_eq!(other.unwrap_err().class(), ErrorClass::Conflict);
+    }
+    assert_eq!(server.faults().fired().len(), 7, "all faults were met");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_of_slow_down_ends_with_the_class_that_says_so() {
+    let (server, config) = server(S3BucketOptions::default()).await;
+    let destination = retrying(&config).await;
+    destination.check().await.unwrap();
+    server.faults().add(Rule::new(Operation::PutObject, When::Always, Fault::slow_down()));
+    let error = destination.put(&name("a"), Payload::from(b"x".to_vec())).await.unwrap_err();
+    assert!(matches!(error.class(), ErrorClass::Throttled { .. }), "{error:?}");
+    assert_eq!(server.faults().fired().len(), 6, "it is not tried for ever");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_versions_are_kept_a_deletion_removes_them_too() {
+    let (server, config) = server(S3BucketOptions { versioning: Versioning::Enabled, ..Default::default() }).await;
+    let destination = destination(&config).await;
+    destination.check().await.unwrap();
+    for _ in 0..2 {
+        destination.put(&name("x/a"), Payload::from(b"1".to_vec())).await.unwrap();
+        destination.put(&name("x/ab"), Payload::from(b"2".to_vec())).await.unwrap();
+        destination.delete(&name("x/a")).await.unwrap();
+        destination.delete(&name("x/a")).await.unwrap();
+        let left: Vec<_> = server.buckets().versions("bucket").into_iter().map(|v| v.key).collect();
+        let left: Vec<_> = left.iter().filter(|key| !key.contains(".backup-tmp-")).collect();
+        assert_eq!(left, ["in/x/ab"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_locked_bucket_everything_works_but_deleting_which_says_why() {
+    let options = S3BucketOptions { versioning: Versioning::Enabled, object_lock: true, ..Default::default() };
+    let (server, config) = server(options).await;
+    let destination = destination(&config).await;
+    destination.check().await.unwrap();
+    let object = name("x/a");
+    destination.put(&object, Payload::new(vec![vec![1; 100_000].into(), vec![2; 5].into()])).await.unwrap();
+    destination.put(&object, Payload::from([vec![1; 100_000], vec![2; 5]].concat())).await.unwrap();
+    let error = destination.delete(&object).await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Permanent);
+    assert!(
+        error.chain().contains("the bucket keeps versions") && error.chain().contains("locked"),
+        "{}",
+        error.chain()
+    );
+    // It is hidden, and still there.
+    assert!(destination.stat(&object).await.unwrap().is_none());
+    assert!(server.buckets().versions("bucket").iter().any(|v| v.key == "in/x/a" && !v.delete_marker));
+    let listed: Vec<_> = destination.list(None).try_collect().await.unwrap();
+    assert!(listed.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_tells_a_missing_bucket_from_missing_rights() {
+    let (server, config) = server(S3BucketOptions::default()).await;
+    let missing = destination(&S3Config { bucket: "nowhere".into(), ..config.clone() }).await;
+    assert_eq!(missing.check().await.unwrap_err().class(), ErrorClass::NotFound);
+    let destination = destination(&config).await;
+    for operation in [Operation::ListObjectsV2, Operation::PutObject, Operation::GetObject, Operation::DeleteObject] {
+        server.faults().add(Rule::new(operation, When::Always, Fault::denied()));
+        let error = destination.check().await.unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Permanent, "{operation:?}: {error:?}");
+        server.faults().clear();
+        destination.check().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_has_the_storage_class_and_encryption_of_the_configuration() {
+    let (server, config) = server(S3BucketOptions::default()).await;
+    let key = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, [7; 32]);
+    for (n, encryption) in
+        [Encryption::SseS3, Encryption::SseKms { key_id: Some("a-key".into()) }, Encryption::SseC { key: key.into() }]
+            .into_iter()
+            .enumerate()
+    {
+        let config = S3Config {
+            storage_class: Some("STANDARD_IA".into()),
+            encryption,
+            prefix: format!("{n}"),
+            ..config.clone()
+        };
+        let destination = destination(&config).await;
+        destination.check().await.unwrap();
+        let (object, body) = (name("a"), Payload::from(vec![n as u8; 100_000]));
+        destination.put(&object, body.clone()).await.unwrap();
+        // The ETag is no MD5 here, so that the bytes are compared.
+        destination.put(&object, body).await.unwrap();
+        let other = destination.put(&object, Payload::from(vec![9; 100_000])).await;
+        assert_eq!(other.unwrap_err().class(), ErrorClass::Conflict);
+        let pieces: Vec<_> = destination.get(&object, Some(10..20)).await.unwrap().try_collect().await.unwrap();
+        assert_eq!(pieces.concat(), [n as u8; 10]);
+        let stored = server.object("bucket", &format!("{n}/a")).unwrap();
+        assert_eq!(stored.storage_class, "STANDARD_IA");
+        assert_ne!(stored.encryption, backup_testkit::s3::Encryption::None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_or_changed_answer_is_noticed() {
+    let (server, config) = server(S3BucketOptions::default()).await;
+    let destination = destination(&config).await;
+    let object = name("a");
+    destination.put(&object, Payload::from(vec![1; 300_000])).await.unwrap();
+    // Without a range nobody can know that an answer is too short when it says that it is whole.
+    for (fault, ranges) in [
+        (Fault::Short { after: 1000 }, vec![Some(5..200_000)]),
+        (Fault::Break { after: 1000 }, vec![None, Some(5..200_000)]),
+    ] {
+        for range in ranges {
+            server.faults().add(Rule::new(Operation::GetObject, When::Always, fault.clone()));
+            let got = match destination.get(&object, range).await {
+                Ok(stream) => stream.try_collect::<Vec<_>>().await.map(|pieces| pieces.concat()),
+                Err(e) => Err(e),
+            };
+            assert!(got.unwrap_err().is_retryable());
+            server.faults().clear();
+        }
+    }
+}
