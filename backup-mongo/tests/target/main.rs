@@ -11,5 +11,6 @@ mod engine;
 mod mongodump;
 mod plan;
 mod restore;
+#[allow(dead_code, reason = "the other suite uses more of it")]
 #[path = "../mongo/server.rs"]
 mod server;

@@ -22,8 +22,8 @@ const SLICE: usize = 64 << 10;
 /// The contents of an archive.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Archived {
-    pub entries: Vec<SmallEntry>,
-    pub facts: SourceFacts,
+    pub(crate) entries: Vec<SmallEntry>,
+    pub(crate) facts: SourceFacts,
 }
 
 impl Archived {
@@ -151,7 +151,7 @@ impl Archived {
 #[derive(Debug)]
 pub(crate) struct Plan {
     archived: Archived,
-    pub left: Mutex<BTreeSet<EntryName>>,
+    pub(crate) left: Mutex<BTreeSet<EntryName>>,
 }
 
 impl PlanEntries for Plan {
@@ -177,9 +177,9 @@ impl PlanEntries for Plan {
 /// What a restore met.
 #[derive(Debug, Default)]
 pub(crate) struct Met {
-    pub written: Vec<(EntryName, Written)>,
-    pub refused: Vec<(EntryName, String)>,
-    pub warnings: Vec<Warning>,
+    pub(crate) written: Vec<(EntryName, Written)>,
+    pub(crate) refused: Vec<(EntryName, String)>,
+    pub(crate) warnings: Vec<Warning>,
 }
 
 /// Restores as the engine does: several batches at once, then the end.

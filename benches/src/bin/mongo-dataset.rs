@@ -22,7 +22,10 @@ async fn main() {
     }
     dataset::fill(&client, database, what.parse().unwrap()).await;
     let stats = client.database(database).run_command(mongodb::bson::doc! { "dbStats": 1 }).await.unwrap();
-    let number =
-        |key: &str| stats.get(key).and_then(|n| n.as_f64().or(n.as_i64().map(|n| n as f64))).unwrap_or_default();
+    let number = |key: &str| {
+        let value = stats.get(key);
+        let whole = value.and_then(|n| n.as_i64().or(n.as_i32().map(i64::from)));
+        whole.or(value.and_then(|n| n.as_f64()).map(|n| n as i64)).unwrap_or_default()
+    };
     println!("{} {}", number("objects"), number("dataSize"));
 }
