@@ -541,9 +541,12 @@ mod tests {
             let mut before: Option<Entry> = None;
             for (n, (mut entry, follows)) in entries.into_iter().enumerate() {
                 entry.ordinal = first + n as u64;
-                // Some follow right behind the one before, as most entries do.
+                // Some follow right behind the one before, as most entries do, unless they would end behind all that can be counted.
                 if let Some(offset) = before.as_ref().filter(|_| follows).and_then(offset_after) {
-                    entry.offset = offset;
+                    let behind = Entry { offset, ..entry.clone() };
+                    if offset_after(&behind).is_some() {
+                        entry = behind;
+                    }
                 }
                 before = Some(entry.clone());
                 records.push(IndexRecord::Entry(Box::new(entry)));

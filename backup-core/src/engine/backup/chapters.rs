@@ -107,7 +107,7 @@ mod tests {
     use crate::adapter::{Destination, Store};
     use crate::archive::{ArchiveKey, Compression, ObjectNames, sealed_length};
     use crate::engine::session::Session;
-    use crate::engine::{BackupOptions, Engine, TakeOver};
+    use crate::engine::{BackupOptions, Engine, EngineOptions, TakeOver};
     use crate::local::LocalDestination;
     use crate::memory::MemoryStore;
     use crate::model::{ArchiveId, Checkpoint, EntryName, Identity, NewOperation, OperationId, OperationKind};
@@ -136,7 +136,10 @@ mod tests {
             spec: serde_json::Value::Null,
         };
         store.create(new, Some(&Checkpoint(Bytes::from_static(b"first")))).await.unwrap();
-        let (session, _) = Session::claim(&Engine::new(store), &id, TakeOver::Now).await.unwrap();
+        // Nobody renews this claim.
+        let options = EngineOptions { lease: std::time::Duration::from_secs(3600), ..EngineOptions::default() };
+        let engine = Engine::with_options(store, options, Vec::new());
+        let (session, _) = Session::claim(&engine, &id, TakeOver::Now).await.unwrap();
         destination.check().await.unwrap();
         let head = Head { archive: archive.clone(), header: Blob(Bytes::new()), keys: None };
         let body = Body {
