@@ -1,7 +1,7 @@
 //! Cuts the contents of entries out of frames, and checks them.
 
 use super::ledger::Ledger;
-use super::{LARGE, Plan};
+use super::{LARGE, Plan, Planned};
 use crate::adapter::{SmallEntry, Wanted};
 use crate::engine::archive::panicked;
 use crate::engine::backup::has_content;
@@ -85,6 +85,10 @@ pub(in crate::engine) fn contents(
     let picks = wanted.clone();
     let reads = move |entry: &Entry| has_content(&entry.kind) && entry.size <= LARGE && picks(entry);
     let mut decoded = fetcher.run(plan.chunks(0, reads, entries_out));
+    let meant = move |batch: Vec<Planned>| {
+        let is_meant = |planned: &Planned| !planned.apart && has_content(&planned.entry.kind) && wanted(&planned.entry);
+        batch.into_iter().filter(is_meant).map(|planned| planned.entry).collect::<Vec<Entry>>()
+    };
     let stream = async_stream::try_stream! {
         let mut front = Front::default();
         let mut queue: VecDeque<Entry> = VecDeque::new();
@@ -94,9 +98,7 @@ pub(in crate::engine) fn contents(
             tokio::select! {
                 biased;
                 batch = entries.recv(), if more_entries => match batch {
-                    Some(batch) => queue.extend(
-                        batch.into_iter().filter(|p| !p.apart && has_content(&p.entry.kind) && wanted(&p.entry)).map(|p| p.entry),
-                    ),
+                    Some(batch) => queue.extend(meant(batch)),
                     None => more_entries = false,
                 },
                 frames = decoded.next(), if more_frames => match frames {
@@ -105,6 +107,10 @@ pub(in crate::engine) fn contents(
                 },
             }
             let held: Option<Decoded> = came.transpose()?;
+            // They have been sent before their frames came out, but perhaps only just now.
+            while held.is_some() && let Ok(batch) = entries.try_recv() {
+                queue.extend(meant(batch));
+            }
             let mut batch = Vec::new();
             let mut frames = held.iter().flat_map(|decoded| &decoded.frames);
             let mut frame = frames.next();

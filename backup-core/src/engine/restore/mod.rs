@@ -432,7 +432,13 @@ impl Attempt {
                     None => break,
                 },
                 frames = decoded.next(), if more_frames => match frames {
-                    Some(frames) => splitter.frames(frames?).await?,
+                    Some(frames) => {
+                        // Their entries have been sent before they came out, but perhaps only just now.
+                        while let Ok(batch) = entries.try_recv() {
+                            splitter.queue.extend(batch);
+                        }
+                        splitter.frames(frames?).await?;
+                    }
                     None => more_frames = false,
                 },
             }
