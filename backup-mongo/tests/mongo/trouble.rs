@@ -46,9 +46,10 @@ fn documents_in(run: &Run) -> Vec<usize> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_killed_and_comes_back_is_read_on() {
+    // Written for good, since the server is killed soon after.
     let mut server = standalone();
     server.run(doc! { "hello": 1 }).await;
-    let uri = format!("mongodb://{}/?serverSelectionTimeoutMS=2000", server.host());
+    let uri = format!("mongodb://{}/?serverSelectionTimeoutMS=2000&journal=true", server.host());
     fill_plain(&Client::with_uri_str(&uri).await.unwrap(), "shop").await;
     let source = source(config(&uri, "shop"), MongoSourceOptions::default()).await;
     let mut run = Run::default();

@@ -181,6 +181,9 @@ async fn the_target_keeps_its_promises() {
             "a_saved_state_of_no_use_is_changed",
             "an_error_of_the_reader_comes_back_and_nothing_is_published",
             "finish_leaves_nothing_staged",
+            "discard_leaves_nothing_staged",
+            "discard_can_be_repeated",
+            "a_dropped_write_leaves_nothing_behind_a_discard",
         ];
         if server == Server::Standalone {
             // It asks for no password.
