@@ -12,6 +12,7 @@ pub mod memory;
 pub mod model;
 mod pool;
 pub mod retry;
+pub mod secrets;
 pub mod state;
 
 pub use digest::{Digest, Sha256};
