@@ -280,6 +280,8 @@ impl Work {
     pub(super) fn left_out(&mut self, entry: &Entry, why: &str) {
         self.tally.warnings += 1;
         self.ledger.lock().left.insert(&entry.name);
+        // Most errors name the entry themselves.
+        let why = why.strip_prefix(&format!("{}: ", entry.name)).unwrap_or(why);
         self.ledger.warn("transfer", 1, &said(Some(&entry.name), &format!("not restored: {why}")));
     }
 

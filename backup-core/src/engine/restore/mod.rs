@@ -322,7 +322,8 @@ impl Attempt {
         }
         let differ = content.saturating_add(metadata).saturating_add(report.known_count);
         let (entries, bytes) = (report.entries.saturating_sub(differ), report.bytes);
-        let text = format!("{entries} entries are as the archive has them; {bytes} bytes were read back");
+        let noun = if entries == 1 { "entry is" } else { "entries are" };
+        let text = format!("{entries} {noun} as the archive has them; {bytes} bytes were read back");
         session.log(LogRecord::info("verify", text));
         Ok(())
     }

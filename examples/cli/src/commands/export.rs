@@ -3,7 +3,6 @@
 use crate::app::App;
 use crate::args::{ArchiveAt, Codec, Export, ExportFormat};
 use crate::failure::{Exit, Failure};
-use crate::output::output_error;
 use crate::run::unless_interrupted;
 use crate::signals::Signals;
 use crate::units;
@@ -146,13 +145,8 @@ async fn pump(
     let written = writing.await.map_err(|e| Error::permanent("the writing thread ended").because(e))?;
     match broken {
         Some(error) => Err(error.context("the export is not complete").into()),
-        None => written.map_err(|error| {
-            if error.kind() == io::ErrorKind::BrokenPipe {
-                output_error(error)
-            } else {
-                Error::io(error, "cannot write the export").into()
-            }
-        }),
+        // Half an archive is not what was asked for, also when it is the reader that went away.
+        None => written.map_err(|error| Error::io(error, "the export is not complete: it cannot be written").into()),
     }
 }
 
