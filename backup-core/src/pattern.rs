@@ -19,7 +19,7 @@ pub(crate) fn compile(patterns: &[String]) -> Result<GlobSet> {
             Some(rest) => (true, rest),
             None => (trimmed.contains('/'), trimmed),
         };
-        if rest.is_empty() {
+        if rest.is_empty() || rest == "." {
             return Err(about(Error::invalid("an empty pattern fits nothing; leave it out")));
         }
         let glob = if anchored { rest.to_owned() } else { format!("**/{rest}") };
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn a_pattern_that_cannot_be_meant_is_named() {
-        for bad in ["a[", "", "/", "./", "//"] {
+        for bad in ["a[", "", "/", ".", "./", "//"] {
             let error = compile(&[bad.to_owned()]).unwrap_err();
             assert_eq!(error.class(), crate::ErrorClass::Invalid);
             assert!(error.to_string().contains(&format!("{bad:?}")), "{error}");

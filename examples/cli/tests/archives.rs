@@ -214,6 +214,7 @@ fn an_export_is_a_stream_that_tar_reads() {
     place.ends(2, &["export", "latest", "--at", "backups", "--output", "x.tar"]);
     assert_eq!(std::fs::metadata(place.path("x.tar")).unwrap().modified().unwrap(), before);
     let run = place.ends(0, &["--json", "export", "latest", "--at", "backups", "--output", "x.tar", "--force"]);
+    assert!(run.lines().iter().any(|line| line["event"] == "progress" && line["bytes_total"].as_u64() > Some(0)));
     assert!(run.last()["bytes"].as_u64().unwrap() > 300_000);
     assert!(!files_below(&place.path(".")).iter().any(|p| p.display().to_string().contains(".backup-tmp-")));
     place.ends(2, &["--json", "export", "latest", "--at", "backups"]);
@@ -230,6 +231,19 @@ fn an_export_that_nobody_reads_to_its_end_is_a_failure() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("not complete"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn nothing_is_restored_over_the_archives() {
+    let place = Place::new();
+    place.tree("tree");
+    let id = place.create("tree", "backups", &[]);
+    for target in ["backups".to_owned(), format!("backups/{id}"), format!("backups/{id}/data")] {
+        let run = place.ends(2, &["restore", "latest", "--at", "backups", "--to", &target, "--force"]);
+        assert!(run.stderr.contains("archives are kept"), "{}", run.stderr);
+    }
+    place.ends(0, &["restore", "latest", "--at", "backups", "--to", "backups/beside"]);
+    place.ends(0, &["verify", "latest", "--at", "backups"]);
 }
 
 #[test]
