@@ -258,6 +258,13 @@ fn of_several_archives_of_one_name_none_is_deleted_by_it() {
     place.ends(0, &["delete", "twin", "--at", "backups", "--force"]);
     let left = place.ends(0, &["--json", "list", "--at", "backups"]).last();
     assert_eq!(left["archives"].as_array().unwrap().len(), 0);
+    // Also when all their ids begin with it.
+    let twins: Vec<String> = (0..2).map(|_| place.create("tree", "backups", &["--name", "2"])).collect();
+    place.ends(1, &["delete", "2", "--at", "backups", "--force"]);
+    // The beginning of one id is enough.
+    let unique = (1..twins[0].len()).find(|n| !twins[1].starts_with(&twins[0][..*n])).unwrap();
+    place.ends(0, &["delete", &twins[0][..unique], "--at", "backups", "--force"]);
+    place.ends(0, &["verify", &twins[1], "--at", "backups", "--quick"]);
 }
 
 #[test]

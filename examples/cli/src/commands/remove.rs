@@ -43,10 +43,13 @@ pub(super) async fn delete(app: &App, args: Delete) -> Result<Exit, Failure> {
 
 /// Fails when the archive was found by a name that others have too: what was meant cannot be told, and what is deleted is gone.
 async fn only_one(destination: &Arc<dyn Destination>, id: &ArchiveId, selector: &str) -> Result<(), Failure> {
-    if selector == "latest" || id.as_str().starts_with(selector) {
+    if selector == "latest" || selector == id.as_str() {
         return Ok(());
     }
     let archives = list_archives(destination, None, None).await?;
+    if archives.iter().filter(|archive| archive.id.as_str().starts_with(selector)).count() == 1 {
+        return Ok(()); // It was the beginning of an id.
+    }
     let of_name: Vec<_> = archives
         .iter()
         .filter(|a| a.status == ArchiveStatus::Complete && a.header.as_ref().is_some_and(|h| h.name == selector))
