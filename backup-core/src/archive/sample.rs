@@ -282,9 +282,14 @@ fn stream() -> (Bytes, Vec<Entry>) {
     (raw.into(), entries)
 }
 
+/// The Python that has the second reader's packages: `scripts/test` names it.
+fn python() -> Command {
+    Command::new(std::env::var_os("BACKUP_TEST_PYTHON").unwrap_or_else(|| "python3".into()))
+}
+
 fn second_reader(arguments: &[&str]) -> Output {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/read_archive.py");
-    Command::new("python3").arg(script).args(arguments).env("SAMPLE_PASSPHRASE", "correct horse").output().unwrap()
+    python().arg(script).args(arguments).env("SAMPLE_PASSPHRASE", "correct horse").output().unwrap()
 }
 
 fn must(output: Output) -> String {
@@ -503,9 +508,8 @@ for line in open(sys.argv[2]):
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("asked"), asked).unwrap();
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
-    let mut python = Command::new("python3");
     let answered =
-        must(python.args(["-X", "utf8", "-c", script]).arg(docs).arg(dir.path().join("asked")).output().unwrap());
+        must(python().args(["-X", "utf8", "-c", script]).arg(docs).arg(dir.path().join("asked")).output().unwrap());
     let differing = answered.lines().zip(expected.lines()).find(|(theirs, ours)| theirs != ours);
     assert_eq!(differing, None);
     assert_eq!(answered.lines().count(), names.len());
