@@ -148,11 +148,11 @@ async fn delete(destination: &dyn Destination, store: Option<&dyn Store>, id: &A
     if let Some(other) = referred_to_by(destination, id).await? {
         return Err(Error::conflict(format!("the archive {other} uses its volumes; delete that one first")).on(id));
     }
-    if let Some(store) = store {
-        if let Some(operation) = at_work_on(store, id, &destination.identity()).await? {
-            let text = format!("operation {} ({}) still uses it; cancel that first", operation.new.id, operation.state);
-            return Err(Error::conflict(text).on(id));
-        }
+    if let Some(store) = store
+        && let Some(operation) = at_work_on(store, id, &destination.identity()).await?
+    {
+        let text = format!("operation {} ({}) still uses it; cancel that first", operation.new.id, operation.state);
+        return Err(Error::conflict(text).on(id));
     }
     let count = remove_objects(destination, id).await?;
     if let Some(store) = store {
