@@ -10,6 +10,7 @@ pub mod limit;
 pub mod local;
 pub mod memory;
 pub mod model;
+mod pattern;
 mod pool;
 pub mod retry;
 pub mod secrets;

@@ -3,6 +3,7 @@
 use crate::locator::Locator;
 use crate::units;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -186,10 +187,10 @@ pub(crate) struct Create {
     /// Compression level: 1 to 22 for zstd [default: 3], 1 to 9 for gzip [default: 6]
     #[arg(long)]
     pub(crate) level: Option<i32>,
-    /// Stored size at which a volume ends [default: what suits the destination]
+    /// Stored size at which a volume ends, at most a sixth of --memory [default: what suits the destination]
     #[arg(long, value_name = "SIZE", value_parser = units::size)]
     pub(crate) volume_size: Option<u64>,
-    /// Leave out what matches, a directory with all below it: `*.tmp` at any depth, `docs/*.tmp` just there, `**/x/*` below any x
+    /// Leave out what matches, a directory with all below it: `*.tmp` at any depth, `/docs` or `docs/*.tmp` just there
     #[arg(long, value_name = "GLOB")]
     pub(crate) exclude: Vec<String>,
     /// Do not enter other file systems that are mounted inside the source
@@ -346,15 +347,15 @@ pub(crate) struct Restore {
     /// Where the data is put back
     #[arg(long, value_name = "LOCATOR")]
     pub(crate) to: Locator,
-    /// Only what matches: `docs`, `docs/*.txt`, `**/*.txt`; a directory that matches counts with all below it
+    /// Only what matches, a directory with all below it: `*.txt` at any depth, `/docs` or `docs/*.txt` just there
     #[arg(long, value_name = "GLOB")]
     pub(crate) include: Vec<String>,
-    /// But not what matches this
+    /// But not what matches this, by the same rules
     #[arg(long, value_name = "GLOB")]
     pub(crate) exclude: Vec<String>,
     /// Only the entry of exactly this name, even when it contains `*`
     #[arg(long = "entry", value_name = "NAME")]
-    pub(crate) entries: Vec<String>,
+    pub(crate) entries: Vec<OsString>,
     /// Replace what is there already
     #[arg(long)]
     pub(crate) overwrite: bool,

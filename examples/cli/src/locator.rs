@@ -213,6 +213,11 @@ mod tests {
             assert!(message.contains(bad.split(':').next().unwrap()) && message.contains("local:PATH"), "{message}");
         }
         assert!("".parse::<Locator>().is_err());
+        // What was meant is the home directory, which only a shell knows.
+        for home in ["~", "~/x", "local:~/x"] {
+            assert!(home.parse::<Locator>().unwrap_err().contains("$HOME"), "{home}");
+        }
+        assert!("./~/x".parse::<Locator>().is_ok() && "~x".parse::<Locator>().is_ok());
         assert!("local:".parse::<Locator>().is_err());
     }
 }
