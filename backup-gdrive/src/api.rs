@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -152,15 +152,16 @@ impl GDrive {
         format!("{}{path}", host.trim_end_matches('/'))
     }
 
-    /// Sends a request until it has an answer that is not about token or rate. `build` is called for each try. Any other answer is success:
-    /// its status is the caller's to look at.
-    pub(crate) async fn send(&self, build: impl Fn(&Client) -> RequestBuilder) -> Result<Answered> {
+    /// Sends a request until it has an answer that is not about token or rate. `build` is called for each try; a try in which `moved` does not
+    /// change for too long is given up. Any other answer is success: its status is the caller's to look at.
+    pub(crate) async fn send(&self, moved: &AtomicU64, build: impl Fn(&Client) -> RequestBuilder) -> Result<Answered> {
         let inner = &*self.0;
         let mut renewed = false;
         let mut since: Option<Instant> = None;
         loop {
             let token = inner.tokens.get().await?;
-            let response = build(&inner.http).bearer_auth(token.expose_secret()).send().await.map_err(no_answer)?;
+            let sent = build(&inner.http).bearer_auth(token.expose_secret()).send();
+            let response = while_it_moves(moved, sent).await?.map_err(no_answer)?;
             let refusal = match response.status().as_u16() {
                 401 | 403 | 429 => refusal(response).await?,
                 _ => {
@@ -201,7 +202,7 @@ impl GDrive {
 
     /// Sends a request whose answer must be a success.
     pub(crate) async fn success(&self, build: impl Fn(&Client) -> RequestBuilder) -> Result<Response> {
-        match self.send(build).await? {
+        match self.send(&AtomicU64::new(0), build).await? {
             Answered::Answer(response) if response.status().is_success() => Ok(response),
             Answered::Answer(response) => Err(refusal(response).await?.into_error()),
             Answered::Refused(refusal) => Err(refusal.into_error()),
@@ -353,13 +354,13 @@ impl QueryPairs for RequestBuilder {
 }
 
 /// Waits for something as long as `moved` changes: for transfers that may take long, but not stand still.
-pub(crate) async fn while_it_moves<T>(moved: impl Fn() -> u64, work: impl Future<Output = T>) -> Result<T> {
+pub(crate) async fn while_it_moves<T>(moved: &AtomicU64, work: impl Future<Output = T>) -> Result<T> {
     let mut work = std::pin::pin!(work);
     loop {
-        let before = moved();
+        let before = moved.load(Ordering::Relaxed);
         match tokio::time::timeout(STILL, &mut work).await {
             Ok(done) => return Ok(done),
-            Err(_) if moved() != before => {}
+            Err(_) if moved.load(Ordering::Relaxed) != before => {}
             Err(_) => return Err(Error::transient("nothing moved on the connection for too long")),
         }
     }

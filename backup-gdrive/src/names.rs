@@ -58,7 +58,7 @@ mod tests {
     #[test]
     fn any_name_comes_back_from_its_properties_and_only_below_its_root() {
         for name in
-            ["a", "20261120T061500Z-1a2b3c4d/data/00000000-1x7f3a9c.tar.zst", &"x/".repeat(499).trim_end_matches('/')]
+            ["a", "20261120T061500Z-1a2b3c4d/data/00000000-1x7f3a9c.tar.zst", "x/".repeat(499).trim_end_matches('/')]
         {
             let name = ObjectName::new(name).unwrap();
             let map = properties("root", &name);

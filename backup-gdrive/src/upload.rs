@@ -4,7 +4,7 @@
 //! (`Range` of a 308), never what was sent. After any doubt it is asked. A session that is gone is begun anew.
 
 use crate::GDrive;
-use crate::api::{Answered, FIELDS, File, refusal, request, while_it_moves};
+use crate::api::{Answered, FIELDS, File, refusal, request};
 use crate::error::{Refusal, no_answer, not_understood};
 use backup_core::adapter::Payload;
 use backup_core::retry::{Attempts, RetryPolicy, SystemBackoff};
@@ -73,30 +73,24 @@ impl GDrive {
     ) -> Result<Option<File>> {
         let total = payload.len();
         let mut offset = 0;
+        // Nobody knows what arrived: the service is asked until it says so.
+        let mut doubtful = false;
         loop {
-            let sent = self.send_chunk(session, payload, offset).await;
-            let answer = match sent {
-                Ok(progress) => progress,
-                Err(error) => {
-                    // Nobody knows what arrived.
-                    attempts.failed(error).await?;
-                    match self.ask(session, total).await {
-                        Ok(progress) => progress,
-                        Err(error) => {
-                            attempts.failed(error).await?;
-                            continue;
-                        }
-                    }
-                }
+            let step = match doubtful {
+                true => self.ask(session, total).await,
+                false => self.send_chunk(session, payload, offset).await,
             };
-            match answer {
-                Progress::Done(file) => return Ok(Some(*file)),
-                Progress::Gone => return Ok(None),
-                Progress::Kept(kept) if kept > total || kept == total && total > 0 => return Err(not_understood()),
-                Progress::Kept(kept) => {
+            let asked = doubtful;
+            doubtful = step.is_err();
+            match step {
+                Err(error) => attempts.failed(error).await?,
+                Ok(Progress::Done(file)) => return Ok(Some(*file)),
+                Ok(Progress::Gone) => return Ok(None),
+                Ok(Progress::Kept(kept)) if kept > total || kept == total && total > 0 => return Err(not_understood()),
+                Ok(Progress::Kept(kept)) => {
                     if kept > offset {
                         attempts.progress();
-                    } else {
+                    } else if !asked {
                         attempts.failed(Error::transient("the service kept nothing of what was sent")).await?;
                     }
                     offset = kept;
@@ -113,15 +107,14 @@ impl GDrive {
             _ => format!("bytes {offset}-{}/{total}", end - 1),
         };
         let moved = Arc::new(AtomicU64::new(0));
-        let counted = moved.clone();
-        let sent = self.send(|http| {
-            let body = body(payload, offset, end, moved.clone());
-            request(http, Method::PUT, session.expose_secret(), &[])
-                .header("content-range", &range)
-                .header("content-length", end - offset)
-                .body(body)
-        });
-        let answered = while_it_moves(|| counted.load(Ordering::Relaxed), sent).await??;
+        let answered = self
+            .send(&moved, |http| {
+                request(http, Method::PUT, session.expose_secret(), &[])
+                    .header("content-range", &range)
+                    .header("content-length", end - offset)
+                    .body(body(payload, offset, end, moved.clone()))
+            })
+            .await?;
         progress(answered).await
     }
 
@@ -129,11 +122,10 @@ impl GDrive {
     async fn ask(&self, session: &SecretString, total: u64) -> Result<Progress> {
         let range = format!("bytes */{total}");
         let answered = self
-            .send(|http| {
+            .send(&AtomicU64::new(0), |http| {
                 request(http, Method::PUT, session.expose_secret(), &[])
                     .header("content-range", &range)
                     .header("content-length", 0)
-                    .timeout(std::time::Duration::from_secs(60))
             })
             .await?;
         progress(answered).await

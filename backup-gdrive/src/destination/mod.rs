@@ -17,7 +17,7 @@ use futures::stream::BoxStream;
 use serde_json::json;
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The largest file of the service, in bytes (5 TB).
@@ -188,7 +188,6 @@ impl GDriveDestination {
         let url = self.drive.url(&format!("/drive/v3/files/{}", known.id));
         let parameters = [("alt", "media"), ("supportsAllDrives", "true"), ("acknowledgeAbuse", "true")];
         let header = range.map(|range| format!("bytes={}-{}", range.start, range.end - 1));
-        let moved = Arc::new(AtomicU64::new(0));
         let asked = self.drive.success(|http| {
             let request = get(http, &url, &parameters);
             match &header {
@@ -196,7 +195,7 @@ impl GDriveDestination {
                 None => request,
             }
         });
-        let response = while_it_moves(|| 0, asked).await??;
+        let response = asked.await?;
         let wanted = match range {
             Some(range) => {
                 let expected = format!("bytes {}-{}/", range.start, range.end - 1);
@@ -214,12 +213,10 @@ impl GDriveDestination {
         let mut content = response.bytes_stream();
         Ok(async_stream::try_stream! {
             let mut left = wanted;
-            loop {
-                let counted = moved.clone();
-                let next = while_it_moves(|| counted.load(Ordering::Relaxed), content.next()).await?;
-                let Some(piece) = next else { break };
+            // Each piece has its own time.
+            let still = AtomicU64::new(0);
+            while let Some(piece) = while_it_moves(&still, content.next()).await? {
                 let piece = piece.map_err(no_answer)?;
-                moved.fetch_add(1, Ordering::Relaxed);
                 left = left.checked_sub(piece.len() as u64).ok_or_else(|| Error::corrupt("it is longer than it was"))?;
                 yield piece;
             }
