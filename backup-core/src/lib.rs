@@ -10,8 +10,10 @@ pub mod limit;
 pub mod local;
 pub mod memory;
 pub mod model;
+mod pattern;
 mod pool;
 pub mod retry;
+pub mod secrets;
 pub mod state;
 
 pub use digest::{Digest, Sha256};

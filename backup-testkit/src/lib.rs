@@ -7,6 +7,7 @@
 //! | [`faulty`] | makes any adapter fail, hang or lie at a chosen call |
 //! | [`doubles`] | adapters in memory that are stricter than any real service, and can be damaged |
 //! | [`record`] | counts and remembers calls, e.g. to show that nothing is read twice |
+//! | `gdrive` (feature `gdrive`) | Google Drive in this process, strict, with faults by a script |
 //! | `s3` (feature `s3`) | an S3 server in this process, strict, with faults by a script |
 //!
 //! The wrappers take and give trait objects, so that they can be stacked: a recorder around retries around faults around a double.
@@ -73,6 +74,8 @@ pub mod conformance;
 mod content;
 pub mod doubles;
 pub mod faulty;
+#[cfg(feature = "gdrive")]
+pub mod gdrive;
 mod method;
 pub mod record;
 #[cfg(feature = "s3")]

@@ -50,6 +50,21 @@ impl Payload {
         &self.pieces
     }
 
+    /// A part of it, of the same bytes in memory, under the same limit. What lies beyond the end is left out.
+    #[must_use]
+    pub fn slice(&self, range: Range<u64>) -> Self {
+        let (mut pieces, mut at) = (Vec::new(), 0u64);
+        for piece in &self.pieces {
+            let length = piece.len() as u64;
+            let (from, to) = (range.start.clamp(at, at + length) - at, range.end.clamp(at, at + length) - at);
+            if from < to {
+                pieces.push(piece.slice(from as usize..to as usize));
+            }
+            at += length;
+        }
+        Self { pieces, limit: self.limit.clone() }
+    }
+
     /// Whether it is to be sent slowly at the moment. If not, all of it may be sent at once, without [`chunks`](Self::chunks).
     pub fn is_limited(&self) -> bool {
         self.limit.as_ref().is_some_and(|limit| limit.get().is_some())
@@ -256,6 +271,18 @@ mod tests {
         );
         assert!(start.elapsed() < Duration::from_secs(1));
         assert!(!payload.is_limited());
+    }
+
+    #[test]
+    fn any_part_of_a_payload_is_what_lies_there() {
+        let payload = Payload::new(vec![Bytes::from_static(b"abc"), Bytes::new(), Bytes::from_static(b"defgh")]);
+        for from in 0..10 {
+            for to in 0..10 {
+                let expected: Vec<u8> =
+                    b"abcdefgh".iter().enumerate().filter(|(at, _)| (from..to).contains(at)).map(|(_, b)| *b).collect();
+                assert_eq!(payload.slice(from as u64..to as u64).pieces().concat(), expected, "{from}..{to}");
+            }
+        }
     }
 
     #[tokio::test]

@@ -44,25 +44,30 @@ impl KeyFileProvider {
     /// # Errors
     /// `Invalid` when it is not such a text, or not all of it.
     pub fn parse(text: &SecretString) -> Result<Self> {
-        let text = text.expose_secret().trim();
-        let body = text.strip_prefix(PREFIX).ok_or_else(|| {
-            if text.starts_with("backup-key-") {
-                Error::unsupported("this key file needs a newer version of this program")
-            } else {
-                Error::invalid(format!("not a key file: its text should start with {PREFIX}"))
-            }
-        })?;
-        let incomplete = || Error::invalid("the key file is incomplete or has a typing error: its checksum is wrong");
-        let (body, stated) = body.split_once('.').ok_or_else(incomplete)?;
-        if checksum(&text[..PREFIX.len() + body.len()]) != stated {
-            return Err(incomplete());
-        }
-        let bytes = Zeroizing::new(BASE64.decode(body).map_err(|_| incomplete())?);
-        let key = Zeroizing::new(<[u8; 32]>::try_from(bytes.as_slice()).map_err(|_| incomplete())?);
-        let marked = Zeroizing::new([&b"backup key id 1\n"[..], &*key].concat());
-        let id = hex::encode(&Digest::of(&marked).0[..8]);
-        Ok(Self { key, id })
+        parse_key_file(text).map(|(key, id)| Self { key, id })
     }
+}
+
+/// The key in the text of a key file, and an id that tells nothing of it.
+pub(crate) fn parse_key_file(text: &SecretString) -> Result<(Zeroizing<[u8; 32]>, String)> {
+    let text = text.expose_secret().trim();
+    let body = text.strip_prefix(PREFIX).ok_or_else(|| {
+        if text.starts_with("backup-key-") {
+            Error::unsupported("this key file needs a newer version of this program")
+        } else {
+            Error::invalid(format!("not a key file: its text should start with {PREFIX}"))
+        }
+    })?;
+    let incomplete = || Error::invalid("the key file is incomplete or has a typing error: its checksum is wrong");
+    let (body, stated) = body.split_once('.').ok_or_else(incomplete)?;
+    if checksum(&text[..PREFIX.len() + body.len()]) != stated {
+        return Err(incomplete());
+    }
+    let bytes = Zeroizing::new(BASE64.decode(body).map_err(|_| incomplete())?);
+    let key = Zeroizing::new(<[u8; 32]>::try_from(bytes.as_slice()).map_err(|_| incomplete())?);
+    let marked = Zeroizing::new([&b"backup key id 1\n"[..], &*key].concat());
+    let id = hex::encode(&Digest::of(&marked).0[..8]);
+    Ok((key, id))
 }
 
 impl fmt::Debug for KeyFileProvider {

@@ -22,7 +22,7 @@ const SALT: usize = 32;
 const WRAP_INFO: &[u8] = b"backup key wrap 1";
 
 /// Random bytes from the system; it is asked each time, so that a forked or copied process repeats none.
-pub(super) fn random_bytes<const N: usize>() -> Result<Zeroizing<[u8; N]>> {
+pub(crate) fn random_bytes<const N: usize>() -> Result<Zeroizing<[u8; N]>> {
     let mut bytes = Zeroizing::new([0; N]);
     rand::rngs::SysRng
         .try_fill_bytes(&mut *bytes)
@@ -177,19 +177,19 @@ impl KeyWrap {
     }
 }
 
-/// The cipher of one wrap: its key is drawn from the wrapping key and a fresh salt, so that the nonce can be zero.
-fn wrap_cipher(wrapping_key: &[u8; 32], salt: &[u8]) -> Result<Aes256Gcm> {
+/// A cipher for one use: its key is drawn from a lasting key and a fresh salt, so that the nonce can be zero. `info` tells the uses apart.
+pub(crate) fn seal_cipher(key: &[u8; 32], salt: &[u8], info: &[u8]) -> Result<Aes256Gcm> {
     let mut derived = Zeroizing::new([0; 32]);
-    Hkdf::<sha2::Sha256>::new(Some(salt), wrapping_key)
-        .expand(WRAP_INFO, &mut *derived)
-        .map_err(|_| Error::permanent("cannot derive the key of a wrap"))?;
+    Hkdf::<sha2::Sha256>::new(Some(salt), key)
+        .expand(info, &mut *derived)
+        .map_err(|_| Error::permanent("cannot derive a key"))?;
     Aes256Gcm::new_from_slice(&*derived).map_err(|_| Error::permanent("not a key for AES-256"))
 }
 
 /// Base64 of salt, encrypted key and tag.
 pub(super) fn wrap_under(wrapping_key: &[u8; 32], key: &ArchiveKey, aad: &[u8]) -> Result<String> {
     let salt = random_bytes::<SALT>()?;
-    let sealed = wrap_cipher(wrapping_key, &*salt)?
+    let sealed = seal_cipher(wrapping_key, &*salt, WRAP_INFO)?
         .encrypt(&Nonce::default(), Payload { msg: key.expose(), aad })
         .map_err(|_| Error::permanent("cannot encrypt"))?;
     Ok(BASE64.encode([&salt[..], &sealed].concat()))
@@ -199,7 +199,7 @@ pub(super) fn wrap_under(wrapping_key: &[u8; 32], key: &ArchiveKey, aad: &[u8]) 
 pub(super) fn unwrap_under(wrapping_key: &[u8; 32], wrapped: &str, aad: &[u8]) -> Result<Option<ArchiveKey>> {
     let bytes = BASE64.decode(wrapped).map_err(|e| Error::corrupt("a key wrap is not base64").on(WHAT).because(e))?;
     let Some((salt, msg)) = bytes.split_at_checked(SALT) else { return Ok(None) };
-    let opened = wrap_cipher(wrapping_key, salt)?.decrypt(&Nonce::default(), Payload { msg, aad });
+    let opened = seal_cipher(wrapping_key, salt, WRAP_INFO)?.decrypt(&Nonce::default(), Payload { msg, aad });
     let opened = opened.ok().map(Zeroizing::new);
     Ok(opened.and_then(|bytes| Some(ArchiveKey::from_bytes(bytes.as_slice().try_into().ok()?))))
 }

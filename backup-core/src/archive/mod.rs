@@ -24,8 +24,10 @@ pub use codec::{Codec, Compression, Compressor, Decompressor, MAX_FRAME, max_pac
 pub use document::READER_VERSION;
 pub use header::Header;
 pub use index::{FrameSpan, IndexDecoder, IndexEncoder, IndexRecord, VolumeRecord};
+pub(crate) use key_file::parse_key_file;
 pub use key_file::{KeyFileProvider, generate_key_file};
 pub use keys::{ArchiveKey, KeyProvider, KeyWrap, KeyWraps};
+pub(crate) use keys::{random_bytes, seal_cipher};
 pub use manifest::{Manifest, PieceRecord, Previous, SupersededGroup, Totals};
 pub use names::{Attempted, ObjectNames};
 pub use passphrase::{PassphraseParameters, PassphraseProvider};

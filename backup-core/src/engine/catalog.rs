@@ -15,6 +15,9 @@ use std::sync::Arc;
 /// their digest, and their totals are left out.
 const MAX_LISTED_MANIFEST: u64 = 64 << 20;
 
+/// Calls for the newest complete archive.
+pub(super) const LATEST: &str = "latest";
+
 /// In what state an archive is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -48,7 +51,7 @@ pub struct ArchiveSummary {
     pub finished_at: Option<jiff::Timestamp>,
 }
 
-/// Lists the archives of a destination in order of their ids, and so of their times.
+/// Lists the archives of a destination in the order of their times.
 ///
 /// With a store, archives that it remembers for this destination are compared: see [`ArchiveStatus::Missing`] and
 /// [`ArchiveStatus::Replaced`]. Keys are needed only for the totals of sealed archives.
@@ -88,8 +91,17 @@ async fn list(
             finished_at: None,
         });
     }
-    summaries.sort_by(|a, b| a.id.cmp(&b.id));
+    // Ids tell the second; within it the header is more exact.
+    summaries.sort_by_cached_key(|summary| {
+        let started_at = summary.header.as_ref().map(|header| header.started_at);
+        (second(&summary.id).to_owned(), started_at, summary.id.clone())
+    });
     Ok(summaries)
+}
+
+/// The second in which an archive was begun; ids of one second are in no order.
+fn second(id: &ArchiveId) -> &str {
+    id.as_str().split_once('-').map_or(id.as_str(), |(second, _)| second)
 }
 
 /// The ids of all archives of which anything is there, in order.
@@ -193,30 +205,35 @@ fn is_about_the_archive(error: &Error) -> bool {
 /// name), or `latest` (the newest complete one).
 ///
 /// # Errors
-/// `NotFound` when none fits, `Invalid` when the beginning of an id fits several; otherwise what reading the destination met.
+/// `NotFound` when none fits, `Invalid` when it is the beginning of several ids and no name; otherwise what reading the
+/// destination met.
 pub async fn find_archive(destination: &Arc<impl Destination + ?Sized>, selector: &str) -> Result<ArchiveId> {
     find(&*retrying(destination), selector).await
 }
 
 async fn find(destination: &dyn Destination, selector: &str) -> Result<ArchiveId> {
     let ids = archive_ids(destination).await?;
-    if selector == "latest" {
+    if selector == LATEST {
         return newest_complete(destination, &ids, |_| true)
             .await?
             .ok_or_else(|| Error::not_found(format!("there is no complete archive at {}", destination.identity())));
     }
-    let fitting: Vec<_> = ids.iter().filter(|id| id.as_str().starts_with(selector)).collect();
-    match fitting[..] {
-        [id] if !selector.is_empty() => return Ok(id.clone()),
-        [_, _, ..] if !selector.is_empty() => {
-            let list = fitting.iter().map(|id| id.as_str()).collect::<Vec<_>>().join(", ");
-            return Err(Error::invalid(format!("several archives start like this: {list}")).on(selector));
-        }
-        _ => {}
+    if selector.is_empty() {
+        return Err(Error::invalid("an archive is named by its id, the beginning of one, its name, or `latest`"));
     }
-    newest_complete(destination, &ids, |header| header.name == selector && !selector.is_empty()).await?.ok_or_else(
-        || Error::not_found(format!("no archive at {} has this id or name", destination.identity())).on(selector),
-    )
+    let fitting: Vec<_> = ids.iter().filter(|id| id.as_str().starts_with(selector)).collect();
+    if let [id] = fitting[..] {
+        return Ok(id.clone());
+    }
+    if let Some(id) = newest_complete(destination, &ids, |header| header.name == selector).await? {
+        return Ok(id);
+    }
+    if fitting.is_empty() {
+        let text = format!("no archive at {} has this id or name", destination.identity());
+        return Err(Error::not_found(text).on(selector));
+    }
+    let list = fitting.iter().map(|id| id.as_str()).collect::<Vec<_>>().join(", ");
+    Err(Error::invalid(format!("several archives start like this: {list}")).on(selector))
 }
 
 async fn newest_complete(
@@ -224,10 +241,18 @@ async fn newest_complete(
     ids: &[ArchiveId],
     wanted: impl Fn(&Header) -> bool,
 ) -> Result<Option<ArchiveId>> {
-    for id in ids.iter().rev() {
-        let summary = summarise_briefly(destination, id).await?;
-        if summary.is_some_and(|header| wanted(&header)) {
-            return Ok(Some(id.clone()));
+    for same_second in ids.chunk_by(|a, b| second(a) == second(b)).rev() {
+        let mut newest: Option<Header> = None;
+        for id in same_second {
+            let header = summarise_briefly(destination, id).await?.filter(&wanted);
+            if let Some(header) = header
+                && newest.as_ref().is_none_or(|newest| newest.started_at < header.started_at)
+            {
+                newest = Some(header);
+            }
+        }
+        if let Some(header) = newest {
+            return Ok(Some(header.id));
         }
     }
     Ok(None)

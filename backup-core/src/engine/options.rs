@@ -119,7 +119,7 @@ pub struct BackupRequest {
     pub source: Arc<dyn Source>,
     /// Where the archive goes.
     pub destination: Arc<dyn Destination>,
-    /// A name for people; may be empty.
+    /// A name for people, by which the archive can be found again; may be empty, but not `latest`.
     pub name: String,
     /// How the archive is written.
     pub options: BackupOptions,
@@ -175,8 +175,9 @@ pub struct ResumeBackup {
 
 /// Which entries of an archive are meant.
 ///
-/// Globs match the whole name: `*` and `?` do not cross `/`, `**` does. A pattern that matches a directory
-/// includes or excludes everything below it.
+/// Patterns are those of [`LocalSourceConfig::exclude`](crate::local::LocalSourceConfig::exclude): `*.txt` and `docs` are compared
+/// with the last part of a name, at any depth; `/docs` and `docs/*.txt` with the whole name. One that fits a directory includes or
+/// excludes everything below it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Selection {

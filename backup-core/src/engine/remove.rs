@@ -7,7 +7,9 @@ use super::retrying;
 use super::session::no_such;
 use crate::adapter::{Destination, Payload, Store};
 use crate::archive::{Codec, ObjectNames};
-use crate::model::{ArchiveId, Guard, Identity, LogRecord, Operation, OperationId, OperationKind, Transition};
+use crate::model::{
+    ArchiveId, Guard, Identity, LogRecord, Operation, OperationId, OperationKind, OperationQuery, Transition,
+};
 use crate::state::{Event, State};
 use crate::{Error, ErrorClass, Result};
 use futures::TryStreamExt;
@@ -146,28 +148,38 @@ async fn delete(destination: &dyn Destination, store: Option<&dyn Store>, id: &A
     if let Some(other) = referred_to_by(destination, id).await? {
         return Err(Error::conflict(format!("the archive {other} uses its volumes; delete that one first")).on(id));
     }
-    if let Some(store) = store {
-        let query = crate::model::OperationQuery {
-            states: vec!["pending", "running", "committing", "paused", "failed"],
-            limit: Some(10_000),
-            ..Default::default()
-        };
-        let operations = store.query(&query).await?;
-        let at_work = operations.iter().find(|o| {
-            o.new.archive == *id
-                && (o.new.kind == OperationKind::Backup || o.state.is_held())
-                && *place_of_archive(o) == destination.identity()
-        });
-        if let Some(operation) = at_work {
-            let text = format!("operation {} ({}) still uses it; cancel that first", operation.new.id, operation.state);
-            return Err(Error::conflict(text).on(id));
-        }
+    if let Some(store) = store
+        && let Some(operation) = at_work_on(store, id, &destination.identity()).await?
+    {
+        let text = format!("operation {} ({}) still uses it; cancel that first", operation.new.id, operation.state);
+        return Err(Error::conflict(text).on(id));
     }
     let count = remove_objects(destination, id).await?;
     if let Some(store) = store {
         store.forget_archive(&destination.identity(), id).await?;
     }
     Ok(count)
+}
+
+/// An operation that needs an archive: a backup that may still complete it, or whoever reads it now.
+async fn at_work_on(store: &dyn Store, id: &ArchiveId, place: &Identity) -> Result<Option<Operation>> {
+    let mut query = OperationQuery {
+        states: vec!["pending", "running", "committing", "paused", "failed"],
+        ..OperationQuery::default()
+    };
+    loop {
+        let page = store.query(&query).await?;
+        let Some(last) = page.last() else { return Ok(None) };
+        query.before = Some(last.new.id.clone());
+        let at_work = page.into_iter().find(|o| {
+            o.new.archive == *id
+                && (o.new.kind == OperationKind::Backup || o.state.is_held())
+                && place_of_archive(o) == place
+        });
+        if at_work.is_some() {
+            return Ok(at_work);
+        }
+    }
 }
 
 fn place_of_archive(operation: &Operation) -> &Identity {

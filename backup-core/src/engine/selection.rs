@@ -1,10 +1,11 @@
 //! Chooses entries of an archive by name.
 
 use super::Selection;
+use crate::Result;
 use crate::adapter::Wanted;
 use crate::model::{Entry, EntryName};
-use crate::{Error, Result};
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use crate::pattern::{compile, fits};
+use globset::GlobSet;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -33,8 +34,8 @@ impl Chosen {
     pub(super) fn new(selection: &Selection) -> Result<Self> {
         let Selection { include, exclude, names } = selection;
         Ok(Self {
-            include: if include.is_empty() { None } else { Some(globs(include)?) },
-            exclude: globs(exclude)?,
+            include: if include.is_empty() { None } else { Some(compile(include)?) },
+            exclude: compile(exclude)?,
             names: if names.is_empty() { None } else { Some(names.iter().cloned().collect()) },
         })
     }
@@ -65,26 +66,11 @@ impl Chosen {
     }
 }
 
-/// Whether a pattern matches the name or a directory above it.
-fn matches(globs: &GlobSet, name: &EntryName) -> bool {
-    if globs.is_empty() {
-        return false;
-    }
-    use std::os::unix::ffi::OsStrExt;
+/// Whether a pattern fits the name or a directory above it.
+fn matches(patterns: &GlobSet, name: &EntryName) -> bool {
     let bytes = name.as_bytes();
-    let is_match = |part: &[u8]| globs.is_match(std::path::Path::new(std::ffi::OsStr::from_bytes(part)));
-    let above = bytes.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| &bytes[..at]);
-    above.into_iter().any(is_match) || is_match(bytes)
-}
-
-fn globs(patterns: &[String]) -> Result<GlobSet> {
-    let mut set = GlobSetBuilder::new();
-    for pattern in patterns {
-        let trimmed = pattern.trim_end_matches('/');
-        let glob = GlobBuilder::new(trimmed).literal_separator(true).backslash_escape(true).build();
-        set.add(glob.map_err(|e| Error::invalid("the pattern cannot be read").on(pattern).because(e))?);
-    }
-    set.build().map_err(|e| Error::invalid("the patterns are too large").because(e))
+    let mut above = bytes.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| &bytes[..at]);
+    !patterns.is_empty() && (above.any(|part| fits(patterns, part)) || fits(patterns, bytes))
 }
 
 #[cfg(test)]
@@ -101,14 +87,18 @@ mod tests {
     }
 
     #[test]
-    fn patterns_match_whole_names_and_whatever_is_below_a_directory() {
-        let some = chosen(&["src", "*.txt"], &["src/gen/**"], &[]);
+    fn patterns_choose_as_those_of_a_source_do_and_whatever_is_below_a_directory() {
+        let some = chosen(&["/src", "*.txt", "./doc/"], &["src/gen/**", "*.tmp"], &[]);
         for (name, wanted) in [
             ("src", true),
             ("src/a/b.rs", true),
+            ("src/a/b.tmp", false),
+            ("x.tmp/a.txt", false),
             ("src/gen/x", false),
+            ("dir/src/x", false),
             ("a.txt", true),
-            ("dir/a.txt", false),
+            ("dir/a.txt", true),
+            ("doc/x", true),
             ("srcs/x", false),
         ] {
             assert_eq!(some.contains_name(&name.into()), wanted, "{name}");

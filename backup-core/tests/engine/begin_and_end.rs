@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use backup_core::ErrorClass;
-use backup_core::adapter::Store;
+use backup_core::adapter::{Destination, Store};
 use backup_core::archive::KeyProvider;
 use backup_core::engine::{
     CancelRestore, Engine, EngineOptions, Outcome, TakeOver, delete_archive, find_archive, list_archives,
@@ -301,4 +301,85 @@ async fn warnings_of_the_target_outlive_its_process() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_archives_begun_in_one_second_the_last_one_is_the_latest() {
+    let (destination, source) = (MemoryDestination::default(), Arc::new(MemorySource::new("s").file("a", "a")));
+    let place: Arc<dyn Destination> = Arc::new(destination.clone());
+    let mut made = Vec::new();
+    for n in 0..12 {
+        let mut request = request(&source, &destination);
+        request.name = ["even", "odd"][n % 2].into();
+        made.push(back_up(request).await);
+        assert_eq!(find_archive(&place, "latest").await.unwrap(), made[n]);
+    }
+    assert_eq!(find_archive(&place, "even").await.unwrap(), made[10]);
+    assert_eq!(find_archive(&place, "odd").await.unwrap(), made[11]);
+    let listed: Vec<_> = list_archives(&place, None, None).await.unwrap().into_iter().map(|a| a.id).collect();
+    assert_eq!(listed, made);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_is_found_although_several_ids_begin_so_and_latest_is_no_name() {
+    let (destination, source) = (MemoryDestination::default(), Arc::new(MemorySource::new("s").file("a", "a")));
+    let place: Arc<dyn Destination> = Arc::new(destination.clone());
+    let named = |name: &str| {
+        let mut request = request(&source, &destination);
+        request.name = name.into();
+        request
+    };
+    let mut archives = Vec::new();
+    for name in ["2", "other"] {
+        archives.push(back_up(named(name)).await);
+    }
+    assert_eq!(find_archive(&place, "2").await.unwrap(), archives[0]);
+    for id in &archives {
+        assert_eq!(find_archive(&place, id.as_str()).await.unwrap(), *id);
+    }
+    // All of them begin so, and none is named so.
+    let error = find_archive(&place, &archives[0].as_str()[..4]).await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Invalid);
+    assert!(archives.iter().all(|id| error.to_string().contains(id.as_str())), "{error}");
+    assert_eq!(find_archive(&place, "").await.unwrap_err().class(), ErrorClass::Invalid);
+    let (error, objects) =
+        (engine(&MemoryStore::new()).backup(named("latest")).await.unwrap_err(), destination.names());
+    assert_eq!(error.class(), ErrorClass::Invalid);
+    assert_eq!(list_archives(&place, None, None).await.unwrap().len(), 2, "{objects:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_whose_archive_is_gone_is_cancelled_and_says_what_may_be_left() {
+    let (destination, source) = (MemoryDestination::default(), source());
+    let archive = back_up(request(&source, &destination)).await;
+    let (store, target) = (MemoryStore::new(), MemoryTarget::default());
+    let (_, id, handle) = begun(&store, &destination, &archive, &target, None).await;
+    drop(handle);
+    delete_archive(&Arc::new(destination.clone()), None, &archive).await.unwrap();
+    let error = engine(&store).cancel_restore(cancel_of(&id, &destination, &target)).await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::NotFound);
+    assert!(error.to_string().contains(&format!(".backup-tmp-{id}")), "{error}");
+    assert_eq!(operation(&store, &id).await.state, State::Cancelled);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_in_the_making_is_not_deleted_however_many_operations_came_after() {
+    let (destination, source) = (MemoryDestination::default(), source());
+    let store = MemoryStore::new();
+    let handle = engine(&store).backup(request(&slow(&source), &destination)).await.unwrap();
+    let (id, archive) = (handle.id().clone(), handle.archive().clone());
+    until("some volumes are there", || objects(&destination, &archive).len() > 2).await;
+    handle.pause();
+    wait(handle).await.unwrap();
+    let like = operation(&store, &id).await.new;
+    for n in 0..10_050 {
+        let later = format!("29990101T000000Z-{n:08x}").parse().unwrap();
+        let other = backup_core::model::ArchiveId::generate(jiff::Timestamp::now());
+        let new = backup_core::model::NewOperation { id: later, archive: other, ..like.clone() };
+        store.create(new, None).await.unwrap();
+    }
+    let error = delete_archive(&Arc::new(destination.clone()), Some(&store), &archive).await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Conflict);
+    assert!(error.to_string().contains(id.as_str()), "{error}");
+    assert_ne!(objects(&destination, &archive), []);
 }

@@ -3,6 +3,7 @@
 use crate::common::*;
 use backup_core::ErrorClass;
 use backup_core::engine::{Outcome, Selection};
+use backup_core::local::{LocalTarget, LocalTargetConfig};
 use backup_core::memory::MemoryStore;
 use backup_core::model::{EntryKind, Metadata};
 use backup_testkit::Method;
@@ -52,6 +53,29 @@ async fn any_number_of_entries_may_be_left_out_and_damage_among_the_others_is_st
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// Batches are written several at once; a directory and what lies in it may come in two of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_the_way_of_a_directory_is_replaced_before_anything_is_written_below_it() {
+    let source = (0..70).fold(MemorySource::new("s"), |source, n| source.file(&format!("a{n:02}"), "a"));
+    let source = source.directory("d").file("d/x", "x");
+    let source = Arc::new(source);
+    let destination = MemoryDestination::default();
+    let archive = back_up(request(&source, &destination)).await;
+    let place = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(place.path(), place.path().join("d")).unwrap();
+    let target = LocalTarget::new(LocalTargetConfig::new(place.path())).unwrap();
+    let late = Fault::Delay(std::time::Duration::from_millis(300));
+    // The batch that brings the directory.
+    let script = Script::new().rule(Rule::new(Method::WriteSmall, When::Always, late).about("a00"));
+    let mut request = restore_request(&destination, &archive, &MemoryTarget::default(), None);
+    request.target = FaultyTarget::new(Arc::new(target), script);
+    request.options.overwrite = true;
+    assert_eq!(complete(engine(&MemoryStore::new()).restore(request).await.unwrap()).await, 0);
+    assert!(place.path().join("d").symlink_metadata().unwrap().is_dir());
+    assert_eq!(std::fs::read(place.path().join("d/x")).unwrap(), b"x");
+    assert!(!place.path().join("x").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

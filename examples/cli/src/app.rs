@@ -99,12 +99,13 @@ impl App {
 }
 
 fn key_hint(error: backup_core::Error, options: &OpenOptions) -> Failure {
-    let unauthorized = error.class() == backup_core::ErrorClass::Unauthorized;
+    use backup_core::ErrorClass as C;
+    let class = error.class();
     let failure = Failure::from(error);
-    if unauthorized && options.keys.is_none() {
-        failure.hint("give the key with --key-file FILE or --passphrase-env VAR")
-    } else {
-        failure
+    match (class, &options.keys) {
+        (C::Unauthorized, None) => failure.hint("give the key with --key-file FILE or --passphrase-env VAR"),
+        (C::Invalid, Some(_)) if !options.allow_unsealed => failure.hint("--allow-unsealed accepts it"),
+        _ => failure,
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::locator::Locator;
 use crate::units;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,6 +26,8 @@ A LOCATOR is `local:PATH`, or simply a path; for databases `mongodb://USER@HOST/
 path_style=true|false, profile=NAME, storage_class=NAME, sse=AES256|aws:kms, kms_key=ID, customer_key_env=VAR,
 checksums=when_supported|when_required and, of sources, tags=true|false and versions=current|all. Its credentials come from the
 environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN), a profile or the instance, never from the locator.
+A folder of Google Drive keeps archives: `gdrive:FOLDER_ID/PATH?OPTION=VALUE&...` with account=NAME (of `backup gdrive login`),
+drive=ID (of a shared drive), credentials=FILE (key of a service account).
 An ARCHIVE is its id, the beginning of one, its name, or `latest`.";
 
 /// Backs up into archives that any `tar` can read; pauses, resumes, verifies and restores them.
@@ -119,11 +122,51 @@ pub(crate) enum Command {
     /// were begun with the old key are resumed with the new one by `backup resume --key-file FILE`.
     #[command(after_help = LOCATORS)]
     Rekey(Rekey),
+    /// Sign in to Google Drive, and forget it
+    #[command(subcommand)]
+    Gdrive(Gdrive),
     /// Print a completion script for a shell
     Completions {
         /// The shell
         shell: clap_complete::Shell,
     },
+}
+
+/// `backup gdrive`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Gdrive {
+    /// Sign in: prints an address to open in a browser, keeps what Google gives (sealed), and makes a folder for archives
+    ///
+    /// Needs an OAuth client of the type `Desktop app`, which anybody can make in Google's console (APIs & Services, Credentials) with
+    /// the Drive API enabled. The app sees only files that it made itself.
+    Login(Login),
+    /// Forget an account
+    Logout(Logout),
+}
+
+/// `backup gdrive login`
+#[derive(Debug, Args)]
+pub(crate) struct Login {
+    /// The JSON file of the OAuth client, as Google's console gives it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) client: PathBuf,
+    /// A name for the account, for locators with account=NAME
+    #[arg(long, default_value = "default")]
+    pub(crate) account: String,
+    /// Name of the folder for archives, made at the top of the drive when it is missing
+    #[arg(long, default_value = "backups", value_name = "NAME")]
+    pub(crate) folder: String,
+    /// Address that is used in place of Google's, for tests
+    #[arg(long, value_name = "URL", hide = true)]
+    pub(crate) endpoint: Option<String>,
+}
+
+/// `backup gdrive logout`
+#[derive(Debug, Args)]
+pub(crate) struct Logout {
+    /// The account's name
+    #[arg(long, default_value = "default")]
+    pub(crate) account: String,
 }
 
 /// `backup create`
@@ -144,10 +187,10 @@ pub(crate) struct Create {
     /// Compression level: 1 to 22 for zstd [default: 3], 1 to 9 for gzip [default: 6]
     #[arg(long)]
     pub(crate) level: Option<i32>,
-    /// Stored size at which a volume ends [default: what suits the destination]
+    /// Stored size at which a volume ends, at most a sixth of --memory [default: what suits the destination]
     #[arg(long, value_name = "SIZE", value_parser = units::size)]
     pub(crate) volume_size: Option<u64>,
-    /// Leave out what matches, a directory with all below it: `*.tmp` at any depth, `docs/*.tmp` just there, `**/x/*` below any x
+    /// Leave out what matches, a directory with all below it: `*.tmp` at any depth, `/docs` or `docs/*.tmp` just there
     #[arg(long, value_name = "GLOB")]
     pub(crate) exclude: Vec<String>,
     /// Do not enter other file systems that are mounted inside the source
@@ -304,15 +347,15 @@ pub(crate) struct Restore {
     /// Where the data is put back
     #[arg(long, value_name = "LOCATOR")]
     pub(crate) to: Locator,
-    /// Only what matches: `docs`, `docs/*.txt`, `**/*.txt`; a directory that matches counts with all below it
+    /// Only what matches, a directory with all below it: `*.txt` at any depth, `/docs` or `docs/*.txt` just there
     #[arg(long, value_name = "GLOB")]
     pub(crate) include: Vec<String>,
-    /// But not what matches this
+    /// But not what matches this, by the same rules
     #[arg(long, value_name = "GLOB")]
     pub(crate) exclude: Vec<String>,
     /// Only the entry of exactly this name, even when it contains `*`
     #[arg(long = "entry", value_name = "NAME")]
-    pub(crate) entries: Vec<String>,
+    pub(crate) entries: Vec<OsString>,
     /// Replace what is there already
     #[arg(long)]
     pub(crate) overwrite: bool,

@@ -11,12 +11,14 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+mod gdrive;
 mod local;
 pub(crate) mod mongodb;
 mod s3;
 
 /// What this program can reach.
-const ADAPTERS: &[&dyn Adapter] = &[&local::Local, &s3::S3, &mongodb::Mongodb, &mongodb::MongodbSrv];
+const ADAPTERS: &[&dyn Adapter] =
+    &[&local::Local, &s3::S3, &mongodb::Mongodb, &mongodb::MongodbSrv, &gdrive::GoogleDrive];
 
 /// How a source is read; kept with the operation, so that a resume reads it in the same way.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -206,11 +208,16 @@ mod tests {
 
     #[test]
     fn an_unknown_kind_is_named_and_the_known_ones_are_listed() {
-        for bad in ["ftp://host/x", "gdrive:folder", "mongo://h/db"] {
+        for bad in ["ftp://host/x", "mongo://h/db"] {
             let message = bad.parse::<Locator>().unwrap_err();
             assert!(message.contains(bad.split(':').next().unwrap()) && message.contains("local:PATH"), "{message}");
         }
         assert!("".parse::<Locator>().is_err());
+        // What was meant is the home directory, which only a shell knows.
+        for home in ["~", "~/x", "local:~/x"] {
+            assert!(home.parse::<Locator>().unwrap_err().contains("$HOME"), "{home}");
+        }
+        assert!("./~/x".parse::<Locator>().is_ok() && "~x".parse::<Locator>().is_ok());
         assert!("local:".parse::<Locator>().is_err());
     }
 }

@@ -1,5 +1,6 @@
 //! `backup`: makes, lists, verifies and restores archives on the command line.
 
+mod accounts;
 mod app;
 mod args;
 mod commands;

@@ -8,6 +8,7 @@ use serde_json::json;
 use std::io::IsTerminal;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 /// All bars of this process, so that whoever writes lines can move them aside.
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
@@ -25,6 +26,26 @@ const ENDS: [&str; 2] = ["failed", "pause"];
 /// Runs something that writes to the terminal while no bar stands in its way.
 pub(crate) fn suspend<T>(write: impl FnOnce() -> T) -> T {
     BARS.suspend(write)
+}
+
+/// How often the progress of work is looked at.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(150);
+
+/// Shows the progress of some work until it is done.
+pub(crate) async fn with_progress<T>(
+    out: Output,
+    progress: watch::Receiver<Progress>,
+    work: impl Future<Output = T>,
+) -> T {
+    let mut reporter = Reporter::new(out, false);
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            result = &mut work => return result,
+            _ = look.tick() => reporter.update(&progress.borrow().clone()),
+        }
+    }
 }
 
 /// Shows the progress of one operation.

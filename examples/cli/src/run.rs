@@ -3,7 +3,7 @@
 use crate::app::App;
 use crate::failure::{Exit, Failure};
 use crate::operations::pause_text;
-use crate::progress::Reporter;
+use crate::progress::{LOOK_EVERY, Reporter};
 use crate::signals::{Signals, Wish};
 use backup_core::ErrorClass;
 use backup_core::adapter::{LogSink, Store};
@@ -11,12 +11,9 @@ use backup_core::engine::{Engine, EngineOptions, OperationHandle, Outcome};
 use backup_core::model::{LogLevel, LogRecord, OperationId, OperationKind, Progress};
 use serde_json::json;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-/// How often the progress is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(150);
 /// Records that may wait to be shown; what comes on top is only in the job log.
 const RECORDS_WAITING: usize = 1024;
 

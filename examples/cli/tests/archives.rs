@@ -40,10 +40,44 @@ fn only_what_is_selected_is_restored() {
     assert_eq!(restore("r1", &["--include", "docs"]), ["docs/b.txt", "docs/deep/c.bin"]);
     assert_eq!(restore("r2", &["--include", "docs", "--exclude", "**/*.bin"]), ["docs/b.txt"]);
     assert_eq!(restore("r3", &["--entry", "a.txt"]), ["a.txt"]);
+    // As `create --exclude` does: without a `/` at any depth, with one just there.
+    assert_eq!(
+        restore("r5", &["--include", "*.bin", "--include", "*.txt"]),
+        ["a.txt", "docs/b.txt", "docs/deep/c.bin"]
+    );
+    assert_eq!(restore("r6", &["--include", "docs", "--exclude", "*.bin"]), ["docs/b.txt"]);
+    assert_eq!(restore("r7", &["--include", "/*.txt", "--include", "./docs/*.txt"]), ["a.txt", "docs/b.txt"]);
 
     let run = place.ends(3, &["restore", "latest", "--at", "backups", "--to", "r4", "--include", "no-such-*"]);
     assert!(run.stderr.contains("nothing in the archive"), "{}", run.stderr);
-    place.ends(2, &["restore", "latest", "--at", "backups", "--to", "r4", "--include", "a[b"]);
+    for bad in ["a[b", ""] {
+        place.ends(2, &["restore", "latest", "--at", "backups", "--to", "r4", "--include", bad]);
+    }
+}
+
+#[test]
+fn an_entry_whose_name_is_not_text_is_restored_by_its_name() {
+    use std::os::unix::ffi::OsStrExt;
+    let place = Place::new();
+    place.tree("tree");
+    let name = std::ffi::OsStr::from_bytes(b"od\xffd");
+    std::fs::write(place.path("tree").join(name), "kept").unwrap();
+    place.create("tree", "backups", &[]);
+    let mut command = place.command(&["restore", "latest", "--at", "backups", "--to", "back", "--entry"]);
+    let output = command.arg(name).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(files_below(&place.path("back")), [place.path("back").join(name)]);
+    assert_eq!(std::fs::read(place.path("back").join(name)).unwrap(), b"kept");
+}
+
+#[test]
+fn what_cannot_be_restored_under_its_name_is_told_with_that_name_once() {
+    let place = Place::new();
+    place.tree("tree");
+    place.write("tree/.backup-tmp-mine", "looks like a leftover");
+    place.create("tree", "backups", &[]);
+    let run = place.ends(3, &["restore", "latest", "--at", "backups", "--to", "back"]);
+    assert_eq!(run.stderr.matches(".backup-tmp-mine").count(), 1, "{}", run.stderr);
 }
 
 #[test]
@@ -180,9 +214,57 @@ fn an_export_is_a_stream_that_tar_reads() {
     place.ends(2, &["export", "latest", "--at", "backups", "--output", "x.tar"]);
     assert_eq!(std::fs::metadata(place.path("x.tar")).unwrap().modified().unwrap(), before);
     let run = place.ends(0, &["--json", "export", "latest", "--at", "backups", "--output", "x.tar", "--force"]);
+    assert!(run.lines().iter().any(|line| line["event"] == "progress" && line["bytes_total"].as_u64() > Some(0)));
     assert!(run.last()["bytes"].as_u64().unwrap() > 300_000);
     assert!(!files_below(&place.path(".")).iter().any(|p| p.display().to_string().contains(".backup-tmp-")));
     place.ends(2, &["--json", "export", "latest", "--at", "backups"]);
+}
+
+#[test]
+fn an_export_that_nobody_reads_to_its_end_is_a_failure() {
+    let place = Place::new();
+    place.write("tree/noise", common::noise(2 << 20, 3));
+    place.create("tree", "backups", &[]);
+    let export = ["export", "latest", "--at", "backups"];
+    let mut child = place.command(&export).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("not complete"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn nothing_is_restored_over_the_archives() {
+    let place = Place::new();
+    place.tree("tree");
+    let id = place.create("tree", "backups", &[]);
+    for target in ["backups".to_owned(), format!("backups/{id}"), format!("backups/{id}/data")] {
+        let run = place.ends(2, &["restore", "latest", "--at", "backups", "--to", &target, "--force"]);
+        assert!(run.stderr.contains("archives are kept"), "{}", run.stderr);
+    }
+    place.ends(0, &["restore", "latest", "--at", "backups", "--to", "backups/beside"]);
+    place.ends(0, &["verify", "latest", "--at", "backups"]);
+}
+
+#[test]
+fn of_several_archives_of_one_name_none_is_deleted_by_it() {
+    let place = Place::new();
+    place.tree("tree");
+    let twins: Vec<String> = (0..2).map(|_| place.create("tree", "backups", &["--name", "twin"])).collect();
+    let run = place.ends(1, &["delete", "twin", "--at", "backups", "--force"]);
+    assert!(twins.iter().all(|id| run.stderr.contains(id)), "{}", run.stderr);
+    place.ends(0, &["verify", "twin", "--at", "backups", "--quick"]);
+    place.ends(0, &["delete", &twins[0], "--at", "backups", "--force"]);
+    place.ends(0, &["delete", "twin", "--at", "backups", "--force"]);
+    let left = place.ends(0, &["--json", "list", "--at", "backups"]).last();
+    assert_eq!(left["archives"].as_array().unwrap().len(), 0);
+    // Also when all their ids begin with it.
+    let twins: Vec<String> = (0..2).map(|_| place.create("tree", "backups", &["--name", "2"])).collect();
+    place.ends(1, &["delete", "2", "--at", "backups", "--force"]);
+    // The beginning of one id is enough.
+    let unique = (1..twins[0].len()).find(|n| !twins[1].starts_with(&twins[0][..*n])).unwrap();
+    place.ends(0, &["delete", &twins[0][..unique], "--at", "backups", "--force"]);
+    place.ends(0, &["verify", &twins[1], "--at", "backups", "--quick"]);
 }
 
 #[test]

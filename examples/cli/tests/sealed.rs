@@ -87,7 +87,8 @@ fn with_a_key_an_archive_that_is_not_sealed_is_refused_unless_allowed() {
     place.tree("tree");
     place.ends(0, &["keygen", "key"]);
     place.create("tree", "backups", &[]);
-    place.ends(1, &["verify", "latest", "--at", "backups", "--key-file", "key"]);
+    let run = place.ends(1, &["verify", "latest", "--at", "backups", "--key-file", "key"]);
+    assert!(run.stderr.contains("--allow-unsealed"), "{}", run.stderr);
     place.ends(0, &["verify", "latest", "--at", "backups", "--key-file", "key", "--allow-unsealed"]);
     place.ends(1, &["restore", "latest", "--at", "backups", "--to", "back", "--key-file", "key"]);
     place.ends(0, &["restore", "latest", "--at", "backups", "--to", "back", "--key-file", "key", "--allow-unsealed"]);

@@ -12,6 +12,7 @@ mod stream;
 mod track;
 mod volume;
 
+use super::catalog::LATEST;
 use super::handle::AbortOnDrop;
 use super::session::{Session, no_such};
 use super::{BackupRequest, Engine, OperationHandle, Outcome, ResumeBackup};
@@ -74,6 +75,9 @@ pub(super) async fn start(engine: &Engine, request: BackupRequest) -> Result<Ope
     let BackupRequest { source, destination, name, options, keys, limits, spec } = request;
     engine.options.check()?;
     options.check()?;
+    if name == LATEST {
+        return Err(Error::invalid("an archive cannot be named `latest`: that is how the newest one is called for"));
+    }
     let adapters = Adapters::new(engine, source, destination, limits);
     adapters.check().await?;
 

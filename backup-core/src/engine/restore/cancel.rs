@@ -11,9 +11,9 @@ use crate::engine::remove::set_cancelled;
 use crate::engine::selection::Chosen;
 use crate::engine::{CancelRestore, Engine};
 use crate::limit::RateLimit;
-use crate::model::{Entry, EntryName, LogRecord, Operation, OperationKind};
+use crate::model::{Entry, EntryName, LogRecord, Operation, OperationKind, STAGE_PREFIX};
 use crate::retry::Retrying;
-use crate::{Error, Result};
+use crate::{Error, ErrorClass, Result};
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use std::sync::Arc;
@@ -37,12 +37,18 @@ pub(in crate::engine) async fn cancel(engine: &Engine, request: CancelRestore) -
         let log = match &discarded {
             Ok(()) => LogRecord::info("cancel", "removed what was staged at the target; restored entries stay"),
             Err(e) => {
-                let text = format!("staged leftovers may remain; cancelling again removes them: {}", e.chain());
+                let text = format!("staged leftovers may remain: {}", e.chain());
                 LogRecord::warning("cancel", text)
             }
         };
         engine.store.append_log(&id, &[log]).await?;
-        discarded.map_err(|e| e.context("the restore is cancelled, but what it left staged could not be removed"))?;
+        discarded.map_err(|e| match e.class() {
+            ErrorClass::NotFound => e.context(format!(
+                "the restore is cancelled, but what it left staged is found only by its archive: cancel it again when that can \
+                 be reached, or remove what is named {STAGE_PREFIX}{id}-… at the target by hand"
+            )),
+            _ => e.context("the restore is cancelled, but what it left staged could not be removed"),
+        })?;
     }
     Ok(cancelled)
 }

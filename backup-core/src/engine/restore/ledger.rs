@@ -276,10 +276,23 @@ impl Work {
         }
     }
 
+    /// The same for all entries of a batch.
+    ///
+    /// # Errors
+    /// When the attempt should end.
+    pub(super) fn all_written(&mut self, entries: &[Entry], results: Vec<Result<Written>>) -> Result<()> {
+        if results.len() != entries.len() {
+            return Err(Error::permanent("the target did not answer for each entry of a batch"));
+        }
+        entries.iter().zip(results).try_for_each(|(entry, result)| self.written(entry, result))
+    }
+
     /// Leaves an entry out, with a warning.
     pub(super) fn left_out(&mut self, entry: &Entry, why: &str) {
         self.tally.warnings += 1;
         self.ledger.lock().left.insert(&entry.name);
+        // Most errors name the entry themselves.
+        let why = why.strip_prefix(&format!("{}: ", entry.name)).unwrap_or(why);
         self.ledger.warn("transfer", 1, &said(Some(&entry.name), &format!("not restored: {why}")));
     }
 

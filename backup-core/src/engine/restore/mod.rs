@@ -26,7 +26,8 @@ use crate::adapter::{
     Granularity, MismatchKind, PlanEntries, RestorePlan, RestoreTarget, SavedProgress, SmallEntry, SourceFacts, Wanted,
 };
 use crate::model::{
-    Entry, EntryKind, EntryName, GroupName, LogRecord, NewOperation, OperationId, OperationKind, Phase,
+    ArchiveId, Entry, EntryKind, EntryName, GroupName, Identity, LogRecord, NewOperation, OperationId, OperationKind,
+    Phase,
 };
 use crate::retry::Retrying;
 use crate::state::{Event, State};
@@ -67,6 +68,7 @@ pub(super) async fn start(engine: &Engine, request: RestoreRequest) -> Result<Op
         return Err(Error::corrupt(text).on(&id));
     }
     let target: Arc<dyn RestoreTarget> = Retrying::new(target, engine.options.retry);
+    not_among_archives(&place, &target.identity())?;
     target.check().await.map_err(|e| e.context(format!("the target {} cannot be used", target.identity())))?;
     let first = RestoreCheckpoint::first(id.clone(), archive.manifest_sha256(), options);
     let new = NewOperation {
@@ -80,6 +82,16 @@ pub(super) async fn start(engine: &Engine, request: RestoreRequest) -> Result<Op
     };
     let session = Session::create(engine, new, &first.encode(archive.inner.key.as_ref())?).await?;
     Ok(spawn(engine, session, archive, target, limits, first, false))
+}
+
+/// Refuses to restore over archives: into the very place that keeps them, or into one of them.
+fn not_among_archives(archives: &Identity, target: &Identity) -> Result<()> {
+    let Some(below) = archives.below(target) else { return Ok(()) };
+    let first = below.split('/').next().unwrap_or_default();
+    if !below.is_empty() && first.parse::<ArchiveId>().is_err() {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("archives are kept in the target {target}; choose another target")))
 }
 
 pub(super) async fn resume(engine: &Engine, request: ResumeRestore) -> Result<OperationHandle> {
@@ -322,7 +334,8 @@ impl Attempt {
         }
         let differ = content.saturating_add(metadata).saturating_add(report.known_count);
         let (entries, bytes) = (report.entries.saturating_sub(differ), report.bytes);
-        let text = format!("{entries} entries are as the archive has them; {bytes} bytes were read back");
+        let noun = if entries == 1 { "entry is" } else { "entries are" };
+        let text = format!("{entries} {noun} as the archive has them; {bytes} bytes were read back");
         session.log(LogRecord::info("verify", text));
         Ok(())
     }

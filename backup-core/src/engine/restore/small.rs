@@ -8,7 +8,7 @@ use crate::engine::archive::panicked;
 use crate::engine::fetch::Decoded;
 use crate::engine::handle::AbortOnDrop;
 use crate::limit::RateLimit;
-use crate::model::{Entry, EntryName, GroupName};
+use crate::model::{Entry, EntryKind, EntryName, GroupName};
 use crate::{Error, Result};
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
@@ -116,6 +116,7 @@ impl SmallWriter {
             self.first_done().await?;
         }
         self.limit.take(bytes as u64).await;
+        let batch = if self.plan.overwrite { self.directories_first(batch, &mut work).await? } else { batch };
         let group = batch.first().and_then(|small| {
             let ordered = self.target.granularity(&small.entry.kind) == Granularity::OrderedSlices;
             small.entry.group.clone().filter(|_| ordered)
@@ -144,12 +145,8 @@ impl SmallWriter {
             }
             let entries: Vec<Entry> = batch.iter().map(|small| small.entry.clone()).collect();
             ledger.ensure_held()?;
-            let results = target.write_small(&plan, batch).await?;
-            if results.len() != entries.len() {
-                return Err(Error::permanent("the target did not answer for each entry of a batch"));
-            }
-            for (entry, result) in entries.iter().zip(results) {
-                work.written(entry, result)?;
+            if !batch.is_empty() {
+                work.all_written(&entries, target.write_small(&plan, batch).await?)?;
             }
             drop(permits);
             work.done(None);
@@ -160,6 +157,23 @@ impl SmallWriter {
         });
         self.running.push_back(task);
         Ok(())
+    }
+
+    /// Writes the directories of a batch, and gives the rest. What is in the way of a directory is replaced then before anything
+    /// is put below it: a symbolic link there would have entries of other batches refused.
+    async fn directories_first(&self, batch: Vec<SmallEntry>, work: &mut Work) -> Result<Vec<SmallEntry>> {
+        let (directories, rest): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|small| small.entry.kind == EntryKind::Directory);
+        if directories.is_empty() {
+            return Ok(rest);
+        }
+        self.ledger.ensure_held()?;
+        let entries: Vec<Entry> = directories.iter().map(|small| small.entry.clone()).collect();
+        let (target, plan) = (self.target.clone(), self.plan.clone());
+        // As a task, so that whoever ends the attempt waits for it.
+        let mut writing = self.ledger.spawn(async move { target.write_small(&plan, directories).await });
+        work.all_written(&entries, writing.join().await?)?;
+        Ok(rest)
     }
 
     async fn first_done(&mut self) -> Result<()> {

@@ -13,10 +13,22 @@ use backup_core::archive::{self, Compression};
 use backup_core::engine::{BackupOptions, BackupRequest};
 use backup_core::model::{ArchiveId, OperationId, OperationKind};
 
+/// The engine makes no volume longer than this part of its memory.
+const VOLUMES_IN_MEMORY: u64 = 6;
+
 pub(super) async fn run(app: &App, args: Create) -> Result<Exit, Failure> {
     let Create { from, to, name, codec, level, volume_size, exclude, one_file_system, mongodb, resources } = args;
     let compression = Compression::new(codec.into(), level).map_err(|e| Failure::Usage(format!("--level: {e}")))?;
     let resources = ResourcesSpec::from(resources);
+    let engine_options = resources.engine_options();
+    if let Some(size) = volume_size.filter(|size| *size > engine_options.memory / VOLUMES_IN_MEMORY) {
+        return Err(Failure::Usage(format!(
+            "--volume-size: volumes of {} need more memory: add --memory {}MiB, or choose at most {}",
+            units::bytes(size),
+            size.saturating_mul(VOLUMES_IN_MEMORY).div_ceil(1 << 20),
+            units::bytes(engine_options.memory / VOLUMES_IN_MEMORY),
+        )));
+    }
     let spec = CreateSpec {
         from,
         source: SourceOptions { exclude, one_file_system, mongodb: mongodb.into() },
@@ -34,7 +46,7 @@ pub(super) async fn run(app: &App, args: Create) -> Result<Exit, Failure> {
         limits: resources.limits(),
         spec: Spec::Create(spec).to_json()?,
     };
-    let runner = Runner::new(app, app.store().await?, resources.engine_options());
+    let runner = Runner::new(app, app.store().await?, engine_options);
     let handle = unless_interrupted(&mut signals, runner.engine.backup(request)).await?.map_err(Failure::of_request)?;
     let (operation, archive) = (handle.id().clone(), handle.archive().clone());
     match runner.attend(handle, OperationKind::Backup, &mut signals).await? {

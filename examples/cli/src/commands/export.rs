@@ -3,13 +3,14 @@
 use crate::app::App;
 use crate::args::{ArchiveAt, Codec, Export, ExportFormat};
 use crate::failure::{Exit, Failure};
-use crate::output::output_error;
+use crate::progress::with_progress;
 use crate::run::unless_interrupted;
 use crate::signals::Signals;
 use crate::units;
-use backup_core::engine::Selection;
+use backup_core::archive;
+use backup_core::engine::{Archive, Selection};
 use backup_core::limit::RateLimit;
-use backup_core::model::STAGE_PREFIX;
+use backup_core::model::{Phase, Progress, STAGE_PREFIX};
 use backup_core::{Error, Result};
 use backup_mongo::mongodump::{Exported, export_directory};
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use serde_json::json;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// Pieces that wait for a slow writer.
 const PIECES_WAITING: usize = 4;
@@ -47,15 +48,20 @@ pub(super) async fn run(app: &App, args: Export) -> Result<Exit, Failure> {
     let codec = codec.or_else(|| codec_of_name(&output)).map_or(archive.header().codec, Into::into);
     let stream = archive.export(codec, RateLimit::default());
     if to_stdout {
-        let written = pump(stream, io::stdout()).await;
-        written.map(|_| Exit::Done)
+        let (sender, _) = watch::channel(Progress::default());
+        pump(stream, io::stdout(), &sender).await.map(|_| Exit::Done)
     } else {
         let mut signals = Signals::install()?;
         let file = Output::create(&output, force)?;
         let handle = file.handle()?;
+        let start =
+            Progress { phase: Phase::Transferring, bytes_total: length(&archive, codec), ..Progress::default() };
+        let (sender, progress) = watch::channel(start);
         // A signal drops the work here, so that the staged file is removed.
         let bytes = tokio::select! {
-            written = pump(stream, handle) => written.map_err(|e| name(e, &output))?,
+            written = with_progress(app.out, progress, pump(stream, handle, &sender)) => {
+                written.map_err(|e| name(e, &output))?
+            }
             _ = signals.next() => return Err(Failure::Interrupted),
         };
         file.publish()?;
@@ -111,10 +117,22 @@ fn codec_of_name(path: &Path) -> Option<Codec> {
     }
 }
 
+/// How long an export will be, as far as that is known.
+fn length(archive: &Archive, codec: archive::Codec) -> Option<u64> {
+    let (header, totals) = (archive.header(), archive.manifest().totals);
+    match codec {
+        archive::Codec::None => Some(totals.raw_bytes),
+        // Besides the volumes, the index is counted in this.
+        codec if codec == header.codec => Some(totals.stored_bytes),
+        _ => None,
+    }
+}
+
 /// Writes a stream from a thread of its own, which may block; answers how many bytes there were.
 async fn pump(
     mut stream: impl Stream<Item = Result<Bytes>> + Unpin,
     mut writer: impl Write + Send + 'static,
+    progress: &watch::Sender<Progress>,
 ) -> Result<u64, Failure> {
     let (sender, mut pieces) = mpsc::channel::<Bytes>(PIECES_WAITING);
     let writing = tokio::task::spawn_blocking(move || -> io::Result<u64> {
@@ -130,6 +148,7 @@ async fn pump(
     loop {
         match stream.try_next().await {
             Ok(Some(piece)) => {
+                progress.send_modify(|progress| progress.bytes += piece.len() as u64);
                 // When the writer is gone, its own error says why.
                 if sender.send(piece).await.is_err() {
                     break;
@@ -146,13 +165,8 @@ async fn pump(
     let written = writing.await.map_err(|e| Error::permanent("the writing thread ended").because(e))?;
     match broken {
         Some(error) => Err(error.context("the export is not complete").into()),
-        None => written.map_err(|error| {
-            if error.kind() == io::ErrorKind::BrokenPipe {
-                output_error(error)
-            } else {
-                Error::io(error, "cannot write the export").into()
-            }
-        }),
+        // Half an archive is not what was asked for, also when it is the reader that went away.
+        None => written.map_err(|error| Error::io(error, "the export is not complete: it cannot be written").into()),
     }
 }
 
@@ -217,6 +231,10 @@ mod tests {
     use super::*;
     use futures::stream;
 
+    fn progress() -> watch::Sender<Progress> {
+        watch::channel(Progress::default()).0
+    }
+
     #[test]
     fn the_extension_chooses_the_codec() {
         for (name, codec) in [
@@ -239,12 +257,12 @@ mod tests {
 
         let output = Output::create(&name, false).unwrap();
         let broken = content().chain(stream::iter([Err(Error::corrupt("bad frame"))]));
-        assert!(pump(broken, output.handle().unwrap()).await.is_err());
+        assert!(pump(broken, output.handle().unwrap(), &progress()).await.is_err());
         drop(output);
         assert_eq!(names(), 0, "nothing of a broken export stays");
 
         let output = Output::create(&name, false).unwrap();
-        assert_eq!(pump(content(), output.handle().unwrap()).await.unwrap(), 3);
+        assert_eq!(pump(content(), output.handle().unwrap(), &progress()).await.unwrap(), 3);
         assert!(!name.exists());
         output.publish().unwrap();
         assert_eq!(std::fs::read(&name).unwrap(), b"abc");

@@ -2,6 +2,7 @@
 
 mod create;
 mod export;
+mod gdrive;
 mod keygen;
 mod list;
 mod logs;
@@ -38,6 +39,7 @@ pub(crate) async fn run(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Resume(args) => resume::run(app, args).await,
         Command::Logs(args) => logs::run(app, args).await,
         Command::Keygen(args) => keygen::run(app, args),
+        Command::Gdrive(args) => gdrive::run(app, args).await,
         Command::Rekey(args) => rekey::run(app, args).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();

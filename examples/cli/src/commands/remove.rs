@@ -6,12 +6,14 @@ use crate::args::{Delete, Sweep};
 use crate::confirm::confirm;
 use crate::failure::{Exit, Failure};
 use crate::units;
+use backup_core::Error;
 use backup_core::adapter::Destination;
 use backup_core::archive::{Codec, Header, ObjectNames};
-use backup_core::engine::{self, SweepOptions, SweepReport, find_archive};
+use backup_core::engine::{self, ArchiveStatus, SweepOptions, SweepReport, find_archive, list_archives};
 use backup_core::model::ArchiveId;
 use futures::TryStreamExt;
 use serde_json::json;
+use std::sync::Arc;
 
 /// No header is longer; what is, is none.
 const MAX_HEADER: usize = 1 << 20;
@@ -20,6 +22,7 @@ pub(super) async fn delete(app: &App, args: Delete) -> Result<Exit, Failure> {
     let Delete { archive, force } = args;
     let destination = archive.at.destination().await?;
     let id = find_archive(&destination, &archive.archive).await?;
+    only_one(&destination, &id, &archive.archive).await?;
     if !force {
         let what = header(&*destination, &id).await.map_or_else(String::new, |header| {
             format!(
@@ -36,6 +39,27 @@ pub(super) async fn delete(app: &App, args: Delete) -> Result<Exit, Failure> {
     app.out.document(&json!({ "deleted": id, "objects": objects }))?;
     app.out.line(format!("deleted archive {id}: {}", units::count(objects, "object")))?;
     Ok(Exit::Done)
+}
+
+/// Fails when the archive was found by a name that others have too: what was meant cannot be told, and what is deleted is gone.
+async fn only_one(destination: &Arc<dyn Destination>, id: &ArchiveId, selector: &str) -> Result<(), Failure> {
+    if selector == "latest" || selector == id.as_str() {
+        return Ok(());
+    }
+    let archives = list_archives(destination, None, None).await?;
+    if archives.iter().filter(|archive| archive.id.as_str().starts_with(selector)).count() == 1 {
+        return Ok(()); // It was the beginning of an id.
+    }
+    let of_name: Vec<_> = archives
+        .iter()
+        .filter(|a| a.status == ArchiveStatus::Complete && a.header.as_ref().is_some_and(|h| h.name == selector))
+        .map(|a| a.id.as_str())
+        .collect();
+    if of_name.len() < 2 {
+        return Ok(());
+    }
+    let text = format!("several archives have this name, delete one by its id: {}", of_name.join(", "));
+    Err(Error::invalid(text).on(printable(selector)).into())
 }
 
 /// What the archive says of itself, if it can still be read: a damaged archive can be deleted too.

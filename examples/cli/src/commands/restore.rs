@@ -16,6 +16,7 @@ use crate::spec::{ResourcesSpec, RestoreSpec, Spec};
 use crate::units;
 use backup_core::engine::{OpenOptions, RestoreOptions, RestoreRequest, Selection};
 use backup_core::model::{EntryName, Identity, OperationId, OperationKind};
+use std::os::unix::ffi::OsStringExt;
 
 pub(super) async fn run(app: &App, args: Restore) -> Result<Exit, Failure> {
     if args.from_mongodump.is_some() {
@@ -69,7 +70,8 @@ pub(super) async fn run(app: &App, args: Restore) -> Result<Exit, Failure> {
             selection: Selection {
                 include,
                 exclude,
-                names: entries.iter().map(|name| EntryName::from(name.as_str())).collect(),
+                // A name may be any bytes.
+                names: entries.into_iter().map(|name| EntryName::new(name.into_vec())).collect(),
             },
             overwrite,
             skip_verify: no_verify,

@@ -4,18 +4,13 @@ use super::list::printable;
 use crate::app::App;
 use crate::args::Verify;
 use crate::failure::{Exit, Failure};
-use crate::progress::Reporter;
+use crate::progress::with_progress;
 use crate::units;
-use backup_core::Result;
 use backup_core::adapter::Destination;
 use backup_core::engine::{Archive, Finding, VerifyMode, VerifyOutcome};
 use backup_core::model::Progress;
 use serde_json::json;
-use std::time::Duration;
 use tokio::sync::watch;
-
-/// How often the progress is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(150);
 
 pub(super) async fn run(app: &App, args: Verify) -> Result<Exit, Failure> {
     let Verify { archive, quick, sample } = args;
@@ -26,29 +21,12 @@ pub(super) async fn run(app: &App, args: Verify) -> Result<Exit, Failure> {
     };
     let (destination, archive) = app.open_archive(&archive.at, &archive.archive).await?;
     let (sender, progress) = watch::channel(Progress::default());
-    let mut outcome = with_progress(app, progress, archive.verify(mode, &sender)).await?;
+    let mut outcome = with_progress(app.out, progress, archive.verify(mode, &sender)).await?;
     if let Some(finding) = compare_with_store(app, &*destination, &archive).await? {
         outcome.finding_count += 1;
         outcome.findings.insert(0, finding);
     }
     tell(app, &archive, mode, &outcome)
-}
-
-/// Shows the progress of some work until it is done.
-async fn with_progress(
-    app: &App,
-    progress: watch::Receiver<Progress>,
-    work: impl Future<Output = Result<VerifyOutcome>>,
-) -> Result<VerifyOutcome> {
-    let mut reporter = Reporter::new(app.out, app.is_verbose());
-    let mut look = tokio::time::interval(LOOK_EVERY);
-    tokio::pin!(work);
-    loop {
-        tokio::select! {
-            result = &mut work => return result,
-            _ = look.tick() => reporter.update(&progress.borrow().clone()),
-        }
-    }
 }
 
 /// An archive whose manifest is not the one that was stored is another archive, however sound it is in itself.

@@ -21,6 +21,11 @@ impl Adapter for Local {
     }
 
     fn absolute(&self, rest: &str) -> Result<String, String> {
+        if rest == "~" || rest.starts_with("~/") {
+            return Err(format!(
+                "the shell has not replaced the `~` of `{rest}`: write $HOME instead, or ./{rest} if that is its name"
+            ));
+        }
         let path = std::path::absolute(rest).map_err(|e| format!("`{rest}` is no path: {e}"))?;
         path.into_os_string()
             .into_string()

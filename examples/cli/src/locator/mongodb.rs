@@ -84,17 +84,19 @@ impl TargetOptions {
         let pattern = |pattern: &String| {
             if pattern.contains('/') { vec![pattern.clone()] } else { entry_patterns(pattern) }
         };
+        // A database stands at the start of a name; a collection of the same name is another thing.
+        let pattern = |text: &String| pattern(text).into_iter().map(at_the_start);
         let mut include: Vec<String> = include.iter().flat_map(pattern).collect();
         let mut exclude: Vec<String> = exclude.iter().flat_map(pattern).collect();
         if !include.is_empty() {
             // Without the log, what is restored would be of different moments.
-            include.push("oplog.bson".into());
+            include.push("/oplog.bson".into());
         }
         if !self.users_and_roles {
             exclude.extend(["users", "roles", "version"].map(|name| format!("admin/system.{name}")));
         }
         // What describes a cluster's shards is not another cluster's.
-        exclude.push("config".into());
+        exclude.push("/config".into());
         (include, exclude)
     }
 }
@@ -116,6 +118,10 @@ impl TargetOptions {
     pub(crate) fn overridden_by(&mut self, now: Password) {
         self.password = with_password(&self.password, now);
     }
+}
+
+fn at_the_start(pattern: String) -> String {
+    if pattern.contains('/') { pattern } else { format!("/{pattern}") }
 }
 
 fn read_password(source: &PasswordSource) -> Result<SecretString> {
@@ -292,8 +298,9 @@ mod tests {
     #[test]
     fn patterns_of_collections_choose_entries_and_what_belongs_to_all() {
         let options = TargetOptions::default();
-        let (include, exclude) = options.selection(vec!["shop.a*".into(), "shop/x/*".into()], vec!["shop.b c".into()]);
-        assert_eq!(include, ["shop/a*", "shop/system.buckets.a*", "shop/x/*", "oplog.bson"]);
+        let (include, exclude) =
+            options.selection(vec!["shop.a*".into(), "shop/x/*".into(), "crm".into()], vec!["shop.b c".into()]);
+        assert_eq!(include, ["shop/a*", "shop/system.buckets.a*", "shop/x/*", "/crm", "/oplog.bson"]);
         assert!(exclude.contains(&"shop/b+c".to_owned()) && exclude.contains(&"admin/system.users".to_owned()));
         assert!(options.selection(vec![], vec![]).0.is_empty());
         let all = TargetOptions { users_and_roles: true, ..options };

@@ -1,0 +1,156 @@
+//! Listing what lies in a destination.
+
+use crate::GDrive;
+use crate::api::{FOLDER_TYPE, File};
+use crate::folders::quoted;
+use crate::names;
+use backup_core::Result;
+use backup_core::adapter::ObjectInfo;
+use backup_core::model::{ObjectName, STAGE_PREFIX};
+use futures::TryStreamExt;
+use futures::stream::BoxStream;
+use std::collections::HashSet;
+
+/// Files of one page.
+const PAGE: u16 = 1000;
+/// Folders that are looked into at once.
+const AT_ONCE: usize = 4;
+
+/// Everything that a query finds, page by page.
+fn found(drive: GDrive, query: String, order: &'static str) -> BoxStream<'static, Result<File>> {
+    Box::pin(async_stream::try_stream! {
+        let mut token: Option<String> = None;
+        loop {
+            let page = drive.page(&query, order, PAGE, token.as_deref()).await?;
+            for file in page.files {
+                yield file;
+            }
+            match page.next_page_token {
+                Some(next) if token.as_ref() != Some(&next) => token = Some(next),
+                _ => break,
+            }
+        }
+    })
+}
+
+fn has(key: &str, value: &str) -> String {
+    format!("appProperties has {{ key='{key}' and value='{}' }} and trashed = false", quoted(value))
+}
+
+/// The objects of one archive, each once although several files may stand for it.
+fn of_archive(drive: GDrive, root: String, archive: &str) -> BoxStream<'static, Result<ObjectInfo>> {
+    let query = has(names::ARCHIVE, &names::mark(&root, archive));
+    Box::pin(async_stream::try_stream! {
+        // Files for one object have the same name, and so come together, the oldest first.
+        let mut files = found(drive, query, "name,createdTime");
+        let mut run = String::new();
+        let mut seen: HashSet<ObjectName> = HashSet::new();
+        while let Some(file) = files.try_next().await? {
+            if file.name != run {
+                seen.clear();
+                run.clone_from(&file.name);
+            }
+            let Some(name) = names::name_of(&root, &file.app_properties) else { continue };
+            let Some(modified) = file.created_time else { continue };
+            if seen.insert(name.clone()) {
+                yield ObjectInfo { size: file.length()?, name, modified };
+            }
+        }
+    })
+}
+
+pub(super) fn objects(drive: GDrive, prefix: Option<ObjectName>) -> BoxStream<'static, Result<ObjectInfo>> {
+    Box::pin(async_stream::try_stream! {
+        let root = drive.folders().root(&drive).await?.to_owned();
+        match prefix {
+            Some(prefix) => {
+                let below = format!("{prefix}/");
+                let mut objects = of_archive(drive, root, names::split(&prefix).0);
+                while let Some(object) = objects.try_next().await? {
+                    if object.name.as_str().starts_with(&below) {
+                        yield object;
+                    }
+                }
+            }
+            None => {
+                let mut all = roots(drive.clone());
+                while let Some(archive) = all.try_next().await? {
+                    let mut objects = of_archive(drive.clone(), root.clone(), &archive);
+                    while let Some(object) = objects.try_next().await? {
+                        yield object;
+                    }
+                }
+            }
+        }
+    })
+}
+
+pub(super) fn roots(drive: GDrive) -> BoxStream<'static, Result<String>> {
+    Box::pin(async_stream::try_stream! {
+        let root = drive.folders().root(&drive).await?.to_owned();
+        // A name may stand for several folders, and for an object as well.
+        let mut seen: HashSet<String> = HashSet::new();
+        let query = format!("'{}' in parents and trashed = false", quoted(&root));
+        let files = found(drive.clone(), query, "name").try_filter_map(|file| {
+            let (root, drive) = (root.clone(), drive.clone());
+            async move {
+                if file.mime_type != FOLDER_TYPE {
+                    return Ok(names::name_of(&root, &file.app_properties).map(|name| (drive, name.as_str().to_owned(), true)));
+                }
+                let is_ours = file.app_properties.get(names::FOLDER).is_some_and(|kind| kind == "archive");
+                Ok((is_ours && ObjectName::new(&file.name).is_ok()).then_some((drive, file.name, false)))
+            }
+        });
+        let mut names = Box::pin(files.map_ok(|(drive, name, is_object)| {
+            let root = root.clone();
+            async move {
+                // A folder may be empty: what was in it was deleted.
+                let is_there = is_object || !is_empty(&drive, &root, &name).await?;
+                Ok(is_there.then_some(name))
+            }
+        }).try_buffered(AT_ONCE));
+        while let Some(name) = names.try_next().await? {
+            if let Some(name) = name.filter(|name| seen.insert(name.clone())) {
+                yield name;
+            }
+        }
+    })
+}
+
+/// Whether an archive has no objects.
+async fn is_empty(drive: &GDrive, root: &str, archive: &str) -> Result<bool> {
+    let query = has(names::ARCHIVE, &names::mark(root, archive));
+    Ok(drive.page(&query, "createdTime", 1, None).await?.files.is_empty())
+}
+
+/// Removes what is called as if it were staged, and the folders of an archive that has no objects any more. Files of others stay.
+pub(super) async fn remove_staged(drive: &GDrive, prefix: &ObjectName) -> Result<()> {
+    let (archive, _) = names::split(prefix);
+    let root = drive.folders().root(drive).await?.to_owned();
+    let Some(folder) = drive.folders().archive(drive, archive).await? else { return Ok(()) };
+    // Folders are removed from below, each only when nothing is in it.
+    let mut folders = vec![folder];
+    let mut next = 0;
+    let mut others = false;
+    while let Some(folder) = folders.get(next).cloned() {
+        next += 1;
+        let mut files = found(drive.clone(), format!("'{}' in parents and trashed = false", quoted(&folder)), "name");
+        while let Some(file) = files.try_next().await? {
+            if file.mime_type == FOLDER_TYPE {
+                folders.push(file.id);
+            } else if file.name.starts_with(STAGE_PREFIX) && names::name_of(&root, &file.app_properties).is_none() {
+                drive.remove(&file.id).await?;
+            } else {
+                others = true;
+            }
+        }
+    }
+    if others || !is_empty(drive, &root, archive).await? {
+        return Ok(());
+    }
+    drive.folders().forget(archive);
+    for folder in folders.iter().rev() {
+        drive.remove(folder).await?;
+    }
+    Ok(())
+}

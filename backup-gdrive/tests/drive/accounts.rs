@@ -1,0 +1,172 @@
+//! From the first question to tokens that Google rotates and takes back.
+
+use crate::fixture::{Place, config, quick};
+use backup_core::ErrorClass;
+use backup_core::adapter::Destination;
+use backup_core::archive::generate_key_file;
+use backup_core::secrets::{KeyRing, SecretKey};
+use backup_gdrive::account::{Account, AccountFile, OAuthClient, PendingConsent, TokenStore};
+use backup_gdrive::{Credentials, GDrive, GDriveConfig, GDriveDestination};
+use backup_testkit::faulty::When;
+use backup_testkit::gdrive::{DriveFault, DriveOperation, DriveServer};
+use secrecy::ExposeSecret;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// The browser: agrees, and comes back with what it was given.
+pub(crate) async fn agree(url: &str) -> HashMap<String, String> {
+    let browser = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    let answer = browser.get(url).send().await.unwrap();
+    let status = answer.status();
+    let place = answer.headers().get("location").map(|place| place.to_str().unwrap().to_owned());
+    let place = place.unwrap_or_else(|| panic!("{status}"));
+    url::Url::parse(&place).unwrap().query_pairs().into_owned().collect()
+}
+
+fn client(server: &DriveServer) -> OAuthClient {
+    OAuthClient::new(server.client_id(), server.client_secret().into()).with_endpoint(server.url()).unwrap()
+}
+
+fn file(dir: &tempfile::TempDir) -> AccountFile {
+    let ring = KeyRing::new(SecretKey::parse(&generate_key_file().unwrap()).unwrap());
+    AccountFile::new(dir.path().join("account"), Arc::new(ring))
+}
+
+fn drive_of(server: &DriveServer, folder: &str, store: &AccountFile) -> GDriveDestination {
+    let config = config(server, folder, "not this one");
+    GDriveDestination::new(GDrive::with_token_store(config, Arc::new(store.clone())).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_the_question_to_a_stored_token_that_works() {
+    const BACK: &str = "https://backups.example.org/google/callback";
+    let server = DriveServer::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let store = file(&dir);
+
+    let pending = client(&server).start(BACK).unwrap();
+    let (state, verifier) = (pending.state().to_owned(), pending.verifier().clone());
+    let answer = agree(pending.url()).await;
+    // Another request, perhaps another process.
+    let pending = PendingConsent::from_parts(BACK, state, verifier);
+    let token = client(&server).finish(&pending, &answer["state"], &answer["code"]).await.unwrap();
+    let account = Account {
+        client_id: server.client_id().into(),
+        client_secret: server.client_secret().into(),
+        refresh_token: token,
+    };
+    store.write(&account).await.unwrap();
+
+    let folder = server.make_folder("backups");
+    drive_of(&server, &folder, &store).check().await.unwrap();
+    // A code counts once.
+    let error = client(&server).finish(&pending, &answer["state"], &answer["code"]).await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Unauthorized);
+    assert!(!error.chain().contains(&answer["code"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_code_is_of_no_use_to_whoever_did_not_ask() {
+    let server = DriveServer::start().await;
+    let pending = client(&server).start("http://127.0.0.1:1/").unwrap();
+    let answer = agree(pending.url()).await;
+    let other = client(&server).start("http://127.0.0.1:1/").unwrap();
+    let error = client(&server).finish(&other, &answer["state"], &answer["code"]).await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Invalid);
+    // Even with the right state, the verifier is another.
+    let stolen = PendingConsent::from_parts("http://127.0.0.1:1/", &*answer["state"], other.verifier().clone());
+    let error = client(&server).finish(&stolen, &answer["state"], &answer["code"]).await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Unauthorized);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotated_token_is_kept_and_the_next_process_uses_it() {
+    let place = Place::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let store = file(&dir);
+    let first = place.server.refresh_token();
+    let account = Account {
+        client_id: place.server.client_id().into(),
+        client_secret: place.server.client_secret().into(),
+        refresh_token: first.as_str().into(),
+    };
+    store.write(&account).await.unwrap();
+    place.server.set_rotation(true);
+    drive_of(&place.server, &place.folder, &store).check().await.unwrap();
+    let second = store.load().await.unwrap().unwrap();
+    assert_ne!(second.expose_secret(), first);
+    assert!(place.server.refresh_tokens().contains(&second.expose_secret().to_owned()));
+    drive_of(&place.server, &place.folder, &store).check().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_are_got_anew_before_they_end_and_by_one_request_at_a_time() {
+    let place = Place::new().await;
+    // Each counts for no longer than the time by which it is got anew early.
+    place.server.set_token_life(30);
+    let destination = place.destination();
+    destination.check().await.unwrap();
+    assert!(place.server.requests(DriveOperation::Token) > 1);
+    let place = Place::new().await;
+    let destination = place.destination();
+    let asked = (0..20).map(|_| destination.now());
+    futures::future::try_join_all(asked).await.unwrap();
+    assert_eq!(place.server.requests(DriveOperation::Token), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_account_signs_for_itself() {
+    use aws_lc_rs::encoding::AsDer as _;
+    use aws_lc_rs::signature::KeyPair as _;
+    use base64::Engine as _;
+    let server = DriveServer::start().await;
+    let pair = aws_lc_rs::rsa::KeyPair::generate(aws_lc_rs::rsa::KeySize::Rsa2048).unwrap();
+    let pem = |what: &str, der: &[u8]| {
+        let body = base64::engine::general_purpose::STANDARD.encode(der);
+        let lines: Vec<&str> = body.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+        format!("-----BEGIN {what}-----\n{}\n-----END {what}-----\n", lines.join("\n"))
+    };
+    let private = pem(
+        "PRIVATE KEY",
+        aws_lc_rs::encoding::AsDer::<aws_lc_rs::encoding::Pkcs8V1Der<'_>>::as_der(&pair).unwrap().as_ref(),
+    );
+    let public = pair.public_key();
+    let public: aws_lc_rs::encoding::PublicKeyX509Der<'_> = public.as_der().unwrap();
+    server.add_service_account("robot@project.iam.gserviceaccount.com", pem("PUBLIC KEY", public.as_ref()).as_bytes());
+    let key = |email: &str| {
+        let key = serde_json::json!({
+            "type": "service_account",
+            "client_email": email,
+            "private_key": private,
+            "private_key_id": "1",
+            "token_uri": format!("{}/token", server.url()),
+        });
+        Credentials::ServiceAccount { key: key.to_string().into(), subject: None }
+    };
+    let folder = server.make_folder("backups");
+    let destination = |email: &str| {
+        let mut config = GDriveConfig::new(&*folder, key(email));
+        (config.endpoint, config.quota) = (Some(server.url().to_owned()), quick());
+        assert!(!format!("{config:?}").contains("PRIVATE"));
+        GDriveDestination::new(GDrive::new(config).unwrap())
+    };
+    destination("robot@project.iam.gserviceaccount.com").check().await.unwrap();
+    let error = destination("another@project.iam.gserviceaccount.com").check().await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Unauthorized, "{}", error.chain());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trouble_of_the_token_address_is_told_apart() {
+    let class_of = async |fault| {
+        let place = Place::new().await;
+        place.server.faults().add(DriveOperation::Token, When::Always, fault);
+        place.destination().now().await.unwrap_err().class()
+    };
+    assert_eq!(class_of(DriveFault::unavailable()).await, ErrorClass::Transient);
+    assert_eq!(class_of(DriveFault::Drop).await, ErrorClass::Transient);
+    assert_eq!(class_of(DriveFault::NotJson).await, ErrorClass::Transient);
+    let place = Place::new().await;
+    place.server.revoke_all();
+    let error = place.destination().now().await.unwrap_err();
+    assert!(error.class() == ErrorClass::Unauthorized && error.chain().contains("sign in again"), "{}", error.chain());
+}

@@ -1,0 +1,189 @@
+//! Drives for tests: each has a server of its own.
+
+use async_trait::async_trait;
+use backup_core::Result;
+use backup_core::adapter::Destination;
+use backup_gdrive::{Credentials, GDrive, GDriveConfig, GDriveDestination, QuotaPolicy};
+use backup_testkit::conformance::destination::{DestinationFixture, DestinationPlace};
+use backup_testkit::faulty::When;
+use backup_testkit::gdrive::{DriveFault, DriveOperation, DriveServer};
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// Waits are short, and the cap of a day is met after a moment.
+pub(crate) fn quick() -> QuotaPolicy {
+    QuotaPolicy { first_wait_ms: 2, longest_wait_ms: 20, patience_s: 2, pause_s: 4 * 3600 }
+}
+
+pub(crate) fn config(server: &DriveServer, folder: &str, refresh_token: &str) -> GDriveConfig {
+    let credentials = Credentials::User {
+        client_id: server.client_id().to_owned(),
+        client_secret: server.client_secret().into(),
+        refresh_token: Some(refresh_token.into()),
+    };
+    let mut config = GDriveConfig::new(folder, credentials);
+    config.path = "archives/of one".to_owned();
+    config.endpoint = Some(server.url().to_owned());
+    config.quota = quick();
+    config
+}
+
+/// A folder on a server of its own.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) server: Arc<DriveServer>,
+    pub(crate) folder: String,
+    token: String,
+}
+
+impl Place {
+    pub(crate) async fn new() -> Self {
+        let server = Arc::new(DriveServer::start().await);
+        // Others have files too.
+        server.plant("root-of-my-drive", "neighbour/x", Bytes::from_static(b"a neighbour"));
+        let (folder, token) = (server.make_folder("backups"), server.refresh_token());
+        Self { server, folder, token }
+    }
+
+    pub(crate) fn drive(&self) -> GDrive {
+        GDrive::new(config(&self.server, &self.folder, &self.token)).unwrap()
+    }
+
+    pub(crate) fn destination(&self) -> Arc<GDriveDestination> {
+        Arc::new(GDriveDestination::new(self.drive()))
+    }
+}
+
+/// Makes places for the conformance suite.
+#[derive(Debug)]
+pub(crate) struct Drives {
+    /// Met again and again, if there is one.
+    pub(crate) fault: Option<(DriveOperation, When, DriveFault)>,
+    /// How many objects a listing has.
+    pub(crate) many: usize,
+}
+
+impl Default for Drives {
+    fn default() -> Self {
+        Self { fault: None, many: 1200 }
+    }
+}
+
+impl Drives {
+    async fn make(&self) -> Place {
+        let place = Place::new().await;
+        if let Some((operation, when, fault)) = &self.fault {
+            place.server.faults().add(*operation, *when, fault.clone());
+        }
+        place
+    }
+}
+
+#[async_trait]
+impl DestinationFixture for Drives {
+    async fn place(&self) -> Result<Box<dyn DestinationPlace>> {
+        Ok(Box::new(self.make().await))
+    }
+
+    fn many(&self) -> usize {
+        self.many
+    }
+
+    async fn unauthorized(&self) -> Result<Option<Arc<dyn Destination>>> {
+        let place = Place { token: "1//wrong".into(), ..self.make().await };
+        Ok(Some(Arc::new(Kept { inner: place.destination(), _server: place.server })))
+    }
+
+    async fn nearly_full(&self) -> Result<Option<Box<dyn DestinationPlace>>> {
+        let place = self.make().await;
+        place.server.set_quota(Some(1 << 20));
+        Ok(Some(Box::new(place)))
+    }
+
+    async fn breaking(&self) -> Result<Option<Box<dyn DestinationPlace>>> {
+        let place = Place::new().await;
+        place.server.faults().add(DriveOperation::Download, When::Always, DriveFault::Break { after: 100_000 });
+        Ok(Some(Box::new(place)))
+    }
+}
+
+#[async_trait]
+impl DestinationPlace for Place {
+    fn destination(&self) -> Arc<dyn Destination> {
+        self.destination()
+    }
+
+    async fn again(&self) -> Result<Arc<dyn Destination>> {
+        Ok(self.destination())
+    }
+
+    fn secrets(&self) -> Vec<String> {
+        let mut secrets = vec![self.token.clone(), self.server.client_secret().to_owned()];
+        secrets.extend(self.server.access_tokens());
+        secrets
+    }
+
+    async fn plant(&self, path: &str, bytes: Bytes) -> Result<bool> {
+        self.server.plant(&self.folder, &format!("archives/of one/{path}"), bytes);
+        Ok(true)
+    }
+
+    async fn paths(&self) -> Result<Option<Vec<String>>> {
+        let below = |path: &str| path.strip_prefix("backups/archives/of one/").map(str::to_owned);
+        Ok(Some(self.server.files().iter().filter_map(|file| below(&file.path)).collect()))
+    }
+}
+
+/// A destination that keeps its server alive.
+#[derive(Debug)]
+struct Kept {
+    inner: Arc<GDriveDestination>,
+    _server: Arc<DriveServer>,
+}
+
+#[async_trait]
+impl Destination for Kept {
+    fn identity(&self) -> backup_core::model::Identity {
+        self.inner.identity()
+    }
+    fn properties(&self) -> backup_core::adapter::DestinationProperties {
+        self.inner.properties()
+    }
+    async fn check(&self) -> Result<()> {
+        self.inner.check().await
+    }
+    async fn now(&self) -> Result<jiff::Timestamp> {
+        self.inner.now().await
+    }
+    async fn put(&self, name: &backup_core::model::ObjectName, body: backup_core::adapter::Payload) -> Result<()> {
+        self.inner.put(name, body).await
+    }
+    async fn get(
+        &self,
+        name: &backup_core::model::ObjectName,
+        range: Option<std::ops::Range<u64>>,
+    ) -> Result<backup_core::adapter::ByteStream> {
+        self.inner.get(name, range).await
+    }
+    async fn stat(&self, name: &backup_core::model::ObjectName) -> Result<Option<backup_core::adapter::ObjectInfo>> {
+        self.inner.stat(name).await
+    }
+    fn list(
+        &self,
+        prefix: Option<&backup_core::model::ObjectName>,
+    ) -> futures::stream::BoxStream<'_, Result<backup_core::adapter::ObjectInfo>> {
+        self.inner.list(prefix)
+    }
+    fn list_roots(&self) -> futures::stream::BoxStream<'_, Result<String>> {
+        self.inner.list_roots()
+    }
+    async fn delete(&self, name: &backup_core::model::ObjectName) -> Result<()> {
+        self.inner.delete(name).await
+    }
+    async fn remove_staged(&self, prefix: &backup_core::model::ObjectName) -> Result<()> {
+        self.inner.remove_staged(prefix).await
+    }
+    async fn free_space(&self) -> Result<Option<u64>> {
+        self.inner.free_space().await
+    }
+}
