@@ -23,6 +23,8 @@ impl BufferPool {
 
     /// An empty buffer with room for `capacity` bytes.
     pub(crate) fn take(&self, capacity: usize) -> Vec<u8> {
+        // In steps, so that buffers of about one size can take each other's place.
+        let capacity = if capacity < WORTH_KEEPING { capacity } else { capacity.next_multiple_of(WORTH_KEEPING) };
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         // Not one that is far too large: whoever holds it accounts for what is in it.
         match idle.iter().position(|buffer| (capacity..=capacity.saturating_mul(2)).contains(&buffer.capacity())) {

@@ -16,6 +16,7 @@ use crate::Result;
 use crate::adapter::{Content, Cursor, ReadContext, SourceEntry, SourceEvent, SourceWarning};
 use crate::budget::Permit;
 use crate::model::EntryKind;
+use crate::pool::BufferPool;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -50,6 +51,8 @@ impl Default for Bounds {
     }
 }
 
+/// Idle buffers for batches that a run keeps: as many as its budget has batches.
+const KEPT: usize = 8;
 /// Batches that are waiting for the stream; two more are at work.
 const WAITING: usize = 2;
 /// The least that a batch is allowed to be in a small budget.
@@ -76,9 +79,9 @@ pub(crate) fn events(
             Ok(Batches::new(Walk::new(base, Arc::new(scope), bounds.walk, behind)?, linked))
         })
         .await?;
-        let names = Arc::new(OwnerNames::default());
+        let shared = Shared { names: Arc::default(), buffers: BufferPool::new(KEPT) };
         let (send, mut receive) = mpsc::channel(WAITING);
-        let _driver = AbortOnDropHandle::new(tokio::spawn(drive(batches, bounds.batch, ctx, names.clone(), send)));
+        let _driver = AbortOnDropHandle::new(tokio::spawn(drive(batches, bounds.batch, ctx, shared.clone(), send)));
         let mut sequence = Sequence { links, cursor_links: bounds.cursor_links };
         while let Some(reading) = receive.recv().await {
             let Reading { portion, permit } = reading?;
@@ -88,7 +91,7 @@ pub(crate) fn events(
                     yield event;
                 }
                 let Some(rest) = portion.rest.take() else { break };
-                portion = joined(read(rest, names.clone(), permit.clone()).await)?;
+                portion = joined(read(rest, shared.clone(), permit.clone()).await)?;
             }
         }
     })
@@ -106,7 +109,7 @@ async fn drive(
     mut batches: Batches,
     bounds: BatchBounds,
     ctx: ReadContext,
-    names: Arc<OwnerNames>,
+    shared: Shared,
     send: mpsc::Sender<Result<Reading>>,
 ) {
     while !ctx.stop.is_cancelled() {
@@ -143,7 +146,7 @@ async fn drive(
                 taken = allowed => permit = Some(Arc::new(taken)),
             }
         }
-        let portion = read(batch, names.clone(), permit.clone());
+        let portion = read(batch, shared.clone(), permit.clone());
         if send.send(Ok(Reading { portion, permit })).await.is_err() {
             return;
         }
@@ -159,8 +162,16 @@ fn fitting(mut bounds: BatchBounds, ctx: &ReadContext) -> BatchBounds {
     bounds
 }
 
-fn read(batch: Batch, names: Arc<OwnerNames>, permit: Option<Arc<Permit>>) -> JoinHandle<Result<Portion>> {
-    spawn_blocking(move || BatchReader::new(names).read(batch, permit.as_ref()))
+/// What the readers of a run share.
+#[derive(Clone)]
+struct Shared {
+    names: Arc<OwnerNames>,
+    buffers: Arc<BufferPool>,
+}
+
+fn read(batch: Batch, shared: Shared, permit: Option<Arc<Permit>>) -> JoinHandle<Result<Portion>> {
+    let Shared { names, buffers } = shared;
+    spawn_blocking(move || BatchReader::new(names, buffers).read(batch, permit.as_ref()))
 }
 
 /// What depends on the entries before.

@@ -8,7 +8,7 @@ use crate::Result;
 use crate::adapter::{Content, SourceWarning};
 use crate::budget::Permit;
 use crate::model::{EntryKind, EntryName, Metadata};
-use bytes::Bytes;
+use crate::pool::BufferPool;
 use rustix::buffer::spare_capacity;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::FileType;
@@ -53,6 +53,8 @@ pub(crate) struct Portion {
 /// Reads batches.
 pub(crate) struct BatchReader {
     metadata: MetadataReader,
+    /// For the contents of a batch.
+    buffers: Arc<BufferPool>,
     /// See [`XATTR_PAUSE`].
     pub(crate) xattr_pause: usize,
     /// Called with the number of the attempt after content was read, so that tests can change a file just then.
@@ -82,10 +84,11 @@ impl From<&str> for Failure {
 }
 
 impl BatchReader {
-    /// A reader that shares the names of users and groups with others.
-    pub(crate) fn new(names: Arc<OwnerNames>) -> Self {
+    /// A reader that shares the names of users and groups, and buffers, with others.
+    pub(crate) fn new(names: Arc<OwnerNames>, buffers: Arc<BufferPool>) -> Self {
         Self {
             metadata: MetadataReader::new(names),
+            buffers,
             xattr_pause: XATTR_PAUSE,
             #[cfg(test)]
             after_content: None,
@@ -99,7 +102,7 @@ impl BatchReader {
     pub(crate) fn read(&mut self, batch: Batch, permit: Option<&Arc<Permit>>) -> Result<Portion> {
         let mut outcomes = Vec::with_capacity(batch.tasks.len());
         let mut bytes_left = batch.bytes;
-        let mut content = Vec::with_capacity(batch.bytes as usize);
+        let mut content = self.buffers.take(batch.bytes as usize);
         // Which part of `content` belongs to which outcome.
         let mut parts: Vec<(usize, Range<usize>)> = Vec::with_capacity(batch.tasks.len());
         let mut xattr_bytes = 0;
@@ -135,7 +138,7 @@ impl BatchReader {
                 break;
             }
         }
-        let content = Bytes::from(content);
+        let content = self.buffers.lend(content);
         for (index, part) in parts {
             if let Outcome::Entry(entry) = &mut outcomes[index] {
                 entry.content = Content::Inline { bytes: content.slice(part), permit: permit.cloned() };

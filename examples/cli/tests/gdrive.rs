@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// So many processes are killed.
 const KILLS: u32 = 8;
@@ -70,6 +70,11 @@ impl Drive {
         run
     }
 
+    /// Volumes in the drive.
+    fn volumes(&self) -> usize {
+        self.server.files().iter().filter(|file| file.path.contains("/data/")).count()
+    }
+
     /// Signs in as a person with a browser does.
     fn login(&mut self) {
         let endpoint = self.server.url().to_owned();
@@ -108,7 +113,16 @@ fn a_bucket_goes_to_a_drive_although_processes_are_killed_and_comes_back() {
     while killed < KILLS {
         let words: Vec<&str> = args.iter().map(String::as_str).collect();
         let mut child = drive.command(&words).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(400 + 130 * u64::from(killed)));
+        // At some moment, or when it has just brought a volume into the drive, so that the archive is of several processes.
+        let (moment, before, begun) =
+            (Duration::from_millis(400 + 130 * u64::from(killed)), drive.volumes(), Instant::now());
+        let is_time = || match killed % 2 {
+            0 => begun.elapsed() >= moment,
+            _ => drive.volumes() > before || begun.elapsed() >= common::PATIENCE,
+        };
+        while !is_time() && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
         if child.try_wait().unwrap().is_some() {
             let run = common::wait(child);
             assert_eq!(run.code, Some(0), "{words:?}: {}{}", run.stdout, run.stderr);

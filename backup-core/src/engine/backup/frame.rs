@@ -128,7 +128,7 @@ struct Packer {
 }
 
 /// Buffers of packed frames that are kept for the next ones: those of one volume.
-const KEPT: usize = 8;
+const KEPT: usize = 16;
 
 impl Packers {
     pub(super) fn new(compression: Compression) -> Self {
@@ -242,8 +242,10 @@ impl Packer {
     }
 
     fn compress_one(&mut self, bytes: &Bytes) -> Result<Bytes> {
-        if self.out.capacity() == 0 {
-            self.out = self.buffers.take(bytes.len() + bytes.len() / 64);
+        // One that had to grow would be of a size of its own, and of no use to others.
+        let room = bytes.len() + bytes.len() / 64 + (4 << 10);
+        if self.out.capacity() < room {
+            self.out = self.buffers.take(room);
         }
         self.compressor.compress_into(std::slice::from_ref(bytes), &mut self.out)?;
         // A frame that fills its buffer goes on in it; another must not keep more memory than it is accounted with.

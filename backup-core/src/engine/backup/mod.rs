@@ -62,7 +62,7 @@ impl Shares {
         let stored = memory / 8;
         let frame_size = u64::from(options.frame_size).min(stored / 4);
         Self {
-            inline: memory / 12,
+            inline: memory / 6,
             stored,
             volumes,
             volume_size: wanted.min(largest),

@@ -41,7 +41,7 @@ fn first_batch(source: &LocalSource) -> (Batches, Batch) {
 }
 
 fn reader() -> BatchReader {
-    BatchReader::new(Arc::<OwnerNames>::default())
+    BatchReader::new(Arc::<OwnerNames>::default(), BufferPool::new(1))
 }
 
 fn told(outcome: &Outcome) -> String {
