@@ -3,6 +3,7 @@
 use crate::GDrive;
 use crate::api::{FOLDER_TYPE, File};
 use crate::names;
+use crate::pages;
 use backup_core::{Error, ErrorClass, Result};
 use serde_json::Map;
 use std::collections::HashMap;
@@ -100,7 +101,7 @@ impl Folders {
         if let Some(kind) = kind {
             query += &format!(" and appProperties has {{ key='{}' and value='{}' }}", names::FOLDER, quoted(kind));
         }
-        let oldest = async || Ok::<_, Error>(oldest(drive.page(&query, "createdTime", 100, None).await?.files));
+        let oldest = async || Ok::<_, Error>(oldest(pages::all(drive, query.clone()).await?));
         if let Some(found) = oldest().await? {
             return Ok(Some(found.id));
         }

@@ -35,6 +35,7 @@ mod destination;
 mod error;
 mod folders;
 mod names;
+mod pages;
 mod upload;
 
 pub use api::GDrive;

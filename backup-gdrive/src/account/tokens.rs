@@ -13,6 +13,8 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+/// No token is kept for longer, whatever the answer says: times further off may not be counted.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// A token is got anew so long before its end.
 const EARLY: Duration = Duration::from_secs(60);
 
@@ -103,7 +105,8 @@ impl Tokens {
         let got = tokio::spawn(async move {
             *held = None;
             let (token, life) = grant.fetch(&http).await?;
-            *held = Some(Current { token: token.clone(), until: Instant::now() + life.saturating_sub(EARLY) });
+            *held =
+                Some(Current { token: token.clone(), until: Instant::now() + life.min(LONGEST).saturating_sub(EARLY) });
             Ok(token)
         });
         got.await.map_err(|e| Error::cancelled("signing in was stopped").because(e))?

@@ -1,9 +1,10 @@
 //! Listing what lies in a destination.
 
 use crate::GDrive;
-use crate::api::{FOLDER_TYPE, File};
+use crate::api::FOLDER_TYPE;
 use crate::folders::quoted;
 use crate::names;
+use crate::pages::{self, MANY, found};
 use backup_core::Result;
 use backup_core::adapter::ObjectInfo;
 use backup_core::model::{ObjectName, STAGE_PREFIX};
@@ -11,27 +12,8 @@ use futures::TryStreamExt;
 use futures::stream::BoxStream;
 use std::collections::HashSet;
 
-/// Files of one page.
-const PAGE: u16 = 1000;
 /// Folders that are looked into at once.
 const AT_ONCE: usize = 4;
-
-/// Everything that a query finds, page by page.
-fn found(drive: GDrive, query: String, order: &'static str) -> BoxStream<'static, Result<File>> {
-    Box::pin(async_stream::try_stream! {
-        let mut token: Option<String> = None;
-        loop {
-            let page = drive.page(&query, order, PAGE, token.as_deref()).await?;
-            for file in page.files {
-                yield file;
-            }
-            match page.next_page_token {
-                Some(next) if token.as_ref() != Some(&next) => token = Some(next),
-                _ => break,
-            }
-        }
-    })
-}
 
 fn has(key: &str, value: &str) -> String {
     format!("appProperties has {{ key='{key}' and value='{}' }} and trashed = false", quoted(value))
@@ -42,7 +24,7 @@ fn of_archive(drive: GDrive, root: String, archive: &str) -> BoxStream<'static, 
     let query = has(names::ARCHIVE, &names::mark(&root, archive));
     Box::pin(async_stream::try_stream! {
         // Files for one object have the same name, and so come together, the oldest first.
-        let mut files = found(drive, query, "name,createdTime");
+        let mut files = found(drive, query, "name,createdTime", MANY);
         let mut run = String::new();
         let mut seen: HashSet<ObjectName> = HashSet::new();
         while let Some(file) = files.try_next().await? {
@@ -91,7 +73,7 @@ pub(super) fn roots(drive: GDrive) -> BoxStream<'static, Result<String>> {
         // A name may stand for several folders, and for an object as well.
         let mut seen: HashSet<String> = HashSet::new();
         let query = format!("'{}' in parents and trashed = false", quoted(&root));
-        let files = found(drive.clone(), query, "name").try_filter_map(|file| {
+        let files = found(drive.clone(), query, "name", MANY).try_filter_map(|file| {
             let (root, drive) = (root.clone(), drive.clone());
             async move {
                 if file.mime_type != FOLDER_TYPE {
@@ -120,7 +102,7 @@ pub(super) fn roots(drive: GDrive) -> BoxStream<'static, Result<String>> {
 /// Whether an archive has no objects.
 async fn is_empty(drive: &GDrive, root: &str, archive: &str) -> Result<bool> {
     let query = has(names::ARCHIVE, &names::mark(root, archive));
-    Ok(drive.page(&query, "createdTime", 1, None).await?.files.is_empty())
+    pages::none(drive, query).await
 }
 
 /// Removes what is called as if it were staged, and the folders of an archive that has no objects any more. Files of others stay.
@@ -134,7 +116,8 @@ pub(super) async fn remove_staged(drive: &GDrive, prefix: &ObjectName) -> Result
     let mut others = false;
     while let Some(folder) = folders.get(next).cloned() {
         next += 1;
-        let mut files = found(drive.clone(), format!("'{}' in parents and trashed = false", quoted(&folder)), "name");
+        let mut files =
+            found(drive.clone(), format!("'{}' in parents and trashed = false", quoted(&folder)), "name", MANY);
         while let Some(file) = files.try_next().await? {
             if file.mime_type == FOLDER_TYPE {
                 folders.push(file.id);

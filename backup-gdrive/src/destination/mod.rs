@@ -8,6 +8,7 @@ use crate::api::{File, get, while_it_moves};
 use crate::error::no_answer;
 use crate::folders::oldest;
 use crate::names;
+use crate::pages;
 use async_trait::async_trait;
 use backup_core::adapter::{ByteStream, Destination, DestinationProperties, ObjectInfo, Payload};
 use backup_core::model::{Identity, ObjectName};
@@ -120,7 +121,7 @@ impl GDriveDestination {
             names::OBJECT,
             names::mark(root, name.as_str())
         );
-        Ok(self.drive.page(&query, "createdTime", 100, None).await?.files)
+        pages::all(&self.drive, query).await
     }
 
     /// The file of an object.

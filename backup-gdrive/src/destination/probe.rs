@@ -4,6 +4,7 @@ use super::GDriveDestination;
 use crate::api::get;
 use crate::error::no_answer;
 use crate::folders::quoted;
+use crate::pages;
 use backup_core::adapter::Payload;
 use backup_core::model::STAGE_PREFIX;
 use backup_core::{Error, Result};
@@ -50,7 +51,7 @@ impl GDriveDestination {
     async fn remove_old_probes(&self, root: &str) -> Result<()> {
         let now = self.drive.now().await?;
         let query = format!("'{}' in parents and mimeType = 'text/plain' and trashed = false", quoted(root));
-        for file in self.drive.page(&query, "createdTime", 100, None).await?.files {
+        for file in pages::all(&self.drive, query).await? {
             let is_old = file.created_time.is_some_and(|created| now.duration_since(created) > OLD);
             if is_old && file.name.starts_with(&format!("{STAGE_PREFIX}probe-")) {
                 self.drive.remove(&file.id).await?;

@@ -115,6 +115,15 @@ async fn tokens_are_got_anew_before_they_end_and_by_one_request_at_a_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_is_said_to_live_for_ever_is_a_token() {
+    let place = Place::new().await;
+    place.server.set_token_life(u64::MAX);
+    let destination = place.destination();
+    destination.check().await.unwrap();
+    assert_eq!(place.server.requests(DriveOperation::Token), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_service_account_signs_for_itself() {
     use aws_lc_rs::encoding::AsDer as _;
     use aws_lc_rs::signature::KeyPair as _;

@@ -235,3 +235,23 @@ async fn listings_and_reads_meet_answers_that_are_no_json_and_connections_that_b
     let part: Vec<Bytes> = retrying.get(&object, Some(10..20)).await.unwrap().try_collect().await.unwrap();
     assert_eq!(part.concat(), content[10..20]);
 }
+
+/// Each first page is empty, with a token for the next: archives must not seem to be gone, nor folders and objects be made twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_without_files_are_not_the_end_of_a_listing() {
+    let place = Place::new().await;
+    let (object, content) = (name("a/data/1"), bytes(1000));
+    place.destination().put(&object, content.clone().into()).await.unwrap();
+    place.server.faults().add(DriveOperation::List, When::Always, DriveFault::EmptyPage);
+    let fresh = place.destination();
+    assert_eq!(fresh.stat(&object).await.unwrap().map(|info| info.size), Some(1000));
+    assert!(whole(&place.destination(), &object).await.unwrap() == content);
+    let roots: Vec<String> = fresh.list_roots().try_collect().await.unwrap();
+    assert_eq!(roots, ["a"]);
+    let before = place.server.files().len();
+    place.destination().put(&object, content.into()).await.unwrap();
+    assert_eq!(place.server.files().len(), before, "no file or folder was made twice");
+    place.destination().delete(&object).await.unwrap();
+    place.server.faults().clear();
+    assert!(place.destination().stat(&object).await.unwrap().is_none());
+}

@@ -34,6 +34,7 @@ async fn the_destination_keeps_its_promises_under_every_fault_that_passes() {
         (O::BeginUpload, DriveFault::rate_limit()),
         (O::List, DriveFault::rate_limit()),
         (O::Download, DriveFault::rate_limit()),
+        (O::List, DriveFault::EmptyPage),
         (O::GetMetadata, DriveFault::Fail { status: 401, reason: "authError" }),
         (O::List, DriveFault::Fail { status: 401, reason: "authError" }),
         (O::Download, DriveFault::Fail { status: 401, reason: "authError" }),

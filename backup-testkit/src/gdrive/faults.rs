@@ -52,6 +52,8 @@ pub enum DriveFault {
     },
     /// It is answered with status 200 and something that is no JSON.
     NotJson,
+    /// The first page of a listing has no files, although more pages come: the service may do that.
+    EmptyPage,
     /// It waits first.
     Delay(Duration),
     /// It is never answered, and nothing is done.

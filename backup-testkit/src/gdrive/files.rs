@@ -13,6 +13,9 @@ use std::collections::{BTreeMap, HashMap};
 /// The parameters of a request.
 pub(super) type Parameters = HashMap<String, String>;
 
+/// The token of a page before which there was none.
+pub(super) const FROM_THE_START: &str = "after-/";
+
 fn parameter<'a>(parameters: &'a Parameters, name: &str) -> &'a str {
     parameters.get(name).map(String::as_str).unwrap_or_default()
 }

@@ -86,6 +86,9 @@ impl Wire {
                 self.serve(&request, None, false);
                 return Err(Closed);
             }
+            Some(DriveFault::EmptyPage) if operation == DriveOperation::List && !target.contains("pageToken=") => {
+                answer::json(200, &serde_json::json!({ "files": [], "nextPageToken": files::FROM_THE_START }))
+            }
             Some(DriveFault::Partial { kept }) => self.serve(&request, Some(kept), true),
             Some(DriveFault::Break { after }) => {
                 let (head, body) = self.serve(&request, None, true).into_parts();
