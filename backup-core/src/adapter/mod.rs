@@ -1,16 +1,19 @@
-//! The five traits that adapters, stores and log sinks implement.
+//! The traits that adapters, stores and log sinks implement.
 //!
 //! Each method's "# Behavior" bullets are its contract; the conformance suites of `backup-testkit`
 //! test them one by one. All futures may be dropped at any time; what a dropped call leaves behind
 //! is said where it matters.
 
+mod connection_store;
 mod destination;
 mod log_sink;
 mod restore_target;
 mod source;
 mod store;
 mod stored;
+mod stored_connection;
 
+pub use connection_store::ConnectionStore;
 pub use destination::{ByteStream, Destination, DestinationProperties, ObjectInfo, Payload};
 pub use log_sink::LogSink;
 pub use restore_target::{
@@ -25,4 +28,8 @@ pub use store::Store;
 pub use stored::{
     DEFAULT_QUERY_LIMIT, MAX_LOG_PAGE, StoredOperation, check_log_query, no_such_operation, operation_exists,
     stored_time,
+};
+pub use stored_connection::{
+    check_connection_version, connection_exists, connection_name_taken, create_connection, no_such_connection,
+    update_connection,
 };

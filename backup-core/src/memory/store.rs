@@ -1,5 +1,6 @@
 //! The store in memory.
 
+use super::connections::Connections;
 use crate::Result;
 use crate::adapter::{
     DEFAULT_QUERY_LIMIT, Store, StoredOperation, check_log_query, no_such_operation, operation_exists, stored_time,
@@ -28,7 +29,8 @@ pub struct MemoryStore {
 }
 
 #[derive(Default)]
-struct Data {
+pub(super) struct Data {
+    pub(super) connections: Connections,
     operations: BTreeMap<OperationId, Row>,
     /// The key starts with the id, so that the map is in the order in which records are listed.
     archives: BTreeMap<(ArchiveId, String, String), ArchiveRecord>,
@@ -68,17 +70,22 @@ impl MemoryStore {
     /// An independent copy of everything as it is now, as a backup of a database is one.
     pub fn snapshot(&self) -> Self {
         let data = self.lock();
-        let Data { operations, archives, ahead } = &*data;
-        let data = Data { operations: operations.clone(), archives: archives.clone(), ahead: *ahead };
+        let Data { connections, operations, archives, ahead } = &*data;
+        let data = Data {
+            connections: connections.clone(),
+            operations: operations.clone(),
+            archives: archives.clone(),
+            ahead: *ahead,
+        };
         Self { data: Arc::new(Mutex::new(data)), clock: self.clock.clone() }
     }
 
     /// The lock is only ever held inside one synchronous method, and each change is made of a whole new row.
-    fn lock(&self) -> MutexGuard<'_, Data> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Data> {
         self.data.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn locked(&self) -> (MutexGuard<'_, Data>, Timestamp) {
+    pub(super) fn locked(&self) -> (MutexGuard<'_, Data>, Timestamp) {
         let data = self.lock();
         let ahead = SignedDuration::try_from(data.ahead).unwrap_or(SignedDuration::MAX);
         let now = (self.clock)().checked_add(ahead).unwrap_or(Timestamp::MAX);

@@ -1,5 +1,6 @@
 //! The plain data that traits, engine and stores exchange.
 
+mod connection;
 mod entry;
 mod identity;
 mod log;
@@ -8,6 +9,7 @@ mod naming;
 mod operation;
 mod progress;
 
+pub use connection::{Connection, ConnectionContent, ConnectionId, ConnectionQuery, NewConnection, SealedSecret};
 pub use entry::{Entry, EntryKind, Metadata, Owner, Timestamp, Xattr};
 pub use identity::Identity;
 pub use log::{LogLevel, LogPage, LogQuery, LogRecord, StoredLogRecord};

@@ -11,6 +11,8 @@
 //! # Ok::<(), backup_core::Error>(())
 //! ```
 
+mod connection;
 mod ring;
 
+pub use connection::{open_connection, reseal_connection, seal_connection};
 pub use ring::{KeyRing, SecretKey};

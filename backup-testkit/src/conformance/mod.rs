@@ -4,6 +4,7 @@
 //! reports what failed, what was skipped and how many ran. A case that the fixture has no means for is skipped, and a test
 //! names the cases that it lets be skipped: one that is skipped beyond that is a failure, not a pass.
 
+pub mod connections;
 pub mod destination;
 pub mod restore_target;
 pub mod source;
