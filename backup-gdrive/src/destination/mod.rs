@@ -161,8 +161,15 @@ impl GDriveDestination {
             }
             _ => e,
         })?;
+        if uploaded.trashed {
+            folders.forget(names::split(name).0);
+            return Err(Error::transient("the folder of the archive is in the bin"));
+        }
         if !digests.fits(&uploaded, payload.len())? {
-            self.drive.remove(&uploaded.id).await?;
+            if let Err(error) = self.drive.remove(&uploaded.id).await {
+                // The first error counts.
+                tracing::warn!(%name, error = error.chain(), "a file that arrived changed could not be removed");
+            }
             return Err(Error::transient("what arrived at the service is not what was sent"));
         }
         // Another may have been there, or have come meanwhile. The listing may not show our own yet.

@@ -113,12 +113,13 @@ fn a_bucket_goes_to_a_drive_although_processes_are_killed_and_comes_back() {
     while killed < KILLS {
         let words: Vec<&str> = args.iter().map(String::as_str).collect();
         let mut child = drive.command(&words).spawn().unwrap();
-        // At some moment, or when it has just brought a volume into the drive, so that the archive is of several processes.
+        // At some moment, or when it has brought some volumes into the drive, the first of which a checkpoint knows by then: so that
+        // the archive is of several processes.
         let (moment, before, begun) =
             (Duration::from_millis(400 + 130 * u64::from(killed)), drive.volumes(), Instant::now());
         let is_time = || match killed % 2 {
             0 => begun.elapsed() >= moment,
-            _ => drive.volumes() > before || begun.elapsed() >= common::PATIENCE,
+            _ => drive.volumes() >= before + 4 || begun.elapsed() >= common::PATIENCE,
         };
         while !is_time() && child.try_wait().unwrap().is_none() {
             std::thread::sleep(Duration::from_millis(2));
