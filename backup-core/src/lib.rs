@@ -1,4 +1,4 @@
-//! Embeddable, async, resumable backups: the traits, the archive format, the engine.
+//! Embeddable, async, resumable backups: the traits, the archive format, the engine, and the [`service`] around them.
 
 pub mod adapter;
 pub mod archive;
@@ -14,6 +14,7 @@ mod pattern;
 mod pool;
 pub mod retry;
 pub mod secrets;
+pub mod service;
 pub mod state;
 
 pub use digest::{Digest, Sha256};

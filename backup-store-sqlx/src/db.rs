@@ -1,40 +1,54 @@
 //! The database behind the store: connections and transactions.
 
-use crate::{error::failed, rows, sql};
+use crate::dialect::Dialect;
+use crate::error::failed;
+use crate::{rows, sql};
 use backup_core::Result;
 use jiff::Timestamp;
-use sqlx::{Pool, Sqlite, SqliteConnection, Transaction};
+use sqlx::pool::PoolConnection;
+use sqlx::{Any, AnyConnection, Pool, Transaction};
+use std::fmt;
 
 /// Connections to one database. The methods stand in the files of their roles.
 ///
-/// SQLite lets one transaction write at a time. Inside this process the writers queue, in order, for
-/// the one connection of `writer`; only against other processes do they wait in SQLite's busy loop,
-/// which keeps no order.
-#[derive(Debug)]
+/// SQLite lets one transaction write at a time. Inside this process the writers queue, in order, for the one connection of
+/// `writer`; only against other processes do they wait in SQLite's busy loop, which keeps no order. With a server both are one pool.
 pub(crate) struct Db {
-    pub(crate) writer: Pool<Sqlite>,
-    pub(crate) reader: Pool<Sqlite>,
+    pub(crate) dialect: Dialect,
+    pub(crate) writer: Pool<Any>,
+    pub(crate) reader: Pool<Any>,
+}
+
+/// A pool's own text may have the address in it, and with it a password.
+impl fmt::Debug for Db {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Db").field("dialect", &self.dialect).finish_non_exhaustive()
+    }
 }
 
 impl Db {
-    /// Starts a transaction that may write; dropped before its commit, it changes nothing.
-    pub(crate) async fn begin(&self) -> Result<Transaction<'static, Sqlite>> {
-        self.writer.begin_with(sql::BEGIN_WRITE).await.map_err(failed("cannot start a transaction"))
+    /// A connection to read with.
+    pub(crate) async fn read(&self) -> Result<PoolConnection<Any>> {
+        self.reader.acquire().await.map_err(failed("cannot connect to the database"))
     }
 
-    pub(crate) async fn commit(&self, tx: Transaction<'static, Sqlite>) -> Result<()> {
+    /// Starts a transaction that may write; dropped before its commit, it changes nothing.
+    pub(crate) async fn begin(&self) -> Result<Transaction<'static, Any>> {
+        self.writer.begin_with(self.dialect.begin()).await.map_err(failed("cannot start a transaction"))
+    }
+
+    pub(crate) async fn commit(&self, tx: Transaction<'static, Any>) -> Result<()> {
         tx.commit().await.map_err(failed("cannot commit a transaction"))
+    }
+
+    /// The time on the database's clock.
+    pub(crate) async fn now(&self, conn: &mut AnyConnection) -> Result<Timestamp> {
+        let row = self.dialect.query(sql::NOW).fetch_one(conn).await;
+        rows::clock(&row.map_err(failed("cannot read the database's clock"))?)
     }
 
     pub(crate) async fn close(&self) {
         self.reader.close().await;
         self.writer.close().await;
     }
-}
-
-/// The time on the database's clock.
-pub(crate) async fn now(conn: &mut SqliteConnection) -> Result<Timestamp> {
-    let micros: i64 =
-        sqlx::query_scalar(sql::NOW).fetch_one(conn).await.map_err(failed("cannot read the database's clock"))?;
-    rows::time(micros, "now")
 }

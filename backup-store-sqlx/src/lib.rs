@@ -1,4 +1,4 @@
-//! A [`Store`](backup_core::adapter::Store) in an SQLite database, through sqlx.
+//! A [`Store`](backup_core::adapter::Store) in an SQL database, through sqlx: SQLite, PostgreSQL, MySQL or MariaDB.
 //!
 //! ```no_run
 //! # async fn example() -> backup_core::Result<()> {
@@ -6,17 +6,23 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Several processes of one host may use one database file at once; the file must be on a local file
-//! system, because SQLite's write-ahead log needs memory that they share. Every change is durable when
-//! its method returns, also against power loss (`synchronous=FULL`).
+//! Every change is durable when its method returns, as far as the server is set up so (with SQLite also against power loss).
+//!
+//! - **SQLite** (feature `sqlite`, the default): several processes of one host may use one database file at once; the file must be
+//!   on a local file system, because SQLite's write-ahead log needs memory that they share.
+//! - **PostgreSQL** (feature `postgres`), **MySQL** and **MariaDB** (feature `mysql`): processes of any number of hosts.
 
 mod archives;
 mod checkpoints;
+mod connections;
 mod db;
+mod dialect;
+mod due;
 mod error;
 mod log;
 mod open;
 mod operations;
+mod place;
 mod rows;
 mod sql;
 mod store;
@@ -24,3 +30,6 @@ mod store;
 mod tests;
 
 pub use store::SqlxStore;
+
+#[cfg(not(any(feature = "sqlite", feature = "postgres", feature = "mysql")))]
+compile_error!("choose at least one of the features sqlite, postgres and mysql");

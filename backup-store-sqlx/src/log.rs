@@ -1,32 +1,40 @@
 //! Job logs.
 
 use crate::db::Db;
+use crate::dialect::Statement;
 use crate::error::failed;
 use crate::{rows, sql};
 use backup_core::Result;
 use backup_core::adapter::{check_log_query, no_such_operation, stored_time};
-use backup_core::model::{LogPage, LogQuery, LogRecord, OperationId};
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+use backup_core::model::{LogPage, LogQuery, LogRecord, OperationId, OperationQuery};
+use jiff::Timestamp;
+use sqlx::AnyConnection;
 
 /// Records in one statement: a database allows a limited number of bound values (SQLite 32,766).
 const ROWS_PER_INSERT: usize = 200;
+/// Operations whose logs are cleared in one transaction.
+const CLEARED_AT_ONCE: i64 = 100;
+const CANNOT_WRITE: &str = "cannot write the job log";
+const CANNOT_CLEAR: &str = "cannot clear old logs";
 
 impl Db {
     pub(crate) async fn append_log(&self, id: &OperationId, records: &[LogRecord]) -> Result<()> {
         let mut tx = self.begin().await?;
-        append(&mut tx, id, records).await?;
+        self.append(&mut tx, id, records).await?;
         self.commit(tx).await
     }
 
     pub(crate) async fn page_log(&self, id: &OperationId, query: &LogQuery) -> Result<LogPage> {
         check_log_query(query)?;
         let LogQuery { after, min_level, limit } = *query;
-        let mut conn = self.reader.acquire().await.map_err(failed("cannot connect to the database"))?;
+        let mut conn = self.read().await?;
         // Read before the records, so that a record that is added between the two is not passed over.
-        let last_known = last_sequence(&mut conn, id).await?.unwrap_or_default();
+        let last_known = self.last_sequence(&mut conn, id).await?.unwrap_or_default();
         let limit = limit as usize;
-        let mut found = sqlx::query(sql::PAGE_LOG)
-            .bind(id.as_str())
+        let mut found = self
+            .dialect
+            .query(sql::PAGE_LOG)
+            .bind(id.to_string())
             .bind(rows::to_integer(after))
             .bind(rows::level_number(min_level))
             .bind(rows::to_integer(limit as u64 + 1))
@@ -40,49 +48,62 @@ impl Db {
         let next_after = if more { last } else { last.max(u64::try_from(last_known).unwrap_or_default()) };
         Ok(LogPage { records, next_after, more })
     }
-}
 
-/// Adds records with the next sequence numbers.
-pub(crate) async fn append(conn: &mut SqliteConnection, id: &OperationId, records: &[LogRecord]) -> Result<()> {
-    let reserved = sqlx::query(sql::RESERVE_SEQUENCES)
-        .bind(rows::to_integer(records.len() as u64))
-        .bind(id.as_str())
-        .execute(&mut *conn)
-        .await
-        .map_err(failed("cannot write the job log"))?;
-    if reserved.rows_affected() == 0 {
-        return Err(no_such_operation(id));
-    }
-    let last = last_sequence(conn, id).await?.ok_or_else(|| no_such_operation(id))?;
-    let mut sequence = last - rows::to_integer(records.len() as u64);
-    for part in records.chunks(ROWS_PER_INSERT) {
-        let mut values = Vec::with_capacity(part.len());
-        for record in part {
-            sequence += 1;
-            let context = (!record.context.is_null()).then(|| rows::to_json(&record.context)).transpose()?;
-            values.push((sequence, record, context));
+    pub(crate) async fn clear_logs(&self, before: Timestamp) -> Result<u64> {
+        let before = stored_time(before);
+        // Operations that were created later have no older records.
+        let (_, to) = OperationQuery { until: Some(before), ..OperationQuery::default() }.id_range();
+        let (to, mut after, mut cleared) = (to.unwrap_or_default(), String::new(), 0);
+        loop {
+            let list = self.dialect.query(sql::LIST_OLD_LOGS);
+            let list = list.bind(after.clone()).bind(to.clone()).bind(before.as_microsecond()).bind(CLEARED_AT_ONCE);
+            let found = list.fetch_all(&self.reader).await.map_err(failed(CANNOT_CLEAR))?;
+            let ids = found.iter().map(rows::id).collect::<Result<Vec<OperationId>>>()?;
+            let Some(last) = ids.last() else { return Ok(cleared) };
+            after = last.to_string();
+            let mut tx = self.begin().await?;
+            for id in &ids {
+                let clear = self.dialect.query(sql::CLEAR_LOG).bind(id.to_string()).bind(before.as_microsecond());
+                cleared += clear.execute(&mut *tx).await.map_err(failed(CANNOT_CLEAR))?.rows_affected();
+            }
+            self.commit(tx).await?;
         }
-        QueryBuilder::<Sqlite>::new(sql::INSERT_LOG_RECORDS)
-            .push_values(values, |mut row, (sequence, record, context)| {
-                let LogRecord { time, level, step, message, context: _ } = record;
-                row.push_bind(id.as_str())
-                    .push_bind(sequence)
-                    .push_bind(stored_time(*time).as_microsecond())
-                    .push_bind(rows::level_number(*level))
-                    .push_bind(step.as_str())
-                    .push_bind(message.as_str())
-                    .push_bind(context);
-            })
-            .build()
-            .persistent(part.len() == 1)
-            .execute(&mut *conn)
-            .await
-            .map_err(failed("cannot write the job log"))?;
     }
-    Ok(())
-}
 
-async fn last_sequence(conn: &mut SqliteConnection, id: &OperationId) -> Result<Option<i64>> {
-    let last = sqlx::query_scalar(sql::LAST_SEQUENCE).bind(id.as_str()).fetch_optional(conn).await;
-    last.map_err(failed("cannot read the job log"))
+    /// Adds records with the next sequence numbers.
+    pub(crate) async fn append(&self, conn: &mut AnyConnection, id: &OperationId, records: &[LogRecord]) -> Result<()> {
+        let count = rows::to_integer(records.len() as u64);
+        let reserve = self.dialect.query(sql::RESERVE_SEQUENCES).bind(count).bind(id.to_string());
+        let reserved = reserve.execute(&mut *conn).await.map_err(failed(CANNOT_WRITE))?;
+        // MySQL counts a row that stays as it was as not affected.
+        if reserved.rows_affected() == 0 && count > 0 {
+            return Err(no_such_operation(id));
+        }
+        let last = self.last_sequence(conn, id).await?.ok_or_else(|| no_such_operation(id))?;
+        let mut sequence = last - count;
+        for part in records.chunks(ROWS_PER_INSERT) {
+            let mut insert = Statement::new(sql::INSERT_LOG_RECORDS);
+            for (number, LogRecord { time, level, step, message, context }) in part.iter().enumerate() {
+                sequence += 1;
+                let context = (!context.is_null()).then(|| rows::to_json(context)).transpose()?;
+                insert.push(if number == 0 { "(" } else { ", (" }).bind(id.to_string());
+                insert.push(", ").bind(sequence);
+                insert.push(", ").bind(stored_time(*time).as_microsecond());
+                insert.push(", ").bind(rows::level_number(*level));
+                insert.push(", ").bind(rows::to_text(step));
+                insert.push(", ").bind(rows::to_text(message));
+                insert.push(", ").bind(context).push(")");
+            }
+            let insert = insert.finish(self.dialect).map_err(failed(CANNOT_WRITE))?;
+            // Statements of other lengths are too many to be kept prepared.
+            let often = matches!(part.len(), 1 | ROWS_PER_INSERT);
+            insert.persistent(often).execute(&mut *conn).await.map_err(failed(CANNOT_WRITE))?;
+        }
+        Ok(())
+    }
+
+    async fn last_sequence(&self, conn: &mut AnyConnection, id: &OperationId) -> Result<Option<i64>> {
+        let row = self.dialect.query(sql::LAST_SEQUENCE).bind(id.to_string()).fetch_optional(conn).await;
+        row.map_err(failed("cannot read the job log"))?.as_ref().map(rows::number).transpose()
+    }
 }

@@ -1,84 +1,91 @@
 //! Operations: load a row, apply a rule of `backup-core`, write the row if it has not changed.
 
-use crate::db::{self, Db};
+use crate::db::Db;
+use crate::dialect::Statement;
 use crate::error::failed;
-use crate::{archives, checkpoints, log, rows, sql};
+use crate::{rows, sql};
 use backup_core::adapter::{DEFAULT_QUERY_LIMIT, StoredOperation, no_such_operation, operation_exists};
 use backup_core::model::{
-    Checkpoint, Claim, ClaimRequest, Fence, NewOperation, Operation, OperationId, OperationQuery, Progress, Renewal,
-    Request, Transition,
+    Checkpoint, Claim, ClaimRequest, Fence, NewOperation, Operation, OperationId, OperationQuery, OperationTotals,
+    Progress, Renewal, Request, Transition,
 };
 use backup_core::{Error, ErrorClass, Result};
 use jiff::Timestamp;
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+use sqlx::AnyConnection;
 use std::time::Duration;
 
 impl Db {
     pub(crate) async fn create(&self, new: NewOperation, checkpoint: Option<&Checkpoint>) -> Result<Operation> {
         let mut tx = self.begin().await?;
-        let now = db::now(&mut tx).await?;
+        let mut connections: Vec<_> = new.connections.iter().flat_map(|c| [&c.source, &c.destination]).collect();
+        connections.sort_unstable();
+        connections.dedup();
+        for connection in connections {
+            self.lock_connection(&mut tx, connection).await?;
+        }
+        let now = self.now(&mut tx).await?;
         let (stored, record) = StoredOperation::create(new, now);
         let id = stored.operation.new.id.clone();
-        insert(&mut tx, &stored).await.map_err(|e| match e.class() {
+        self.insert(&mut tx, &stored).await.map_err(|e| match e.class() {
             ErrorClass::Conflict => operation_exists(&id),
             _ => e,
         })?;
         if let Some(checkpoint) = checkpoint {
-            checkpoints::save(&mut tx, &id, checkpoint, now).await?;
+            self.put_checkpoint(&mut tx, &id, checkpoint, now).await?;
         }
-        log::append(&mut tx, &id, &[record]).await?;
+        self.append(&mut tx, &id, &[record]).await?;
         self.commit(tx).await?;
         Ok(stored.at(now))
     }
 
     pub(crate) async fn get(&self, id: &OperationId) -> Result<Option<Operation>> {
-        let mut conn = self.reader.acquire().await.map_err(failed("cannot connect to the database"))?;
-        Ok(find(&mut conn, id).await?.map(|(stored, now)| stored.at(now)))
+        let get = self.dialect.query(sql::GET_OPERATION).bind(id.to_string());
+        let row = get.fetch_optional(&self.reader).await.map_err(failed("cannot read the operation"))?;
+        Ok(row.as_ref().map(rows::operation).transpose()?.map(|(stored, now)| stored.at(now)))
     }
 
     pub(crate) async fn query(&self, query: &OperationQuery) -> Result<Vec<Operation>> {
-        let OperationQuery { kind, states, id_prefix, before, limit } = query;
-        let mut select = QueryBuilder::<Sqlite>::new(sql::LIST_OPERATIONS);
-        if let Some(kind) = kind {
-            select.push(" AND kind = ").push_bind(rows::to_word(kind)?);
-        }
-        if !states.is_empty() {
-            select.push(" AND state IN (");
-            let mut list = select.separated(", ");
-            for state in states {
-                list.push_bind(*state);
-            }
-            select.push(")");
-        }
-        if let Some(prefix) = id_prefix {
-            // Ids consist of letters, digits and `-`, all of which sort before `~`.
-            select.push(" AND id >= ").push_bind(prefix.as_str());
-            select.push(" AND id < ").push_bind(format!("{prefix}~"));
-        }
-        if let Some(before) = before {
-            select.push(" AND id < ").push_bind(before.as_str());
-        }
-        select.push(" ORDER BY id DESC LIMIT ").push_bind(i64::from(limit.unwrap_or(DEFAULT_QUERY_LIMIT)));
-        let found = select.build().fetch_all(&self.reader).await.map_err(failed("cannot list operations"))?;
+        let doing = failed("cannot list operations");
+        let list = list(query)?.finish(self.dialect).map_err(&doing)?;
+        let found = list.fetch_all(&self.reader).await.map_err(&doing)?;
         found.iter().map(|row| rows::operation(row).map(|(stored, now)| stored.at(now))).collect()
+    }
+
+    pub(crate) async fn totals(&self, query: &OperationQuery) -> Result<OperationTotals> {
+        let doing = failed("cannot count operations");
+        let query = OperationQuery { before: None, ..query.clone() };
+        let mut count = Statement::new(sql::COUNT_OPERATIONS);
+        conditions(&mut count, &query)?;
+        if !query.states.is_empty() {
+            count.push(" AND state IN (");
+            for (number, state) in query.states.iter().enumerate() {
+                count.push(if number == 0 { "" } else { ", " }).bind(*state);
+            }
+            count.push(")");
+        }
+        count.push(sql::GROUP_BY_STATE);
+        let found = count.finish(self.dialect).map_err(&doing)?.fetch_all(&self.reader).await.map_err(&doing)?;
+        let mut totals = OperationTotals::default();
+        for row in &found {
+            let (state, count) = rows::state_count(row)?;
+            totals.add(&state, count);
+        }
+        Ok(totals)
     }
 
     pub(crate) async fn claim(&self, id: &OperationId, request: &ClaimRequest) -> Result<Claim> {
         let mut tx = self.begin().await?;
-        let (before, now) = load(&mut tx, id).await?;
-        let (stored, record) = before.claim(request, rand::random(), now)?;
-        update(&mut tx, &before, &stored).await?;
-        log::append(&mut tx, id, &[record]).await?;
-        let checkpoint = checkpoints::load(&mut tx, id).await?;
+        let (before, now) = self.lock_operation(&mut tx, id).await?;
+        let claim = self.write_claim(&mut tx, before, request, now).await?;
         self.commit(tx).await?;
-        Ok(Claim { fence: stored.fence(), operation: stored.at(now), checkpoint })
+        Ok(claim)
     }
 
     pub(crate) async fn renew(&self, fence: &Fence, lease: Duration, progress: Option<&Progress>) -> Result<Renewal> {
         let mut tx = self.begin().await?;
-        let (before, now) = load(&mut tx, &fence.operation).await?;
+        let (before, now) = self.lock_operation(&mut tx, &fence.operation).await?;
         let stored = before.renew(fence, lease, progress, now)?;
-        update(&mut tx, &before, &stored).await?;
+        self.update(&mut tx, &before, &stored).await?;
         self.commit(tx).await?;
         Ok(Renewal { request: stored.operation.request })
     }
@@ -87,15 +94,15 @@ impl Db {
         let Transition { operation: id, guard: _, event: _, progress: _, log: record, checkpoint, archive } =
             transition;
         let mut tx = self.begin().await?;
-        let (before, now) = load(&mut tx, id).await?;
+        let (before, now) = self.lock_operation(&mut tx, id).await?;
         let stored = before.transition(transition, now)?;
-        update(&mut tx, &before, &stored).await?;
-        log::append(&mut tx, id, std::slice::from_ref(record)).await?;
+        self.update(&mut tx, &before, &stored).await?;
+        self.append(&mut tx, id, std::slice::from_ref(record)).await?;
         if let Some(checkpoint) = checkpoint {
-            checkpoints::save(&mut tx, id, checkpoint, now).await?;
+            self.put_checkpoint(&mut tx, id, checkpoint, now).await?;
         }
         if let Some(archive) = archive {
-            archives::put(&mut tx, archive).await?;
+            self.put_archive(&mut tx, archive).await?;
         }
         self.commit(tx).await?;
         Ok(stored.at(now))
@@ -103,77 +110,153 @@ impl Db {
 
     pub(crate) async fn request(&self, id: &OperationId, request: Request) -> Result<Operation> {
         let mut tx = self.begin().await?;
-        let (before, now) = load(&mut tx, id).await?;
+        let (before, now) = self.lock_operation(&mut tx, id).await?;
         let stored = before.request(request, now)?;
-        update(&mut tx, &before, &stored).await?;
+        self.update(&mut tx, &before, &stored).await?;
         self.commit(tx).await?;
         Ok(stored.at(now))
     }
-}
 
-/// The operation, and the database's time.
-pub(crate) async fn load(conn: &mut SqliteConnection, id: &OperationId) -> Result<(StoredOperation, Timestamp)> {
-    find(conn, id).await?.ok_or_else(|| no_such_operation(id))
-}
-
-async fn find(conn: &mut SqliteConnection, id: &OperationId) -> Result<Option<(StoredOperation, Timestamp)>> {
-    let row = sqlx::query(sql::LOAD_OPERATION).bind(id.as_str()).fetch_optional(conn).await;
-    row.map_err(failed("cannot read the operation"))?.as_ref().map(rows::operation).transpose()
-}
-
-async fn insert(conn: &mut SqliteConnection, stored: &StoredOperation) -> Result<()> {
-    let StoredOperation { operation, lease_until } = stored;
-    let NewOperation { id, kind, name, source, destination, archive, spec } = &operation.new;
-    sqlx::query(sql::INSERT_OPERATION)
-        .bind(id.as_str())
-        .bind(rows::to_word(kind)?)
-        .bind(name.as_str())
-        .bind(source.kind.as_str())
-        .bind(source.location.as_str())
-        .bind(destination.kind.as_str())
-        .bind(destination.location.as_str())
-        .bind(archive.as_str())
-        .bind(rows::to_json(spec)?)
-        .bind(operation.state.name())
-        .bind(rows::to_json(&operation.state)?)
-        .bind(rows::to_integer(operation.version))
-        .bind(rows::to_integer(operation.attempt))
-        .bind(i64::from(operation.nonce))
-        .bind(operation.holder.as_ref().map(rows::to_json).transpose()?)
-        .bind(lease_until.map(Timestamp::as_microsecond))
-        .bind(operation.request.as_ref().map(rows::to_word).transpose()?)
-        .bind(rows::to_json(&operation.progress)?)
-        .bind(operation.created_at.as_microsecond())
-        .bind(operation.updated_at.as_microsecond())
-        .bind(operation.finished_at.map(Timestamp::as_microsecond))
-        .execute(conn)
-        .await
-        .map_err(failed("cannot create the operation"))?;
-    Ok(())
-}
-
-/// Writes what a rule has made of `before`, if the row still is at its version.
-async fn update(conn: &mut SqliteConnection, before: &StoredOperation, stored: &StoredOperation) -> Result<()> {
-    let StoredOperation { operation, lease_until } = stored;
-    let done = sqlx::query(sql::UPDATE_OPERATION)
-        .bind(operation.state.name())
-        .bind(rows::to_json(&operation.state)?)
-        .bind(rows::to_integer(operation.version))
-        .bind(rows::to_integer(operation.attempt))
-        .bind(i64::from(operation.nonce))
-        .bind(operation.holder.as_ref().map(rows::to_json).transpose()?)
-        .bind(lease_until.map(Timestamp::as_microsecond))
-        .bind(operation.request.as_ref().map(rows::to_word).transpose()?)
-        .bind(rows::to_json(&operation.progress)?)
-        .bind(operation.updated_at.as_microsecond())
-        .bind(operation.finished_at.map(Timestamp::as_microsecond))
-        .bind(operation.new.id.as_str())
-        .bind(rows::to_integer(before.operation.version))
-        .execute(conn)
-        .await
-        .map_err(failed("cannot change the operation"))?;
-    if done.rows_affected() == 1 {
-        return Ok(());
+    /// The operation, and the database's time. Nobody else changes it until the transaction ends.
+    pub(crate) async fn lock_operation(
+        &self,
+        conn: &mut AnyConnection,
+        id: &OperationId,
+    ) -> Result<(StoredOperation, Timestamp)> {
+        let row = self.dialect.query(sql::LOCK_OPERATION).bind(id.to_string()).fetch_optional(conn).await;
+        let row = row.map_err(failed("cannot read the operation"))?.ok_or_else(|| no_such_operation(id))?;
+        rows::operation(&row)
     }
-    Err(Error::conflict("another process has changed the operation at the same time").on(&operation.new.id))
+
+    /// Claims an operation that this transaction has locked.
+    pub(crate) async fn write_claim(
+        &self,
+        conn: &mut AnyConnection,
+        before: StoredOperation,
+        request: &ClaimRequest,
+        now: Timestamp,
+    ) -> Result<Claim> {
+        let (stored, record) = before.claim(request, rand::random(), now)?;
+        let id = stored.operation.new.id.clone();
+        self.update(conn, &before, &stored).await?;
+        self.append(conn, &id, &[record]).await?;
+        let checkpoint = self.load_checkpoint(conn, &id).await?;
+        Ok(Claim { fence: stored.fence(), operation: stored.at(now), checkpoint })
+    }
+
+    async fn insert(&self, conn: &mut AnyConnection, stored: &StoredOperation) -> Result<()> {
+        let StoredOperation { operation, lease_until } = stored;
+        let NewOperation { id, kind, name, source, destination, archive, spec, connections, created_by } =
+            &operation.new;
+        self.dialect
+            .query(sql::INSERT_OPERATION)
+            .bind(id.to_string())
+            .bind(rows::to_word(kind)?)
+            .bind(rows::to_text(name))
+            .bind(source.kind.clone())
+            .bind(source.location.clone())
+            .bind(destination.kind.clone())
+            .bind(destination.location.clone())
+            .bind(archive.to_string())
+            .bind(rows::to_json(spec)?)
+            .bind(connections.as_ref().map(|c| c.source.to_string()))
+            .bind(connections.as_ref().map(|c| c.destination.to_string()))
+            .bind(rows::to_text(created_by))
+            .bind(operation.state.name())
+            .bind(rows::to_json(&operation.state)?)
+            .bind(rows::to_integer(operation.version))
+            .bind(rows::to_integer(operation.attempt))
+            .bind(i64::from(operation.nonce))
+            .bind(operation.holder.as_ref().map(rows::to_json).transpose()?)
+            .bind(lease_until.map(Timestamp::as_microsecond))
+            .bind(stored.due_at().map(Timestamp::as_microsecond))
+            .bind(operation.request.as_ref().map(rows::to_word).transpose()?)
+            .bind(rows::to_json(&operation.progress)?)
+            .bind(operation.created_at.as_microsecond())
+            .bind(operation.updated_at.as_microsecond())
+            .bind(operation.finished_at.map(Timestamp::as_microsecond))
+            .execute(conn)
+            .await
+            .map_err(failed("cannot create the operation"))?;
+        Ok(())
+    }
+
+    /// Writes what a rule has made of `before`, if the row still is at its version.
+    async fn update(&self, conn: &mut AnyConnection, before: &StoredOperation, stored: &StoredOperation) -> Result<()> {
+        let StoredOperation { operation, lease_until } = stored;
+        let done = self
+            .dialect
+            .query(sql::UPDATE_OPERATION)
+            .bind(operation.state.name())
+            .bind(rows::to_json(&operation.state)?)
+            .bind(rows::to_integer(operation.version))
+            .bind(rows::to_integer(operation.attempt))
+            .bind(i64::from(operation.nonce))
+            .bind(operation.holder.as_ref().map(rows::to_json).transpose()?)
+            .bind(lease_until.map(Timestamp::as_microsecond))
+            .bind(stored.due_at().map(Timestamp::as_microsecond))
+            .bind(operation.request.as_ref().map(rows::to_word).transpose()?)
+            .bind(rows::to_json(&operation.progress)?)
+            .bind(operation.updated_at.as_microsecond())
+            .bind(operation.finished_at.map(Timestamp::as_microsecond))
+            .bind(operation.new.id.to_string())
+            .bind(rows::to_integer(before.operation.version))
+            .execute(conn)
+            .await
+            .map_err(failed("cannot change the operation"))?;
+        if done.rows_affected() == 1 {
+            return Ok(());
+        }
+        Err(Error::conflict("another process has changed the operation at the same time").on(&operation.new.id))
+    }
+}
+
+/// The statement for a page of operations. Each state has a part of its own, so that an index gives each in order, and no more of it
+/// than the page takes.
+pub(crate) fn list(query: &OperationQuery) -> Result<Statement> {
+    let limit = i64::from(query.limit.unwrap_or(DEFAULT_QUERY_LIMIT));
+    let part = |statement: &mut Statement, state: Option<&'static str>| {
+        statement.push(sql::LIST_OPERATIONS);
+        conditions(statement, query)?;
+        if let Some(state) = state {
+            statement.push(" AND state = ").bind(state);
+        }
+        statement.push(" ORDER BY id DESC LIMIT ").bind(limit);
+        Result::Ok(())
+    };
+    let mut statement = Statement::default();
+    match &query.states[..] {
+        [] => part(&mut statement, None)?,
+        [state] => part(&mut statement, Some(*state))?,
+        states => {
+            for (number, state) in states.iter().enumerate() {
+                statement.push(if number == 0 { "SELECT * FROM (" } else { " UNION ALL SELECT * FROM (" });
+                part(&mut statement, Some(*state))?;
+                statement.push(&format!(") AS part{number}"));
+            }
+            statement.push(" ORDER BY id DESC LIMIT ").bind(limit);
+        }
+    }
+    Ok(statement)
+}
+
+/// All filters but the states.
+fn conditions(statement: &mut Statement, query: &OperationQuery) -> Result<()> {
+    if let Some(kind) = query.kind {
+        statement.push(" AND kind = ").bind(rows::to_word(&kind)?);
+    }
+    if let Some(connection) = &query.source_connection {
+        statement.push(" AND source_connection = ").bind(connection.to_string());
+    }
+    if let Some(connection) = &query.destination_connection {
+        statement.push(" AND destination_connection = ").bind(connection.to_string());
+    }
+    let (from, to) = query.id_range();
+    if let Some(from) = from {
+        statement.push(" AND id >= ").bind(from);
+    }
+    if let Some(to) = to {
+        statement.push(" AND id < ").bind(to);
+    }
+    Ok(())
 }

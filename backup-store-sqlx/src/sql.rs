@@ -1,70 +1,124 @@
-//! All SQL texts, in what SQLite, PostgreSQL and MySQL have in common, but for the clock.
+//! All SQL texts, in what SQLite, PostgreSQL and MySQL have in common.
 //!
-//! Each `?` is bound once, in order, so that the texts can be rewritten for `$1, $2, …` by counting.
-
-/// Now, in microseconds since 1970 (SQLite's clock has milliseconds).
-macro_rules! now {
-    () => {
-        "CAST(ROUND(unixepoch('subsec') * 1000) AS INTEGER) * 1000"
-    };
-}
+//! Each `?` is bound once, in order. What the databases say in different words stands in braces: see
+//! [`Dialect::translate`](crate::dialect::Dialect::translate).
 
 /// What [`rows::operation`](crate::rows::operation) reads.
-macro_rules! select_operation {
+macro_rules! operation_columns {
     () => {
-        concat!(
-            "SELECT id, kind, name, source_kind, source_location, destination_kind, destination_location, archive, ",
-            "spec, state_data, version, attempt, nonce, holder, lease_until, request, progress, created_at, ",
-            "updated_at, finished_at, ",
-            now!(),
-            " AS now FROM operations WHERE "
-        )
+        "id, kind, name, source_kind, source_location, destination_kind, destination_location, archive, spec, \
+         source_connection, destination_connection, created_by, state_data, version, attempt, nonce, holder, lease_until, \
+         request, progress, created_at, updated_at, finished_at, {now} AS now"
     };
 }
 
-/// Starts a transaction that writes: the lock is taken, and waited for, at once. A transaction that
-/// first reads and then writes would fail when another has written between.
-pub(crate) const BEGIN_WRITE: &str = "BEGIN IMMEDIATE";
+pub(crate) const NOW: &str = "SELECT {now}";
 
-pub(crate) const NOW: &str = concat!("SELECT ", now!());
+pub(crate) const GET_OPERATION: &str =
+    concat!("SELECT ", operation_columns!(), " FROM backup_operations WHERE id = ?");
 
-pub(crate) const LOAD_OPERATION: &str = concat!(select_operation!(), "id = ?");
+pub(crate) const LOCK_OPERATION: &str =
+    concat!("SELECT ", operation_columns!(), " FROM backup_operations WHERE id = ? {for update}");
+
+/// As the one before; no row when another transaction has it.
+pub(crate) const LOCK_FREE_OPERATION: &str =
+    concat!("SELECT ", operation_columns!(), " FROM backup_operations WHERE id = ? {for update} {skip locked}");
 
 /// Conditions follow, each with an `AND` before it.
-pub(crate) const LIST_OPERATIONS: &str = concat!(select_operation!(), "1 = 1");
+pub(crate) const LIST_OPERATIONS: &str = concat!("SELECT ", operation_columns!(), " FROM backup_operations WHERE 1 = 1");
 
-pub(crate) const INSERT_OPERATION: &str = "INSERT INTO operations (id, kind, name, source_kind, source_location, \
-    destination_kind, destination_location, archive, spec, state, state_data, version, attempt, nonce, holder, \
-    lease_until, request, progress, log_sequence, created_at, updated_at, finished_at) \
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?)";
+/// Conditions follow, then [`GROUP_BY_STATE`].
+pub(crate) const COUNT_OPERATIONS: &str = "SELECT state, COUNT(*) AS count FROM backup_operations WHERE 1 = 1";
 
-pub(crate) const UPDATE_OPERATION: &str = "UPDATE operations SET state = ?, state_data = ?, version = ?, attempt = ?, \
-    nonce = ?, holder = ?, lease_until = ?, request = ?, progress = ?, updated_at = ?, finished_at = ? \
+pub(crate) const GROUP_BY_STATE: &str = " GROUP BY state";
+
+/// Further conditions follow, then [`ORDER_BY_DUE`].
+pub(crate) const LIST_DUE: &str =
+    "SELECT id, source_connection, destination_connection FROM backup_operations WHERE due_at <= {now}";
+
+pub(crate) const ORDER_BY_DUE: &str = " ORDER BY due_at, id LIMIT ";
+
+/// The operations that work with a connection under running leases; the connection is bound twice.
+pub(crate) const COUNT_AT_WORK: &str = "SELECT COUNT(*) AS count FROM backup_operations WHERE state IN ('running', 'committing') \
+    AND lease_until > {now} AND (source_connection = ? OR destination_connection = ?)";
+
+/// The condition on the connections, with a value after each part, then [`FIND_USER_STATES`] and the states.
+pub(crate) const FIND_USER: [&str; 2] =
+    ["SELECT id FROM backup_operations WHERE (source_connection = ", " OR destination_connection = "];
+
+pub(crate) const FIND_USER_STATES: &str = ") AND state IN (";
+
+pub(crate) const INSERT_OPERATION: &str = "INSERT INTO backup_operations (id, kind, name, source_kind, source_location, \
+    destination_kind, destination_location, archive, spec, source_connection, destination_connection, created_by, state, \
+    state_data, version, attempt, nonce, holder, lease_until, due_at, request, progress, log_sequence, created_at, updated_at, \
+    finished_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?)";
+
+pub(crate) const UPDATE_OPERATION: &str = "UPDATE backup_operations SET state = ?, state_data = ?, version = ?, attempt = ?, \
+    nonce = ?, holder = ?, lease_until = ?, due_at = ?, request = ?, progress = ?, updated_at = ?, finished_at = ? \
     WHERE id = ? AND version = ?";
 
-pub(crate) const LOAD_CHECKPOINT: &str = "SELECT data FROM checkpoints WHERE operation_id = ?";
+pub(crate) const LOAD_CHECKPOINT: &str = "SELECT data FROM backup_checkpoints WHERE operation_id = ?";
 
-pub(crate) const UPDATE_CHECKPOINT: &str = "UPDATE checkpoints SET saved_at = ?, data = ? WHERE operation_id = ?";
+pub(crate) const UPDATE_CHECKPOINT: &str = "UPDATE backup_checkpoints SET saved_at = ?, data = ? WHERE operation_id = ?";
 
-pub(crate) const INSERT_CHECKPOINT: &str = "INSERT INTO checkpoints (saved_at, data, operation_id) VALUES (?, ?, ?)";
+pub(crate) const INSERT_CHECKPOINT: &str =
+    "INSERT INTO backup_checkpoints (saved_at, data, operation_id) VALUES (?, ?, ?)";
 
 /// Also locks the operation's row where rows can be locked, so that sequences have no gaps.
-pub(crate) const RESERVE_SEQUENCES: &str = "UPDATE operations SET log_sequence = log_sequence + ? WHERE id = ?";
+pub(crate) const RESERVE_SEQUENCES: &str = "UPDATE backup_operations SET log_sequence = log_sequence + ? WHERE id = ?";
 
-pub(crate) const LAST_SEQUENCE: &str = "SELECT log_sequence FROM operations WHERE id = ?";
+pub(crate) const LAST_SEQUENCE: &str = "SELECT log_sequence FROM backup_operations WHERE id = ?";
 
 /// Rows of values follow.
 pub(crate) const INSERT_LOG_RECORDS: &str =
-    "INSERT INTO log_records (operation_id, sequence, time, level, step, message, context) ";
+    "INSERT INTO backup_log_records (operation_id, sequence, time, level, step, message, context) VALUES ";
 
-pub(crate) const PAGE_LOG: &str = "SELECT sequence, time, level, step, message, context FROM log_records \
+pub(crate) const PAGE_LOG: &str = "SELECT sequence, time, level, step, message, context FROM backup_log_records \
     WHERE operation_id = ? AND sequence > ? AND level >= ? ORDER BY sequence LIMIT ?";
 
-pub(crate) const LIST_ARCHIVES: &str = "SELECT archive, source_kind, source_location, manifest_sha256 FROM archives \
-    WHERE destination_kind = ? AND destination_location = ? ORDER BY archive";
+/// The operations of before a time that have log records of before it. The operation after which to begin is bound first.
+pub(crate) const LIST_OLD_LOGS: &str = "SELECT id FROM backup_operations WHERE id > ? AND id < ? AND EXISTS (SELECT 1 \
+    FROM backup_log_records WHERE operation_id = backup_operations.id AND time < ?) ORDER BY id LIMIT ?";
 
-pub(crate) const DELETE_ARCHIVE: &str =
-    "DELETE FROM archives WHERE destination_kind = ? AND destination_location = ? AND archive = ?";
+pub(crate) const CLEAR_LOG: &str = "DELETE FROM backup_log_records WHERE operation_id = ? AND time < ?";
 
-pub(crate) const INSERT_ARCHIVE: &str = "INSERT INTO archives (destination_kind, destination_location, archive, \
-    source_kind, source_location, manifest_sha256) VALUES (?, ?, ?, ?, ?, ?)";
+/// What [`rows::archive`](crate::rows::archive) reads.
+macro_rules! select_archive {
+    () => {
+        "SELECT archive, destination_kind, destination_location, source_kind, source_location, manifest_sha256, name, \
+         stored_bytes, completed_at, protected FROM backup_archives WHERE "
+    };
+}
+
+pub(crate) const LIST_ARCHIVES: &str = concat!(select_archive!(), "place = ? ORDER BY archive");
+
+pub(crate) const LIST_PLACES: &str = concat!(select_archive!(), "archive = ?");
+
+pub(crate) const GET_PROTECTION: &str = "SELECT protected FROM backup_archives WHERE place = ? AND archive = ? {for update}";
+
+pub(crate) const PROTECT_ARCHIVE: &str = "UPDATE backup_archives SET protected = ? WHERE place = ? AND archive = ?";
+
+pub(crate) const SUM_STORAGE: &str = "SELECT destination_kind, destination_location, COUNT(*) AS count, \
+    CAST(SUM(stored_bytes) AS {integer}) AS stored_bytes FROM backup_archives GROUP BY destination_kind, destination_location";
+
+pub(crate) const DELETE_ARCHIVE: &str = "DELETE FROM backup_archives WHERE place = ? AND archive = ?";
+
+pub(crate) const INSERT_ARCHIVE: &str = "INSERT INTO backup_archives (place, archive, destination_kind, destination_location, \
+    source_kind, source_location, manifest_sha256, name, stored_bytes, completed_at, protected) \
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+
+/// What [`rows::connection`](crate::rows::connection) reads; conditions follow, each with an `AND` before it.
+pub(crate) const LIST_CONNECTIONS: &str = "SELECT id, kind, name, settings, secret, version, created_at, updated_at, checked_at, \
+    check_error FROM backup_connections WHERE 1 = 1";
+
+pub(crate) const LOCK_CONNECTION: &str = "SELECT id FROM backup_connections WHERE id = ? {for update}";
+
+pub(crate) const INSERT_CONNECTION: &str = "INSERT INTO backup_connections (id, kind, name, settings, secret, version, created_at, \
+    updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
+
+pub(crate) const UPDATE_CONNECTION: &str = "UPDATE backup_connections SET name = ?, settings = ?, secret = ?, version = ?, \
+    updated_at = ? WHERE id = ? AND version = ?";
+
+pub(crate) const RECORD_CHECK: &str = "UPDATE backup_connections SET checked_at = ?, check_error = ? WHERE id = ?";
+
+pub(crate) const DELETE_CONNECTION: &str = "DELETE FROM backup_connections WHERE id = ?";

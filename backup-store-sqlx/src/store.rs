@@ -1,15 +1,16 @@
 //! The store itself: names the database in every error that does not name something closer.
 
 use crate::db::Db;
-use crate::open::{self, Place};
+use crate::open;
+use crate::place::Place;
 use async_trait::async_trait;
-use backup_core::adapter::Store;
+use backup_core::adapter::{ConnectionStore, Store};
 use backup_core::model::{
-    ArchiveId, ArchiveRecord, Checkpoint, Claim, ClaimRequest, Fence, Identity, LogPage, LogQuery, LogRecord,
-    NewOperation, Operation, OperationId, OperationQuery, Progress, Renewal, Request, Transition,
+    ArchiveId, Checkpoint, Claim, ClaimNext, ClaimRequest, Connection, ConnectionCheck, ConnectionContent, ConnectionId,
+    ConnectionQuery, Fence, Identity, KnownArchive, LogPage, LogQuery, LogRecord, NewConnection, NewOperation, Operation,
+    OperationId, OperationQuery, OperationTotals, Progress, Renewal, Request, StorageUse, Transition,
 };
 use backup_core::{Error, Result};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,27 +24,35 @@ pub struct SqlxStore {
 }
 
 impl SqlxStore {
-    /// Opens the store that a URL names, and makes or upgrades its database where needed.
+    /// Opens the store that a URL names, and makes or upgrades its tables where needed.
     ///
     /// - `sqlite:///absolute/path`, `sqlite:relative/path`: a file. A new one, and the directories above it, can be
     ///   read by their owner only. Special characters of the path are percent-encoded.
     /// - `sqlite::memory:`: forgotten with the last handle.
+    /// - `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, with the parameters that sqlx knows (`sslmode`, `options`, …).
+    /// - `mysql://USER:PASSWORD@HOST:PORT/DATABASE` (or `mariadb://…`): MySQL 8 or MariaDB 10.6, or later.
+    ///
+    /// The database of a server must be there; the tables in it start with `backup_`.
     ///
     /// # Errors
     /// - `Invalid`: the URL cannot be understood, or the file is the database of another program.
-    /// - `Unsupported`: another kind of database, or one that a newer version of this program has written.
+    /// - `Unsupported`: another kind of database, one that this build leaves out, or one that a newer version of this program has
+    ///   written.
     /// - `Corrupt`: the file is no SQLite database, or is damaged.
-    /// - `Transient`: another process keeps it locked for more than ten seconds.
+    /// - `Transient`: the server cannot be reached, or another process keeps the file locked for more than ten seconds.
+    /// - `Unauthorized`: the server refuses the user.
+    /// - `NotFound`: the server has no such database.
     /// - as [`Error::io`] when the file or a directory cannot be made.
     pub async fn open(url: &str) -> Result<Self> {
-        Self::at(open::parse(url)?).await
+        Self::at(Place::parse(url)?).await
     }
 
     /// Opens the store in an SQLite file, as [`open`](Self::open) does.
     ///
     /// # Errors
     /// As [`open`](Self::open); `Invalid` also when the path is not UTF-8.
-    pub async fn open_file(path: impl AsRef<Path>) -> Result<Self> {
+    #[cfg(feature = "sqlite")]
+    pub async fn open_file(path: impl AsRef<std::path::Path>) -> Result<Self> {
         Self::at(Place::file(path.as_ref())?).await
     }
 
@@ -84,8 +93,16 @@ impl Store for SqlxStore {
         self.named(self.db.query(query).await)
     }
 
+    async fn totals(&self, query: &OperationQuery) -> Result<OperationTotals> {
+        self.named(self.db.totals(query).await)
+    }
+
     async fn claim(&self, id: &OperationId, request: ClaimRequest) -> Result<Claim> {
         self.named(self.db.claim(id, &request).await)
+    }
+
+    async fn claim_next(&self, request: &ClaimNext) -> Result<Option<Claim>> {
+        self.named(self.db.claim_next(request).await)
     }
 
     async fn renew(&self, fence: &Fence, lease: Duration, progress: Option<&Progress>) -> Result<Renewal> {
@@ -116,11 +133,54 @@ impl Store for SqlxStore {
         self.named(self.db.page_log(id, query).await)
     }
 
-    async fn archives(&self, destination: &Identity) -> Result<Vec<ArchiveRecord>> {
+    async fn clear_logs(&self, before: jiff::Timestamp) -> Result<u64> {
+        self.named(self.db.clear_logs(before).await)
+    }
+
+    async fn archives(&self, destination: &Identity) -> Result<Vec<KnownArchive>> {
         self.named(self.db.archives(destination).await)
+    }
+
+    async fn places(&self, archive: &ArchiveId) -> Result<Vec<KnownArchive>> {
+        self.named(self.db.places(archive).await)
+    }
+
+    async fn protect(&self, destination: &Identity, archive: &ArchiveId, protected: bool) -> Result<()> {
+        self.named(self.db.protect(destination, archive, protected).await)
+    }
+
+    async fn storage(&self) -> Result<Vec<StorageUse>> {
+        self.named(self.db.storage().await)
     }
 
     async fn forget_archive(&self, destination: &Identity, archive: &ArchiveId) -> Result<()> {
         self.named(self.db.forget_archive(destination, archive).await)
+    }
+}
+
+#[async_trait]
+impl ConnectionStore for SqlxStore {
+    async fn create_connection(&self, new: NewConnection) -> Result<Connection> {
+        self.named(self.db.create_connection(new).await)
+    }
+
+    async fn connection(&self, id: &ConnectionId) -> Result<Option<Connection>> {
+        self.named(self.db.connection(id).await)
+    }
+
+    async fn connections(&self, query: &ConnectionQuery) -> Result<Vec<Connection>> {
+        self.named(self.db.connections(query).await)
+    }
+
+    async fn update_connection(&self, id: &ConnectionId, version: u64, content: ConnectionContent) -> Result<Connection> {
+        self.named(self.db.update_connection(id, version, content).await)
+    }
+
+    async fn record_check(&self, id: &ConnectionId, check: ConnectionCheck) -> Result<Connection> {
+        self.named(self.db.record_check(id, check).await)
+    }
+
+    async fn delete_connection(&self, id: &ConnectionId, version: u64) -> Result<()> {
+        self.named(self.db.delete_connection(id, version).await)
     }
 }

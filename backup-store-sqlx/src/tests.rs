@@ -8,11 +8,12 @@ use backup_core::model::{
     OperationKind,
 };
 use bytes::Bytes;
-use sqlx::{AssertSqlSafe, Pool, Sqlite};
+use sqlx::{Any, AssertSqlSafe, Pool, Row};
 use std::time::{Duration, Instant};
 
-async fn pragma(pool: &Pool<Sqlite>, name: &str) -> i64 {
-    sqlx::query_scalar(AssertSqlSafe(format!("PRAGMA {name}"))).fetch_one(pool).await.unwrap()
+async fn pragma(pool: &Pool<Any>, name: &str) -> i64 {
+    let row = sqlx::query(AssertSqlSafe(format!("PRAGMA {name}"))).fetch_one(pool).await.unwrap();
+    crate::rows::number(&row).unwrap()
 }
 
 fn new_operation() -> NewOperation {
@@ -25,6 +26,8 @@ fn new_operation() -> NewOperation {
         destination: Identity::new("local", "/backups"),
         archive: ArchiveId::generate(now),
         spec: serde_json::Value::Null,
+        connections: None,
+        created_by: String::new(),
     }
 }
 
@@ -38,7 +41,7 @@ async fn commits_reach_the_disk_before_they_return() {
     let dir = tempfile::tempdir().unwrap();
     let store = SqlxStore::open_file(dir.path().join("store.db")).await.unwrap();
     for pool in [&store.db().writer, &store.db().reader] {
-        let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(pool).await.unwrap();
+        let mode: String = sqlx::query("PRAGMA journal_mode").fetch_one(pool).await.unwrap().get(0);
         assert_eq!(mode, "wal");
         assert_eq!(pragma(pool, "synchronous").await, 2, "FULL");
         assert_eq!(pragma(pool, "fullfsync").await, 1);
@@ -51,7 +54,7 @@ async fn commits_reach_the_disk_before_they_return() {
 async fn a_reader_cannot_write() {
     let dir = tempfile::tempdir().unwrap();
     let store = SqlxStore::open_file(dir.path().join("store.db")).await.unwrap();
-    assert!(sqlx::query("DELETE FROM operations").execute(&store.db().reader).await.is_err());
+    assert!(sqlx::query("DELETE FROM backup_operations").execute(&store.db().reader).await.is_err());
 }
 
 #[tokio::test]

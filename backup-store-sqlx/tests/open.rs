@@ -84,7 +84,7 @@ async fn a_database_of_a_newer_version_is_refused() {
     let file = dir.path().join("store.db");
     SqlxStore::open_file(&file).await.unwrap().close().await;
     let mut newer = raw(&file).await;
-    let insert = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+    let insert = "INSERT INTO backup_migrations (version, description, success, checksum, execution_time) \
         VALUES (9999, 'of the future', TRUE, x'00', 1)";
     newer.execute(insert).await.unwrap();
     newer.close().await.unwrap();
@@ -99,7 +99,7 @@ async fn a_schema_that_was_changed_by_hand_is_refused() {
     let file = dir.path().join("store.db");
     SqlxStore::open_file(&file).await.unwrap().close().await;
     let mut changed = raw(&file).await;
-    changed.execute("UPDATE _sqlx_migrations SET checksum = x'00'").await.unwrap();
+    changed.execute("UPDATE backup_migrations SET checksum = x'00'").await.unwrap();
     changed.close().await.unwrap();
     assert_eq!(refusal(&file).await.class(), ErrorClass::Corrupt);
 }
@@ -110,9 +110,9 @@ async fn a_row_that_cannot_be_read_names_the_operation_and_the_column() {
     let file = dir.path().join("store.db");
     let store = SqlxStore::open_file(&file).await.unwrap();
     let mut other = raw(&file).await;
-    let insert = "INSERT INTO operations VALUES ('20260101T000000Z-00000000', 'backup', '', 'a', 'b', 'c', 'd', \
-        '20260101T000000Z-00000000', 'null', 'running', '{\"state\":\"dancing\"}', 1, 0, 0, NULL, NULL, NULL, '{}', 0, 0, 0, \
-        NULL)";
+    let insert = "INSERT INTO backup_operations VALUES ('20260101T000000Z-00000000', 'backup', '', 'a', 'b', 'c', 'd', \
+        '20260101T000000Z-00000000', 'null', NULL, NULL, '', 'running', '{\"state\":\"dancing\"}', 1, 0, 0, NULL, NULL, NULL, NULL, \
+        '{}', 0, 0, 0, NULL)";
     other.execute(insert).await.unwrap();
     let error = store.get(&"20260101T000000Z-00000000".parse().unwrap()).await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::Corrupt);

@@ -26,6 +26,8 @@ fn new_operation() -> NewOperation {
         destination: Identity::new("local", "/backups"),
         archive: ArchiveId::generate(now),
         spec: serde_json::Value::Null,
+        connections: None,
+        created_by: String::new(),
     }
 }
 

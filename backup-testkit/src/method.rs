@@ -50,8 +50,12 @@ pub enum Method {
     Create,
     /// `Store::query`.
     Query,
+    /// `Store::totals`.
+    Totals,
     /// `Store::claim`.
     Claim,
+    /// `Store::claim_next`.
+    ClaimNext,
     /// `Store::renew`.
     Renew,
     /// `Store::save_checkpoint`.
@@ -66,10 +70,30 @@ pub enum Method {
     AppendLog,
     /// `Store::page_log`.
     PageLog,
+    /// `Store::clear_logs`.
+    ClearLogs,
     /// `Store::archives`.
     Archives,
+    /// `Store::places`.
+    Places,
+    /// `Store::protect`.
+    Protect,
+    /// `Store::storage`.
+    Storage,
     /// `Store::forget_archive`.
     ForgetArchive,
+    /// `ConnectionStore::create_connection`.
+    CreateConnection,
+    /// `ConnectionStore::connection`.
+    Connection,
+    /// `ConnectionStore::connections`.
+    Connections,
+    /// `ConnectionStore::update_connection`.
+    UpdateConnection,
+    /// `ConnectionStore::record_check`.
+    RecordCheck,
+    /// `ConnectionStore::delete_connection`.
+    DeleteConnection,
 }
 
 impl Method {
@@ -89,12 +113,19 @@ impl Method {
                 | M::Discard
                 | M::Create
                 | M::Claim
+                | M::ClaimNext
+                | M::ClearLogs
+                | M::Protect
                 | M::Renew
                 | M::SaveCheckpoint
                 | M::Transition
                 | M::Request
                 | M::AppendLog
                 | M::ForgetArchive
+                | M::CreateConnection
+                | M::UpdateConnection
+                | M::RecordCheck
+                | M::DeleteConnection
         )
     }
 

@@ -52,11 +52,11 @@ class Process:
             return None
         return noted if started_at(noted["pid"]) == noted["started_at"] else None
 
-    def start(self, command, env, noted, data=None):
+    def start(self, command, env, noted, data=None, user=None):
         """Starts a process, detached. `noted` is kept for later calls, together with its data directory."""
         os.makedirs(self.directory, exist_ok=True)
         with open(self.log, "ab") as log:
-            child = subprocess.Popen(command, env={**os.environ, **env}, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            child = subprocess.Popen(command, env={**os.environ, **env}, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, user=user)
         noted = {**noted, "pid": child.pid, "started_at": started_at(child.pid), "data": data}
         temporary = self.record + ".new"
         with open(temporary, "w") as file:

@@ -1,7 +1,7 @@
 //! What persists connections.
 
 use crate::Result;
-use crate::model::{Connection, ConnectionContent, ConnectionId, ConnectionQuery, NewConnection};
+use crate::model::{Connection, ConnectionCheck, ConnectionContent, ConnectionId, ConnectionQuery, NewConnection};
 use async_trait::async_trait;
 
 /// Persists connections, whose secrets it sees only sealed.
@@ -45,11 +45,19 @@ pub trait ConnectionStore: std::fmt::Debug + Send + Sync + 'static {
         content: ConnectionContent,
     ) -> Result<Connection>;
 
+    /// Keeps what a check found.
+    ///
+    /// # Behavior
+    /// - It stands in [`Connection::last_check`] from then on; the version and the time of the last change stay.
+    /// - A connection that does not exist is `NotFound`.
+    async fn record_check(&self, id: &ConnectionId, check: ConnectionCheck) -> Result<Connection>;
+
     /// Deletes a connection.
     ///
     /// # Behavior
     /// - Its id and its name are free again.
     /// - Another version than the present one is `Conflict`, and nothing changes.
+    /// - While an operation that is pending, running, committing or paused works with it: `Conflict`, and nothing changes.
     /// - One that does not exist is `NotFound`.
     async fn delete_connection(&self, id: &ConnectionId, version: u64) -> Result<()>;
 }

@@ -26,10 +26,10 @@ pub use source::{
 };
 pub use store::Store;
 pub use stored::{
-    DEFAULT_QUERY_LIMIT, MAX_LOG_PAGE, StoredOperation, check_log_query, no_such_operation, operation_exists,
-    stored_time,
+    DEFAULT_QUERY_LIMIT, MAX_LOG_PAGE, StoredOperation, check_claim_next, check_log_query, no_such_operation,
+    operation_exists, stored_time, unknown_archive,
 };
 pub use stored_connection::{
-    check_connection_version, connection_exists, connection_name_taken, create_connection, no_such_connection,
-    update_connection,
+    STATES_IN_USE, check_connection_version, connection_exists, connection_in_use, connection_name_taken,
+    create_connection, no_such_connection, update_connection,
 };

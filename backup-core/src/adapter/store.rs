@@ -1,25 +1,28 @@
 //! What persists operations, checkpoints and logs.
 
+use super::ConnectionStore;
 use crate::Result;
 use crate::model::{
-    ArchiveRecord, Checkpoint, Claim, ClaimRequest, Fence, Identity, LogPage, LogQuery, LogRecord, NewOperation,
-    Operation, OperationId, OperationQuery, Progress, Renewal, Request, Transition,
+    ArchiveId, Checkpoint, Claim, ClaimNext, ClaimRequest, Fence, Identity, KnownArchive, LogPage, LogQuery,
+    LogRecord, NewOperation, Operation, OperationId, OperationQuery, OperationTotals, Progress, Renewal, Request,
+    StorageUse, Transition,
 };
 use async_trait::async_trait;
 use std::time::Duration;
 
-/// Persists operations, their checkpoints and logs, and which archives were completed.
+/// Persists operations, their checkpoints and logs, which archives were completed, and [connections](ConnectionStore).
 ///
 /// All changes of state are compare-and-set; leases are judged on the store's own clock. What is done to an operation
 /// that does not exist is `NotFound`. [`StoredOperation`](super::StoredOperation) has the rules, for every store to use.
 #[async_trait]
-pub trait Store: std::fmt::Debug + Send + Sync + 'static {
+pub trait Store: ConnectionStore {
     /// Creates an operation in state `Pending`, with its first checkpoint, if it has one, in the same transaction.
     ///
     /// # Behavior
     /// - The operation is durable on return, with version 1, attempt 0 and one log record of step `created`.
     /// - The checkpoint is there as soon as the operation is.
     /// - An id that exists already is `Conflict`.
+    /// - A connection that it names and that the store does not have is `NotFound`, and nothing is created.
     async fn create(&self, new: NewOperation, checkpoint: Option<&Checkpoint>) -> Result<Operation>;
 
     /// Reads an operation.
@@ -35,6 +38,12 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// - Every given filter must hold.
     async fn query(&self, query: &OperationQuery) -> Result<Vec<Operation>>;
 
+    /// Counts the operations that [`query`](Self::query) would list, by state.
+    ///
+    /// # Behavior
+    /// - `before` and `limit` do not count; all other filters do.
+    async fn totals(&self, query: &OperationQuery) -> Result<OperationTotals>;
+
     /// Claims an operation.
     ///
     /// # Behavior
@@ -44,6 +53,17 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// - Of several claims at once exactly one wins.
     /// - Returns the last saved checkpoint.
     async fn claim(&self, id: &OperationId, request: ClaimRequest) -> Result<Claim>;
+
+    /// Claims the operation that has been due for longest, of those with connections.
+    ///
+    /// # Behavior
+    /// - Due is what is `Pending`, what is held under a lease that ran out, what is paused with a time to go on that has come, and what
+    ///   is paused or failed with a [`Request::Resume`].
+    /// - Operations without connections are never claimed so.
+    /// - One of whose connections `per_connection` other operations work with under running leases is passed over.
+    /// - Of several claims at once each gets another operation, and the limits hold.
+    /// - The claim is as one by [`claim`](Self::claim); `None` when nothing is due.
+    async fn claim_next(&self, request: &ClaimNext) -> Result<Option<Claim>>;
 
     /// Extends a lease.
     ///
@@ -80,7 +100,7 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// Stores a wish beside the state.
     ///
     /// # Behavior
-    /// - Only a `Running` operation takes one; any other state is `Conflict`.
+    /// - Only a `Running` operation takes a pause, only one that is paused or failed takes a resume; any other state is `Conflict`.
     /// - Raises the version; the wish stands in [`Operation::request`] until it is cleared.
     async fn request(&self, id: &OperationId, request: Request) -> Result<Operation>;
 
@@ -98,15 +118,40 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// - No such operation: an empty page.
     async fn page_log(&self, id: &OperationId, query: &LogQuery) -> Result<LogPage>;
 
+    /// Removes log records of before a time, by their own times, of operations that were created before it.
+    ///
+    /// # Behavior
+    /// - Answers how many are gone; those that stay keep their sequences, and new ones go on behind the highest there ever was.
+    async fn clear_logs(&self, before: jiff::Timestamp) -> Result<u64>;
+
     /// The archives that were completed at a destination, as this store knows them.
     ///
     /// # Behavior
     /// - Contains each record that a transition brought and that was not forgotten, in order of the archive's id.
-    async fn archives(&self, destination: &Identity) -> Result<Vec<ArchiveRecord>>;
+    async fn archives(&self, destination: &Identity) -> Result<Vec<KnownArchive>>;
+
+    /// The places of an archive, as this store knows them.
+    ///
+    /// # Behavior
+    /// - Contains each record of this archive that was not forgotten, in order of the destinations.
+    async fn places(&self, archive: &ArchiveId) -> Result<Vec<KnownArchive>>;
+
+    /// Protects an archive from deletion, or gives it free again.
+    ///
+    /// # Behavior
+    /// - It stands in [`KnownArchive::protected`] from then on, also when the archive is recorded again.
+    /// - An unknown archive is `NotFound`.
+    async fn protect(&self, destination: &Identity, archive: &ArchiveId, protected: bool) -> Result<()>;
+
+    /// What archives take up, by destination.
+    ///
+    /// # Behavior
+    /// - Sums the records that were not forgotten, in order of the destinations.
+    async fn storage(&self) -> Result<Vec<StorageUse>>;
 
     /// Forgets an archive, after it was deleted on purpose.
     ///
     /// # Behavior
     /// - An unknown archive is success.
-    async fn forget_archive(&self, destination: &Identity, archive: &crate::model::ArchiveId) -> Result<()>;
+    async fn forget_archive(&self, destination: &Identity, archive: &ArchiveId) -> Result<()>;
 }

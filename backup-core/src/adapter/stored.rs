@@ -5,8 +5,8 @@
 //! stores cannot disagree on what a claim or a change of state means.
 
 use crate::model::{
-    ClaimOver, ClaimRequest, Fence, Guard, LogQuery, LogRecord, NewOperation, Operation, OperationId, Progress,
-    Request, Transition,
+    ArchiveId, ClaimNext, ClaimOver, ClaimRequest, Fence, Guard, LogQuery, LogRecord, NewOperation, Operation,
+    OperationId, Progress, Request, Transition,
 };
 use crate::state::{Event, State};
 use crate::{Error, Result};
@@ -139,6 +139,7 @@ impl StoredOperation {
         }
         if transition.event == Event::Cancel {
             operation.attempt += 1;
+            operation.request = None;
         }
         if let Some(progress) = &transition.progress {
             operation.progress = presentable(progress);
@@ -149,14 +150,36 @@ impl StoredOperation {
         Ok(next)
     }
 
+    /// Since when any worker may take it, if one may: what is `Pending`, held under a lease that ends or has ended then, due to go
+    /// on at a time, or asked to. Only operations with connections are for every worker.
+    pub fn due_at(&self) -> Option<Timestamp> {
+        let Operation { new, state, request, updated_at, .. } = &self.operation;
+        new.connections.as_ref()?;
+        match state {
+            State::Pending => Some(*updated_at),
+            State::Running | State::Committing => self.lease_until,
+            State::Paused { .. } | State::Failed { .. } if *request == Some(Request::Resume) => Some(*updated_at),
+            State::Paused { resume_at, .. } => resume_at.map(stored_time),
+            State::Failed { .. } | State::Completed { .. } | State::Cancelled => None,
+        }
+    }
+
     /// The operation with a wish beside its state.
     ///
     /// # Errors
-    /// `Conflict` unless it is `Running`.
+    /// `Conflict` when its state does not take such a wish.
     pub fn request(&self, request: Request, now: Timestamp) -> Result<Self> {
         let state = &self.operation.state;
-        if *state != State::Running {
-            let text = format!("an operation that is {state} takes no request");
+        let taken = match request {
+            Request::Pause => *state == State::Running,
+            Request::Resume => matches!(state, State::Paused { .. } | State::Failed { .. }),
+        };
+        if !taken {
+            let wish = match request {
+                Request::Pause => "paused",
+                Request::Resume => "resumed",
+            };
+            let text = format!("an operation that is {state} cannot be {wish}");
             return Err(Error::new(crate::ErrorClass::Conflict, text).on(self.id()));
         }
         let mut next = self.clone();
@@ -209,6 +232,22 @@ impl StoredOperation {
 /// The error for an operation that a store does not have.
 pub fn no_such_operation(id: &OperationId) -> Error {
     Error::not_found("there is no such operation in the store").on(id)
+}
+
+/// The error for an archive that a store does not know.
+pub fn unknown_archive(archive: &ArchiveId) -> Error {
+    Error::not_found("the store does not know this archive at this destination").on(archive)
+}
+
+/// Checks a claim on whatever is due.
+///
+/// # Errors
+/// `Invalid` when it allows no operation for a connection.
+pub fn check_claim_next(request: &ClaimNext) -> Result<()> {
+    if request.per_connection == 0 {
+        return Err(Error::invalid("at least one operation at once must be allowed for a connection"));
+    }
+    Ok(())
 }
 
 /// The error for an operation that a store has already.
@@ -276,6 +315,8 @@ mod tests {
             destination: Identity::new("memory", "b"),
             archive: ArchiveId::generate(start()),
             spec: serde_json::Value::Null,
+            connections: None,
+            created_by: String::new(),
         };
         StoredOperation::create(new, start()).0
     }

@@ -1,6 +1,6 @@
 //! The rules by which every store changes a connection. `now` is always the store's own clock.
 
-use crate::model::{Connection, ConnectionContent, ConnectionId, NewConnection};
+use crate::model::{Connection, ConnectionContent, ConnectionId, NewConnection, OperationId};
 use crate::{Error, ErrorClass, Result};
 use jiff::Timestamp;
 
@@ -13,7 +13,7 @@ const MAX_NAME: usize = 128;
 pub fn create_connection(new: NewConnection, now: Timestamp) -> Result<Connection> {
     let NewConnection { id, kind, content } = new;
     check_name(&content.name)?;
-    Ok(Connection { id, kind, content, version: 1, created_at: now, updated_at: now })
+    Ok(Connection { id, kind, content, version: 1, created_at: now, updated_at: now, last_check: None })
 }
 
 /// A connection after a change; that its name is free is for the store to see to.
@@ -57,6 +57,15 @@ pub fn connection_exists(id: &ConnectionId) -> Error {
 pub fn connection_name_taken(name: &str) -> Error {
     Error::conflict("another connection has this name already").on(name.escape_debug())
 }
+
+/// The error for a connection that an operation works with.
+pub fn connection_in_use(id: &ConnectionId, operation: &OperationId) -> Error {
+    let text = format!("operation {operation} works with this connection; wait for its end or cancel it");
+    Error::new(ErrorClass::Conflict, text).on(id)
+}
+
+/// The states in which an operation needs its connections: those that go on, or that a resume is meant for.
+pub const STATES_IN_USE: [&str; 4] = ["pending", "running", "committing", "paused"];
 
 fn check_name(name: &str) -> Result<()> {
     let length = name.chars().count();

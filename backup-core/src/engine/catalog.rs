@@ -5,7 +5,7 @@ use super::keys::open_key;
 use super::retrying;
 use crate::adapter::{Destination, Store};
 use crate::archive::{Header, KeyProvider, Manifest, ObjectNames, Totals, unseal};
-use crate::model::{ArchiveId, ArchiveRecord};
+use crate::model::{ArchiveId, ArchiveRecord, KnownArchive};
 use crate::{Digest, Error, ErrorClass, Result};
 use futures::TryStreamExt;
 use std::collections::BTreeMap;
@@ -73,7 +73,7 @@ async fn list(
 ) -> Result<Vec<ArchiveSummary>> {
     let mut known = BTreeMap::new();
     if let Some(store) = store {
-        for record in store.archives(&destination.identity()).await? {
+        for KnownArchive { record, .. } in store.archives(&destination.identity()).await? {
             known.insert(record.archive.clone(), record);
         }
     }

@@ -3,10 +3,12 @@
 mod archive;
 mod backup;
 mod catalog;
+mod claimed;
 mod export;
 mod fetch;
 mod handle;
 mod index_reader;
+mod journal;
 mod keys;
 mod lookup;
 mod options;
@@ -22,20 +24,21 @@ mod warnings;
 
 pub use archive::Archive;
 pub use catalog::{ArchiveStatus, ArchiveSummary, find_archive, list_archives};
+pub use claimed::Claimed;
 pub use handle::{OperationHandle, Outcome};
 pub use options::{
-    BackupOptions, BackupRequest, CancelRestore, EngineOptions, Limits, OpenOptions, RestoreOptions, RestoreRequest,
-    ResumeBackup, ResumeRestore, Selection, TakeOver,
+    BackupOptions, BackupRequest, BackupWork, CancelRestore, EngineOptions, Limits, OpenOptions, RestoreOptions,
+    RestoreRequest, RestoreWork, ResumeBackup, ResumeRestore, Selection, TakeOver,
 };
 pub use process::{holder_is_dead, this_process};
 pub use rekey::{OldKey, RekeyOutcome, rekey};
 pub use remove::{SweepOptions, SweepReport, delete_archive, sweep};
 pub use verify::{Finding, VerifyMode, VerifyOutcome};
 
-use crate::Result;
 use crate::adapter::{Destination, LogSink, Store};
-use crate::model::{Operation, OperationId};
+use crate::model::{NewOperation, Operation, OperationId};
 use crate::retry::{RetryPolicy, Retrying};
+use crate::{Error, Result};
 use std::sync::Arc;
 
 /// Runs operations on a store. Cheap to clone.
@@ -70,6 +73,14 @@ impl Engine {
         backup::start(self, request).await
     }
 
+    /// Creates a backup and leaves it to any worker of the store.
+    ///
+    /// # Errors
+    /// As for [`backup`](Self::backup); also `Invalid` when it names no connections, by which workers build its adapters.
+    pub async fn create_backup(&self, request: BackupRequest) -> Result<Operation> {
+        backup::create(self, request).await
+    }
+
     /// Continues a backup that is paused, failed, pending, or whose worker died.
     ///
     /// # Errors
@@ -92,6 +103,50 @@ impl Engine {
     /// As for [`resume_backup`](Self::resume_backup).
     pub async fn resume_restore(&self, request: ResumeRestore) -> Result<OperationHandle> {
         restore::resume(self, request).await
+    }
+
+    /// Creates a restore and leaves it to any worker of the store.
+    ///
+    /// # Errors
+    /// As for [`restore`](Self::restore); also `Invalid` when it names no connections, by which workers build its adapters.
+    pub async fn create_restore(&self, request: RestoreRequest) -> Result<Operation> {
+        restore::create(self, request).await
+    }
+
+    /// Claims the operation with connections that has been due for longest, if there is one: see
+    /// [`Store::claim_next`], which also tells of `per_connection`.
+    ///
+    /// # Errors
+    /// What the store met.
+    pub async fn claim_next(&self, per_connection: u32) -> Result<Option<Claimed>> {
+        self.options.check()?;
+        claimed::next(self, per_connection).await
+    }
+
+    /// Claims an operation whose worker was a process of this host that is dead, whatever its lease. `None` when that is not so, or
+    /// when another worker was faster.
+    ///
+    /// # Errors
+    /// What the store met.
+    pub async fn claim_orphan(&self, operation: &Operation) -> Result<Option<Claimed>> {
+        self.options.check()?;
+        claimed::orphan(self, operation).await
+    }
+
+    /// Works on a claimed backup.
+    ///
+    /// # Errors
+    /// As for [`resume_backup`](Self::resume_backup); the operation has then paused or failed.
+    pub async fn continue_backup(&self, claimed: Claimed, work: BackupWork) -> Result<OperationHandle> {
+        backup::go_on(self, claimed, work).await
+    }
+
+    /// Works on a claimed restore.
+    ///
+    /// # Errors
+    /// As for [`resume_restore`](Self::resume_restore); the operation has then paused or failed.
+    pub async fn continue_restore(&self, claimed: Claimed, work: RestoreWork) -> Result<OperationHandle> {
+        restore::go_on(self, claimed, work).await
     }
 
     /// Asks whoever works on an operation to pause it. A worker in another process sees it within a third of its lease, at most some seconds.
@@ -134,4 +189,12 @@ impl Engine {
 /// The one place at which calls outside of an operation get their retries.
 fn retrying<D: Destination + ?Sized>(destination: &Arc<D>) -> Arc<Retrying<D>> {
     Retrying::new(destination.clone(), RetryPolicy::default())
+}
+
+/// What is left to any worker must say with which connections.
+fn for_any_worker(new: &NewOperation) -> Result<()> {
+    match new.connections {
+        Some(_) => Ok(()),
+        None => Err(Error::invalid("only an operation of stored connections can be left to any worker")),
+    }
 }

@@ -3,7 +3,7 @@
 use crate::adapter::{Destination, RestoreTarget, Source};
 use crate::archive::{Compression, KeyProvider};
 use crate::limit::RateLimit;
-use crate::model::{ArchiveId, Holder, OperationId};
+use crate::model::{ArchiveId, Holder, OperationConnections, OperationId};
 use crate::retry::RetryPolicy;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -129,6 +129,38 @@ pub struct BackupRequest {
     pub limits: Limits,
     /// Kept in the store with the operation: what the frontend needs to build the adapters again. No secrets.
     pub spec: serde_json::Value,
+    /// The stored connections behind source and destination, if there are any.
+    pub connections: Option<OperationConnections>,
+    /// Who asks for it, as the frontend names people; may be empty.
+    pub created_by: String,
+}
+
+/// What a claimed backup is continued with.
+#[derive(Clone, Debug)]
+pub struct BackupWork {
+    /// The same source as at the start.
+    pub source: Arc<dyn Source>,
+    /// The same destination as at the start.
+    pub destination: Arc<dyn Destination>,
+    /// Needed when the archive is sealed.
+    pub keys: Option<Arc<dyn KeyProvider>>,
+    /// Bandwidth.
+    pub limits: Limits,
+}
+
+/// What a claimed restore is continued with.
+#[derive(Clone, Debug)]
+pub struct RestoreWork {
+    /// The same place of the archive as at the start.
+    pub destination: Arc<dyn Destination>,
+    /// The same target as at the start.
+    pub target: Arc<dyn RestoreTarget>,
+    /// Needed when the archive is sealed.
+    pub open: OpenOptions,
+    /// Bandwidth.
+    pub limits: Limits,
+    /// From now on as [`RestoreOptions::keep_going`], which may have been chosen at the start, too.
+    pub keep_going: bool,
 }
 
 impl BackupRequest {
@@ -142,6 +174,8 @@ impl BackupRequest {
             keys: None,
             limits: Limits::default(),
             spec: serde_json::Value::Null,
+            connections: None,
+            created_by: String::new(),
         }
     }
 }
@@ -232,6 +266,10 @@ pub struct RestoreRequest {
     pub name: String,
     /// Kept in the store with the operation: what the frontend needs to build the adapters again. No secrets.
     pub spec: serde_json::Value,
+    /// The stored connections behind the archive's place and the target, if there are any.
+    pub connections: Option<OperationConnections>,
+    /// Who asks for it, as the frontend names people; may be empty.
+    pub created_by: String,
 }
 
 impl RestoreRequest {
@@ -246,6 +284,8 @@ impl RestoreRequest {
             limits: Limits::default(),
             name: String::new(),
             spec: serde_json::Value::Null,
+            connections: None,
+            created_by: String::new(),
         }
     }
 }

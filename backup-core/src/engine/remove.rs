@@ -127,7 +127,7 @@ pub(super) async fn remove_objects(destination: &dyn Destination, archive: &Arch
 /// Deletes an archive, complete or not. Returns how many objects were removed; what is gone already is no failure.
 ///
 /// # Errors
-/// `NotFound` when nothing of it is there; `Conflict` when another archive refers to it or an operation is at work on it;
+/// `NotFound` when nothing of it is there; `Conflict` when it is protected, another archive refers to it or an operation is at work on it;
 /// otherwise what the destination or the store met, and deleting again goes on.
 pub async fn delete_archive(
     destination: &Arc<impl Destination + ?Sized>,
@@ -144,6 +144,11 @@ async fn delete(destination: &dyn Destination, store: Option<&dyn Store>, id: &A
             store.forget_archive(&destination.identity(), id).await?;
         }
         return Err(Error::not_found("there is no such archive at this destination").on(id));
+    }
+    if let Some(store) = store
+        && store.places(id).await?.iter().any(|k| k.protected && k.record.destination == destination.identity())
+    {
+        return Err(Error::conflict("it is protected; take the protection away first").on(id));
     }
     if let Some(other) = referred_to_by(destination, id).await? {
         return Err(Error::conflict(format!("the archive {other} uses its volumes; delete that one first")).on(id));

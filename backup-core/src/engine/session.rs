@@ -1,5 +1,6 @@
 //! A worker's hold on an operation: claim, lease, requests, job log, and the end.
 
+use super::journal::Journal;
 use super::process::{boot_time, holder_is_dead};
 use super::progress::Meter;
 use super::{Engine, Outcome, TakeOver};
@@ -12,15 +13,13 @@ use crate::retry::RetryPolicy;
 use crate::state::{Event, PauseReason, State};
 use crate::{Error, ErrorClass, Result};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// How often a worker renews at the longest, so that a request of another process is soon seen.
 const RENEW_AT_MOST: Duration = Duration::from_secs(1);
-/// Log records that wait for the next flush at most; one more flushes at once.
-const LOG_QUEUE: usize = 1000;
 
 /// The hold of this worker on one operation.
 #[derive(Debug)]
@@ -40,9 +39,7 @@ pub(super) struct Session {
     /// A change of state that ends this hold is under way: the store may refuse a renewal, which then means nothing.
     leaving: AtomicBool,
     retry: RetryPolicy,
-    log: Mutex<Vec<LogRecord>>,
-    /// Log records are appended by one caller at a time, so that they keep their order.
-    appending: tokio::sync::Mutex<()>,
+    journal: Journal,
     pub(super) meter: Meter,
     /// What writes at the destination on tasks of its own.
     pub(super) writers: TaskTracker,
@@ -54,15 +51,7 @@ impl Session {
     /// # Errors
     /// What the store met; when the operation may be there all the same, the error names it.
     pub(super) async fn create(engine: &Engine, new: NewOperation, first: &Checkpoint) -> Result<Arc<Self>> {
-        let id = new.id.clone();
-        if let Err(error) = engine.store.create(new, Some(first)).await {
-            // The reply may have been lost.
-            match engine.store.get(&id).await {
-                Ok(Some(_)) => {}
-                Ok(None) => return Err(error),
-                Err(_) => return Err(error.context(may_be_there(&id))),
-            }
-        }
+        let id = create(engine, new, first).await?.new.id;
         match Self::claim(engine, &id, TakeOver::WhenFree).await {
             Ok((session, _)) => Ok(session),
             Err(error) => Err(Self::abandon(engine, &id, error).await),
@@ -107,32 +96,34 @@ impl Session {
             let before = boot_time();
             let request = ClaimRequest { holder: engine.options.holder.clone(), lease: engine.options.lease, over };
             match engine.store.claim(id, request).await {
-                Ok(claim) => {
-                    let hand_over = CancellationToken::new();
-                    let session = Self {
-                        store: engine.store.clone(),
-                        sinks: engine.sinks.clone(),
-                        fence: claim.fence.clone(),
-                        lease: engine.options.lease,
-                        deadline: AtomicU64::new(0),
-                        pause: hand_over.child_token(),
-                        hand_over,
-                        lost: CancellationToken::new(),
-                        leaving: AtomicBool::new(false),
-                        retry: engine.options.retry,
-                        log: Mutex::default(),
-                        appending: tokio::sync::Mutex::default(),
-                        meter: Meter::new(claim.operation.progress.clone()),
-                        writers: TaskTracker::new(),
-                    };
-                    session.lease_runs_from(before);
-                    return Ok((Arc::new(session), claim));
-                }
+                Ok(claim) => return Ok((Self::of(engine, &claim, before), claim)),
                 // Somebody holds it or was faster; look again.
                 Err(e) if e.class() == ErrorClass::Conflict => tokio::time::sleep(Duration::from_millis(500)).await,
                 Err(e) => return Err(e),
             }
         }
+    }
+
+    /// The hold of a claim that was asked for at this [`boot_time`].
+    pub(super) fn of(engine: &Engine, claim: &Claim, before: Duration) -> Arc<Self> {
+        let hand_over = CancellationToken::new();
+        let session = Self {
+            store: engine.store.clone(),
+            sinks: engine.sinks.clone(),
+            fence: claim.fence.clone(),
+            lease: engine.options.lease,
+            deadline: AtomicU64::new(0),
+            pause: hand_over.child_token(),
+            hand_over,
+            lost: CancellationToken::new(),
+            leaving: AtomicBool::new(false),
+            retry: engine.options.retry,
+            journal: Journal::default(),
+            meter: Meter::new(claim.operation.progress.clone()),
+            writers: TaskTracker::new(),
+        };
+        session.lease_runs_from(before);
+        Arc::new(session)
     }
 
     pub(super) fn fence(&self) -> &Fence {
@@ -188,7 +179,13 @@ impl Session {
             tick.tick().await;
             let progress = self.meter.publish();
             let start = boot_time();
-            if start < renewed + pace || self.leaving.load(Ordering::Acquire) {
+            if self.leaving.load(Ordering::Acquire) {
+                continue;
+            }
+            if start < renewed + pace {
+                if self.journal.wants_flush() {
+                    self.try_flush_log().await;
+                }
                 continue;
             }
             match self.store.renew(&self.fence, self.lease, Some(&progress)).await {
@@ -197,11 +194,9 @@ impl Session {
                     renewed = start;
                     match renewal.request {
                         Some(Request::Pause) => self.pause.cancel(),
-                        None => {}
+                        Some(Request::Resume) | None => {}
                     }
-                    if let Err(e) = self.flush_log().await {
-                        tracing::warn!(error = %e.chain(), "the job log could not be written yet");
-                    }
+                    self.try_flush_log().await;
                 }
                 Err(_) if self.leaving.load(Ordering::Acquire) => {}
                 Err(e) if e.class() == ErrorClass::Conflict => return self.lost.cancel(),
@@ -216,6 +211,19 @@ impl Session {
         }
     }
 
+    /// Writes the log once; what goes wrong is tried again at the next turn. Never repeated here: the lease must be renewed meanwhile.
+    async fn try_flush_log(&self) {
+        let Ok(_one_at_a_time) = self.journal.appending.try_lock() else { return };
+        let records = self.journal.waiting();
+        if records.is_empty() {
+            return;
+        }
+        match self.store.append_log(&self.fence.operation, &records).await {
+            Ok(()) => self.journal.written(records.len()),
+            Err(e) => tracing::warn!(error = %e.chain(), "the job log could not be written yet"),
+        }
+    }
+
     /// Adds a job log record; it reaches the store within about a second, and before the next change of state.
     pub(super) fn log(&self, record: LogRecord) {
         // Whoever wants to see records as they arise gives a sink; at this level they would be told twice.
@@ -223,27 +231,23 @@ impl Session {
         for sink in self.sinks.iter() {
             sink.record(&self.fence.operation, &record);
         }
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).push(record);
+        self.journal.push(record);
     }
 
-    /// Flushes the log when many records wait, so that their memory stays bounded.
+    /// Holds the work up while too much of the log waits for the store, so that its memory stays bounded.
     pub(super) async fn log_pressure(&self) -> Result<()> {
-        if self.log.lock().unwrap_or_else(PoisonError::into_inner).len() > LOG_QUEUE {
-            self.flush_log().await
-        } else {
-            Ok(())
-        }
+        if self.journal.is_full() { self.flush_log().await } else { Ok(()) }
     }
 
     /// Brings the records so far into the store. They leave the queue only when they are there: a flush that is dropped loses none.
     pub(super) async fn flush_log(&self) -> Result<()> {
-        let _one_at_a_time = self.appending.lock().await;
-        let records = self.log.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let _one_at_a_time = self.journal.appending.lock().await;
+        let records = self.journal.waiting();
         if records.is_empty() {
             return Ok(());
         }
         self.persist(|| self.store.append_log(&self.fence.operation, &records)).await?;
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).drain(..records.len());
+        self.journal.written(records.len());
         Ok(())
     }
 
@@ -409,6 +413,23 @@ impl Session {
         let chain = error.chain();
         let log = LogRecord::error("pause", format!("paused: {chain}"));
         self.pause_for(PauseReason::KeyNeeded, None, Some(chain), log).await
+    }
+}
+
+/// Creates an operation.
+///
+/// # Errors
+/// What the store met; when the operation may be there all the same, the error names it.
+pub(super) async fn create(engine: &Engine, new: NewOperation, first: &Checkpoint) -> Result<Operation> {
+    let id = new.id.clone();
+    match engine.store.create(new, Some(first)).await {
+        Ok(operation) => Ok(operation),
+        // The reply may have been lost.
+        Err(error) => match engine.store.get(&id).await {
+            Ok(Some(operation)) => Ok(operation),
+            Ok(None) => Err(error),
+            Err(_) => Err(error.context(may_be_there(&id))),
+        },
     }
 }
 

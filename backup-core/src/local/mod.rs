@@ -1,5 +1,6 @@
 //! The `local` adapter: files and directories of this machine.
 
+mod adapter;
 mod apply;
 mod batch;
 mod beneath;
@@ -24,6 +25,7 @@ mod target;
 mod testing;
 mod walk;
 
+pub use adapter::LocalAdapter;
 pub use destination::LocalDestination;
 pub use identity::local_identity;
 pub use source::{LocalSource, LocalSourceConfig};

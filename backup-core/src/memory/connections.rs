@@ -3,10 +3,10 @@
 use super::MemoryStore;
 use crate::Result;
 use crate::adapter::{
-    ConnectionStore, DEFAULT_QUERY_LIMIT, check_connection_version, connection_exists, connection_name_taken,
-    create_connection, no_such_connection, update_connection,
+    ConnectionStore, DEFAULT_QUERY_LIMIT, STATES_IN_USE, check_connection_version, connection_exists, connection_in_use,
+    connection_name_taken, create_connection, no_such_connection, stored_time, update_connection,
 };
-use crate::model::{Connection, ConnectionContent, ConnectionId, ConnectionQuery, NewConnection};
+use crate::model::{Connection, ConnectionCheck, ConnectionContent, ConnectionId, ConnectionQuery, NewConnection, Operation};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 
@@ -62,10 +62,24 @@ impl ConnectionStore for MemoryStore {
         Ok(next)
     }
 
+    async fn record_check(&self, id: &ConnectionId, check: ConnectionCheck) -> Result<Connection> {
+        let mut data = self.lock();
+        let present = data.connections.get_mut(id).ok_or_else(|| no_such_connection(id))?;
+        present.last_check = Some(ConnectionCheck { at: stored_time(check.at), ..check });
+        Ok(present.clone())
+    }
+
     async fn delete_connection(&self, id: &ConnectionId, version: u64) -> Result<()> {
         let mut data = self.lock();
         let present = data.connections.get(id).ok_or_else(|| no_such_connection(id))?;
         check_connection_version(present, version)?;
+        let with_it = |operation: &&Operation| {
+            STATES_IN_USE.contains(&operation.state.name())
+                && operation.new.connections.as_ref().is_some_and(|c| c.source == *id || c.destination == *id)
+        };
+        if let Some(operation) = data.operations().find(with_it) {
+            return Err(connection_in_use(id, &operation.new.id));
+        }
         data.connections.remove(id);
         Ok(())
     }

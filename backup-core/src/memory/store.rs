@@ -3,11 +3,13 @@
 use super::connections::Connections;
 use crate::Result;
 use crate::adapter::{
-    DEFAULT_QUERY_LIMIT, Store, StoredOperation, check_log_query, no_such_operation, operation_exists, stored_time,
+    DEFAULT_QUERY_LIMIT, Store, StoredOperation, check_claim_next, check_log_query, no_such_connection, no_such_operation,
+    operation_exists, stored_time, unknown_archive,
 };
 use crate::model::{
-    ArchiveId, ArchiveRecord, Checkpoint, Claim, ClaimRequest, Fence, Identity, LogPage, LogQuery, LogRecord,
-    NewOperation, Operation, OperationId, OperationQuery, Progress, Renewal, Request, StoredLogRecord, Transition,
+    ArchiveId, ArchiveRecord, Checkpoint, Claim, ClaimNext, ClaimOver, ClaimRequest, ConnectionId, Fence, Identity,
+    KnownArchive, LogPage, LogQuery, LogRecord, NewOperation, Operation, OperationId, OperationQuery, OperationTotals,
+    Progress, Renewal, Request, StorageUse, StoredLogRecord, Transition,
 };
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
@@ -33,7 +35,7 @@ pub(super) struct Data {
     pub(super) connections: Connections,
     operations: BTreeMap<OperationId, Row>,
     /// The key starts with the id, so that the map is in the order in which records are listed.
-    archives: BTreeMap<(ArchiveId, String, String), ArchiveRecord>,
+    archives: BTreeMap<(ArchiveId, String, String), KnownArchive>,
     ahead: Duration,
 }
 
@@ -41,7 +43,17 @@ pub(super) struct Data {
 struct Row {
     stored: StoredOperation,
     checkpoint: Option<Checkpoint>,
-    log: Vec<LogRecord>,
+    /// Each with its sequence.
+    log: Vec<(u64, LogRecord)>,
+    /// The highest sequence there ever was.
+    sequence: u64,
+}
+
+impl Row {
+    fn append(&mut self, record: LogRecord) {
+        self.sequence += 1;
+        self.log.push((self.sequence, as_stored(record)));
+    }
 }
 
 impl Default for MemoryStore {
@@ -94,6 +106,21 @@ impl MemoryStore {
 }
 
 impl Data {
+    pub(super) fn operations(&self) -> impl Iterator<Item = &Operation> {
+        self.operations.values().map(|row| &row.stored.operation)
+    }
+
+    /// How many operations work with a connection under running leases.
+    fn at_work_with(&self, connection: &ConnectionId, now: Timestamp) -> u32 {
+        let with = |row: &&Row| {
+            let connections = row.stored.operation.new.connections.as_ref();
+            row.stored.operation.state.is_held()
+                && row.stored.lease_runs(now)
+                && connections.is_some_and(|c| c.source == *connection || c.destination == *connection)
+        };
+        u32::try_from(self.operations.values().filter(with).count()).unwrap_or(u32::MAX)
+    }
+
     fn row(&mut self, id: &OperationId) -> Result<&mut Row> {
         self.operations.get_mut(id).ok_or_else(|| no_such_operation(id))
     }
@@ -121,9 +148,16 @@ impl Store for MemoryStore {
         if data.operations.contains_key(&new.id) {
             return Err(operation_exists(&new.id));
         }
+        for connection in new.connections.iter().flat_map(|c| [&c.source, &c.destination]) {
+            if !data.connections.contains_key(connection) {
+                return Err(no_such_connection(connection));
+            }
+        }
         let (stored, log) = StoredOperation::create(new, now);
         let id = stored.operation.new.id.clone();
-        data.operations.insert(id, Row { stored: stored.clone(), checkpoint: checkpoint.cloned(), log: vec![log] });
+        let mut row = Row { stored: stored.clone(), checkpoint: checkpoint.cloned(), log: Vec::new(), sequence: 0 };
+        row.append(log);
+        data.operations.insert(id, row);
         Ok(stored.at(now))
     }
 
@@ -133,22 +167,25 @@ impl Store for MemoryStore {
     }
 
     async fn query(&self, query: &OperationQuery) -> Result<Vec<Operation>> {
-        let OperationQuery { kind, states, id_prefix, before, limit } = query;
         let (data, now) = self.locked();
-        let matches = |operation: &Operation| {
-            kind.is_none_or(|kind| kind == operation.new.kind)
-                && (states.is_empty() || states.contains(&operation.state.name()))
-                && id_prefix.as_ref().is_none_or(|prefix| operation.new.id.as_str().starts_with(prefix.as_str()))
-                && before.as_ref().is_none_or(|before| operation.new.id < *before)
-        };
         Ok(data
             .operations
             .values()
             .rev()
-            .filter(|row| matches(&row.stored.operation))
-            .take(limit.unwrap_or(DEFAULT_QUERY_LIMIT) as usize)
+            .filter(|row| query.fits(&row.stored.operation))
+            .take(query.limit.unwrap_or(DEFAULT_QUERY_LIMIT) as usize)
             .map(|row| row.stored.clone().at(now))
             .collect())
+    }
+
+    async fn totals(&self, query: &OperationQuery) -> Result<OperationTotals> {
+        let query = OperationQuery { before: None, ..query.clone() };
+        let data = self.lock();
+        let mut totals = OperationTotals::default();
+        for operation in data.operations().filter(|operation| query.fits(operation)) {
+            totals.add(operation.state.name(), 1);
+        }
+        Ok(totals)
     }
 
     async fn claim(&self, id: &OperationId, request: ClaimRequest) -> Result<Claim> {
@@ -156,8 +193,28 @@ impl Store for MemoryStore {
         let row = data.row(id)?;
         let (stored, log) = row.stored.claim(&request, rand::random(), now)?;
         row.stored = stored.clone();
-        row.log.push(log);
+        row.append(log);
         Ok(Claim { fence: stored.fence(), operation: stored.at(now), checkpoint: row.checkpoint.clone() })
+    }
+
+    async fn claim_next(&self, request: &ClaimNext) -> Result<Option<Claim>> {
+        check_claim_next(request)?;
+        let (mut data, now) = self.locked();
+        let free = |row: &&Row| {
+            let connections = row.stored.operation.new.connections.iter().flat_map(|c| [&c.source, &c.destination]);
+            connections.into_iter().all(|connection| data.at_work_with(connection, now) < request.per_connection)
+        };
+        let due = |row: &Row| row.stored.due_at().filter(|at| *at <= now);
+        let next = data.operations.values().filter(|row| due(row).is_some()).filter(free);
+        let next = next.min_by_key(|row| due(row)).map(|row| row.stored.operation.new.id.clone());
+        let Some(id) = next else { return Ok(None) };
+        let row = data.row(&id)?;
+        let claim =
+            ClaimRequest { holder: request.holder.clone(), lease: request.lease, over: ClaimOver::Nobody };
+        let (stored, log) = row.stored.claim(&claim, rand::random(), now)?;
+        row.stored = stored.clone();
+        row.append(log);
+        Ok(Some(Claim { fence: stored.fence(), operation: stored.at(now), checkpoint: row.checkpoint.clone() }))
     }
 
     async fn renew(&self, fence: &Fence, lease: Duration, progress: Option<&Progress>) -> Result<Renewal> {
@@ -185,12 +242,15 @@ impl Store for MemoryStore {
         let stored = row.stored.transition(&transition, now)?;
         let Transition { operation: _, guard: _, event: _, progress: _, log, checkpoint, archive } = transition;
         row.stored = stored.clone();
-        row.log.push(as_stored(log));
+        row.append(log);
         if checkpoint.is_some() {
             row.checkpoint = checkpoint;
         }
         if let Some(record) = archive {
-            data.archives.insert(Data::archive_key(&record.destination, &record.archive), record);
+            let record = ArchiveRecord { completed_at: stored_time(record.completed_at), ..record };
+            let key = Data::archive_key(&record.destination, &record.archive);
+            let protected = data.archives.get(&key).is_some_and(|known| known.protected);
+            data.archives.insert(key, KnownArchive { record, protected });
         }
         Ok(stored.at(now))
     }
@@ -203,7 +263,9 @@ impl Store for MemoryStore {
     }
 
     async fn append_log(&self, id: &OperationId, records: &[LogRecord]) -> Result<()> {
-        self.lock().row(id)?.log.extend(records.iter().cloned().map(as_stored));
+        let mut data = self.lock();
+        let row = data.row(id)?;
+        records.iter().cloned().for_each(|record| row.append(record));
         Ok(())
     }
 
@@ -211,22 +273,67 @@ impl Store for MemoryStore {
         check_log_query(query)?;
         let LogQuery { after, min_level, limit } = *query;
         let data = self.lock();
-        let log = data.operations.get(id).map_or(&[][..], |row| &row.log);
-        let mut found = (1..)
-            .zip(log)
+        let Some(row) = data.operations.get(id) else {
+            return Ok(LogPage { records: Vec::new(), next_after: after, more: false });
+        };
+        let mut found = row
+            .log
+            .iter()
             .filter(|(sequence, record)| *sequence > after && record.level >= min_level)
-            .map(|(sequence, record)| StoredLogRecord { sequence, record: record.clone() });
+            .map(|(sequence, record)| StoredLogRecord { sequence: *sequence, record: record.clone() });
         let records: Vec<_> = found.by_ref().take(limit as usize).collect();
         let more = found.next().is_some();
         let next_after = match records.last() {
             Some(last) if more => last.sequence,
-            _ => after.max(log.len() as u64),
+            _ => after.max(row.sequence),
         };
         Ok(LogPage { records, next_after, more })
     }
 
-    async fn archives(&self, destination: &Identity) -> Result<Vec<ArchiveRecord>> {
-        Ok(self.lock().archives.values().filter(|record| record.destination == *destination).cloned().collect())
+    async fn clear_logs(&self, before: Timestamp) -> Result<u64> {
+        let before = stored_time(before);
+        let query = OperationQuery { until: Some(before), ..OperationQuery::default() };
+        let mut data = self.lock();
+        let mut cleared = 0;
+        for row in data.operations.values_mut().filter(|row| query.fits(&row.stored.operation)) {
+            let had = row.log.len();
+            row.log.retain(|(_, record)| record.time >= before);
+            cleared += (had - row.log.len()) as u64;
+        }
+        Ok(cleared)
+    }
+
+    async fn archives(&self, destination: &Identity) -> Result<Vec<KnownArchive>> {
+        let data = self.lock();
+        Ok(data.archives.values().filter(|known| known.record.destination == *destination).cloned().collect())
+    }
+
+    async fn places(&self, archive: &ArchiveId) -> Result<Vec<KnownArchive>> {
+        let data = self.lock();
+        Ok(data.archives.values().filter(|known| known.record.archive == *archive).cloned().collect())
+    }
+
+    async fn protect(&self, destination: &Identity, archive: &ArchiveId, protected: bool) -> Result<()> {
+        let mut data = self.lock();
+        let known = data.archives.get_mut(&Data::archive_key(destination, archive));
+        known.ok_or_else(|| unknown_archive(archive))?.protected = protected;
+        Ok(())
+    }
+
+    async fn storage(&self) -> Result<Vec<StorageUse>> {
+        let data = self.lock();
+        let mut used: BTreeMap<(&str, &str), StorageUse> = BTreeMap::new();
+        for KnownArchive { record, .. } in data.archives.values() {
+            let destination = &record.destination;
+            let of = used.entry((&destination.kind, &destination.location)).or_insert_with(|| StorageUse {
+                destination: destination.clone(),
+                archives: 0,
+                stored_bytes: 0,
+            });
+            of.archives += 1;
+            of.stored_bytes += record.stored_bytes;
+        }
+        Ok(used.into_values().collect())
     }
 
     async fn forget_archive(&self, destination: &Identity, archive: &ArchiveId) -> Result<()> {
@@ -249,6 +356,8 @@ mod tests {
             destination: Identity::new("memory", "b"),
             archive: ArchiveId::generate(Timestamp::now()),
             spec: serde_json::Value::Null,
+            connections: None,
+            created_by: String::new(),
         }
     }
 

@@ -103,6 +103,17 @@ pub struct Connection {
     pub created_at: jiff::Timestamp,
     /// When it last changed, on the store's clock.
     pub updated_at: jiff::Timestamp,
+    /// What the last check found, whichever version it was of.
+    pub last_check: Option<ConnectionCheck>,
+}
+
+/// What a check of a connection found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionCheck {
+    /// When it was made, on the clock of who made it.
+    pub at: jiff::Timestamp,
+    /// Why the place cannot be used, as a chain of causes; `None` when it can.
+    pub error: Option<String>,
 }
 
 /// Which connections to list, in order of their ids.

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
+    /// Detail for whoever looks for a fault; the first to be left out when there is no room.
+    Debug,
     /// A step that went as it should.
     Info,
     /// Something was skipped, retried or doubtful.
@@ -42,6 +44,11 @@ impl LogRecord {
         }
     }
 
+    /// A record of level debug.
+    pub fn debug(step: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::new(LogLevel::Debug, step, message)
+    }
+
     /// A record of level info.
     pub fn info(step: impl Into<String>, message: impl Into<String>) -> Self {
         Self::new(LogLevel::Info, step, message)
@@ -68,7 +75,7 @@ impl LogRecord {
 /// A record as the store keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredLogRecord {
-    /// Its number within the operation; starts at 1, grows, has no gaps.
+    /// Its number within the operation; starts at 1 and grows. What was [cleared](crate::adapter::Store::clear_logs) leaves the only gaps.
     pub sequence: u64,
     /// The record.
     #[serde(flatten)]

@@ -1,7 +1,7 @@
 //! Operations, and what a worker and a store say to each other about them.
 
 use super::name::{is_time_id, time_id};
-use super::{ArchiveId, Identity, LogRecord, Progress};
+use super::{ArchiveId, ConnectionId, Identity, LogRecord, Progress};
 use crate::state::{Event, State};
 use crate::{Digest, Error, Result};
 use bytes::Bytes;
@@ -57,6 +57,14 @@ impl From<OperationId> for String {
     }
 }
 
+impl OperationId {
+    /// What ids of this second and later start with or come after: ids are in the order of their seconds.
+    pub(crate) fn first_of(second: jiff::Timestamp) -> String {
+        let id = time_id(second);
+        id.split_once('-').map_or_else(|| id.clone(), |(second, _)| second.to_owned())
+    }
+}
+
 /// What an operation does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -87,6 +95,20 @@ pub struct NewOperation {
     pub archive: ArchiveId,
     /// Whatever the frontend needs to build the adapters again; without secrets.
     pub spec: serde_json::Value,
+    /// The stored connections that it works with. An operation with connections is for every worker of the store: see
+    /// [`Store::claim_next`](crate::adapter::Store::claim_next).
+    pub connections: Option<OperationConnections>,
+    /// Who asked for it, as the frontend names people; may be empty.
+    pub created_by: String,
+}
+
+/// The stored connections that an operation works with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationConnections {
+    /// Of what is read: a backup's source, the place of a restore's archive.
+    pub source: ConnectionId,
+    /// Of what is written: a backup's destination, a restore's target.
+    pub destination: ConnectionId,
 }
 
 /// An operation as the store keeps it.
@@ -123,8 +145,10 @@ pub struct Operation {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Request {
-    /// Finish what is in flight, keep the state, stop.
+    /// To a worker: finish what is in flight, keep the state, stop.
     Pause,
+    /// To any worker: go on with what is paused or has failed.
+    Resume,
 }
 
 /// Who works on an operation.
@@ -172,6 +196,17 @@ pub struct ClaimRequest {
     pub lease: Duration,
     /// Over whom.
     pub over: ClaimOver,
+}
+
+/// A claim on whatever is due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimNext {
+    /// Who claims.
+    pub holder: Holder,
+    /// For how long, unless renewed.
+    pub lease: Duration,
+    /// So many operations at most work with one connection at once, over all workers; at least 1.
+    pub per_connection: u32,
 }
 
 /// An opaque checkpoint; the engine knows what is in it.
@@ -248,6 +283,80 @@ pub struct ArchiveRecord {
     pub source: Identity,
     /// SHA-256 of its manifest object as stored.
     pub manifest_sha256: Digest,
+    /// Its name for people; may be empty.
+    pub name: String,
+    /// Bytes of its volumes as stored.
+    pub stored_bytes: u64,
+    /// When it was completed, on the clock of the worker.
+    pub completed_at: jiff::Timestamp,
+}
+
+/// An archive that the store remembers, and what is only known there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownArchive {
+    /// What the backup left.
+    pub record: ArchiveRecord,
+    /// Whether it must not be deleted.
+    pub protected: bool,
+}
+
+/// What archives take up at one destination, as far as the store remembers them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StorageUse {
+    /// The destination.
+    pub destination: Identity,
+    /// How many archives.
+    pub archives: u64,
+    /// Bytes of their volumes as stored.
+    pub stored_bytes: u64,
+}
+
+/// How many operations there are, by state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationTotals {
+    /// Wait for a worker.
+    pub pending: u64,
+    /// Are worked on, or were when their worker died.
+    pub running: u64,
+    /// Have all data stored and are being completed.
+    pub committing: u64,
+    /// Stand still.
+    pub paused: u64,
+    /// Are done.
+    pub completed: u64,
+    /// Broke off.
+    pub failed: u64,
+    /// Were given up.
+    pub cancelled: u64,
+}
+
+impl OperationTotals {
+    /// Counts operations of a state, by its [name](State::name); one that is unknown counts nowhere.
+    pub fn add(&mut self, state: &str, count: u64) {
+        let of = match state {
+            "pending" => &mut self.pending,
+            "running" => &mut self.running,
+            "committing" => &mut self.committing,
+            "paused" => &mut self.paused,
+            "completed" => &mut self.completed,
+            "failed" => &mut self.failed,
+            "cancelled" => &mut self.cancelled,
+            _ => return,
+        };
+        *of += count;
+    }
+
+    /// All of them.
+    pub fn all(&self) -> u64 {
+        let Self { pending, running, committing, paused, completed, failed, cancelled } = self;
+        pending + running + committing + paused + completed + failed + cancelled
+    }
+
+    /// The share of the completed among those that completed or failed, 0 to 1; `None` when there are none.
+    pub fn success_rate(&self) -> Option<f64> {
+        let ended = self.completed + self.failed;
+        (ended > 0).then(|| self.completed as f64 / ended as f64)
+    }
 }
 
 /// Which operations to list; the newest come first.
@@ -259,8 +368,46 @@ pub struct OperationQuery {
     pub states: Vec<&'static str>,
     /// Only ids that start so.
     pub id_prefix: Option<String>,
+    /// Only operations that read from this connection.
+    pub source_connection: Option<ConnectionId>,
+    /// Only operations that write to this connection.
+    pub destination_connection: Option<ConnectionId>,
+    /// Only operations that were created in this second or later, as their ids tell.
+    pub since: Option<jiff::Timestamp>,
+    /// Only operations that were created before this second, as their ids tell.
+    pub until: Option<jiff::Timestamp>,
     /// Only operations older than this id: the next page.
     pub before: Option<OperationId>,
     /// At most so many; `None` means 100.
     pub limit: Option<u32>,
+}
+
+impl OperationQuery {
+    /// The range that the ids of the operations are in, as far as filters tell: from this text on, and before that.
+    pub fn id_range(&self) -> (Option<String>, Option<String>) {
+        // Ids consist of letters, digits and `-`, all of which sort before `~`.
+        let from = [self.id_prefix.clone(), self.since.map(OperationId::first_of)];
+        let to = [
+            self.id_prefix.as_ref().map(|prefix| format!("{prefix}~")),
+            self.until.map(OperationId::first_of),
+            self.before.as_ref().map(|id| id.as_str().to_owned()),
+        ];
+        (from.into_iter().flatten().max(), to.into_iter().flatten().min())
+    }
+
+    /// Whether an operation fits all filters.
+    pub fn fits(&self, operation: &Operation) -> bool {
+        let Self { kind, states, id_prefix: _, source_connection, destination_connection, since: _, until: _, before: _, limit: _ } =
+            self;
+        let (from, to) = self.id_range();
+        let id = operation.new.id.as_str();
+        let connections = operation.new.connections.as_ref();
+        let with = |wanted: &Option<ConnectionId>, has: Option<&ConnectionId>| wanted.is_none() || wanted.as_ref() == has;
+        kind.is_none_or(|kind| kind == operation.new.kind)
+            && (states.is_empty() || states.contains(&operation.state.name()))
+            && from.is_none_or(|from| id >= from.as_str())
+            && to.is_none_or(|to| id < to.as_str())
+            && with(source_connection, connections.map(|c| &c.source))
+            && with(destination_connection, connections.map(|c| &c.destination))
+    }
 }

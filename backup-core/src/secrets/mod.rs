@@ -12,7 +12,9 @@
 //! ```
 
 mod connection;
+mod provider;
 mod ring;
 
 pub use connection::{open_connection, reseal_connection, seal_connection};
+pub use provider::{EnvKeys, FileKeys, KeyRingProvider};
 pub use ring::{KeyRing, SecretKey};

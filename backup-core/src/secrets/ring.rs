@@ -10,7 +10,7 @@ use aes_gcm::Nonce;
 use aes_gcm::aead::{Aead, Payload};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use std::fmt;
 use zeroize::Zeroizing;
 
@@ -56,6 +56,20 @@ impl KeyRing {
     /// A ring of one key.
     pub fn new(newest: SecretKey) -> Self {
         Self { newest, older: Vec::new() }
+    }
+
+    /// Keys one on each line, the newest first; empty lines do not count.
+    ///
+    /// # Errors
+    /// `Invalid` when there is none, or one cannot be read.
+    pub fn parse(text: &SecretString) -> Result<Self> {
+        let lines = text.expose_secret().lines().filter(|line| !line.trim().is_empty());
+        let mut keys = lines.map(|line| SecretKey::parse(&SecretString::from(line))).collect::<Result<Vec<_>>>()?;
+        if keys.is_empty() {
+            return Err(Error::invalid("there is no key; make one with `generate_key_file`"));
+        }
+        let newest = keys.remove(0);
+        Ok(Self { newest, older: keys })
     }
 
     /// The same, with keys that still open what was sealed before they were replaced.

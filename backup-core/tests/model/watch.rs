@@ -2,11 +2,12 @@
 
 use async_trait::async_trait;
 use backup_core::Result;
-use backup_core::adapter::Store;
+use backup_core::adapter::{ConnectionStore, Store};
 use backup_core::memory::MemoryStore;
 use backup_core::model::{
-    ArchiveId, ArchiveRecord, Checkpoint, Claim, ClaimRequest, Fence, Guard, Identity, LogPage, LogQuery, LogRecord,
-    NewOperation, Operation, OperationId, OperationQuery, Progress, Renewal, Request, Transition,
+    ArchiveId, Checkpoint, Claim, ClaimNext, ClaimRequest, Connection, ConnectionCheck, ConnectionContent, ConnectionId,
+    ConnectionQuery, Fence, Guard, Identity, KnownArchive, LogPage, LogQuery, LogRecord, NewConnection, NewOperation,
+    Operation, OperationId, OperationQuery, OperationTotals, Progress, Renewal, Request, StorageUse, Transition,
 };
 use backup_core::state::{Event, State};
 use std::collections::BTreeMap;
@@ -143,11 +144,63 @@ impl Store for WatchedStore {
         self.inner.page_log(id, query).await
     }
 
-    async fn archives(&self, destination: &Identity) -> Result<Vec<ArchiveRecord>> {
+    async fn archives(&self, destination: &Identity) -> Result<Vec<KnownArchive>> {
         self.inner.archives(destination).await
+    }
+
+    async fn totals(&self, query: &OperationQuery) -> Result<OperationTotals> {
+        self.inner.totals(query).await
+    }
+
+    async fn claim_next(&self, request: &ClaimNext) -> Result<Option<Claim>> {
+        self.inner.claim_next(request).await
+    }
+
+    async fn clear_logs(&self, before: jiff::Timestamp) -> Result<u64> {
+        self.inner.clear_logs(before).await
+    }
+
+    async fn places(&self, archive: &ArchiveId) -> Result<Vec<KnownArchive>> {
+        self.inner.places(archive).await
+    }
+
+    async fn protect(&self, destination: &Identity, archive: &ArchiveId, protected: bool) -> Result<()> {
+        self.inner.protect(destination, archive, protected).await
+    }
+
+    async fn storage(&self) -> Result<Vec<StorageUse>> {
+        self.inner.storage().await
     }
 
     async fn forget_archive(&self, destination: &Identity, archive: &ArchiveId) -> Result<()> {
         self.inner.forget_archive(destination, archive).await
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl ConnectionStore for WatchedStore {
+    async fn create_connection(&self, new: NewConnection) -> Result<Connection> {
+        self.inner.create_connection(new).await
+    }
+
+    async fn connection(&self, id: &ConnectionId) -> Result<Option<Connection>> {
+        self.inner.connection(id).await
+    }
+
+    async fn connections(&self, query: &ConnectionQuery) -> Result<Vec<Connection>> {
+        self.inner.connections(query).await
+    }
+
+    async fn update_connection(&self, id: &ConnectionId, version: u64, content: ConnectionContent) -> Result<Connection> {
+        self.inner.update_connection(id, version, content).await
+    }
+
+    async fn record_check(&self, id: &ConnectionId, check: ConnectionCheck) -> Result<Connection> {
+        self.inner.record_check(id, check).await
+    }
+
+    async fn delete_connection(&self, id: &ConnectionId, version: u64) -> Result<()> {
+        self.inner.delete_connection(id, version).await
     }
 }

@@ -1,4 +1,4 @@
-//! What every [`ConnectionStore`] must do: one case for each "# Behavior" bullet of the trait.
+//! What every [`ConnectionStore`](backup_core::adapter::ConnectionStore) must do: one case for each "# Behavior" bullet of the trait.
 //!
 //! ```no_run
 //! # async fn test() {
@@ -14,7 +14,7 @@ mod reading;
 
 use super::Report;
 use super::suite::{cases, run_on};
-use backup_core::adapter::ConnectionStore;
+use backup_core::adapter::Store;
 use std::sync::Arc;
 
 /// Runs every case, each on a new store that holds nothing yet, and returns how many ran.
@@ -23,7 +23,7 @@ use std::sync::Arc;
 /// After all have run, if any failed; the text names each with its reason.
 pub async fn each<F>(make: F) -> usize
 where
-    F: AsyncFn() -> Arc<dyn ConnectionStore>,
+    F: AsyncFn() -> Arc<dyn Store>,
 {
     let mut report = Report::default();
     for case in CASES {
@@ -33,7 +33,7 @@ where
 }
 
 cases! {
-    Arc<dyn ConnectionStore>;
+    Arc<dyn Store>;
     create_connection: "It is durable on return" => reading::a_new_connection_is_as_it_was_given;
     create_connection: "An id or a name" => changes::an_id_and_a_name_are_taken_once;
     create_connection: "An id or a name" => changes::of_many_of_one_name_at_once_one_wins;
@@ -45,8 +45,11 @@ cases! {
     update_connection: "Another version" => changes::of_many_changes_of_one_version_one_wins;
     update_connection: "The name of another connection" => changes::a_change_to_a_bad_name_changes_nothing;
     update_connection: "A connection that does not exist" => changes::the_unknown_is_not_changed;
+    record_check: "It stands in" => changes::the_last_check_is_kept;
+    record_check: "A connection that does not exist" => changes::the_unknown_is_not_checked;
     delete_connection: "Its id and its name are free" => changes::what_is_deleted_can_be_created_again;
     delete_connection: "Another version" => changes::a_deletion_of_another_version_changes_nothing;
+    delete_connection: "While an operation" => changes::what_is_in_use_stays;
     delete_connection: "One that does not exist" => changes::the_unknown_is_not_deleted;
 }
 

@@ -11,10 +11,13 @@
 mod archives;
 mod changes;
 mod claims;
+mod due;
 mod fixture;
 mod leases;
 mod logs;
 mod operations;
+
+pub(super) use fixture::{operation_with, states};
 
 use super::Report;
 use super::suite::{cases, run_on};
@@ -43,15 +46,22 @@ cases! {
     create: "The operation is durable on return" => operations::a_new_operation_is_as_it_was_given;
     create: "The checkpoint is there" => operations::an_operation_is_created_with_its_first_checkpoint;
     create: "An id that exists already" => operations::an_id_is_taken_once;
+    create: "A connection that it names" => operations::an_operation_names_connections_that_are_there;
     get: "`None` when there is none" => operations::an_unknown_operation_is_none;
     query: "Ordered by id, descending" => operations::pages_list_the_newest_first_without_gaps_or_doubles;
     query: "Every given filter must hold" => operations::filters_hold_together;
+    totals: "`before` and `limit`" => operations::totals_count_what_the_filters_leave;
     claim: "Follows [`Event::Claim`" => claims::only_claimable_states_can_be_claimed;
     claim: "While another lease runs" => claims::a_running_lease_keeps_others_out;
     claim: "While another lease runs" => claims::a_lease_that_ran_out_lets_the_next_in;
     claim: "Raises the attempt by one" => claims::each_claim_is_a_new_attempt_with_a_log_record;
     claim: "Of several claims at once" => claims::of_many_claims_at_once_one_wins;
     claim: "Returns the last saved checkpoint" => claims::a_claim_brings_the_last_checkpoint;
+    claim_next: "Due is what is" => due::what_is_due_is_claimed_the_longest_due_first;
+    claim_next: "Operations without connections" => due::what_has_no_connections_is_left_alone;
+    claim_next: "One of whose connections" => due::busy_connections_are_passed_over;
+    claim_next: "Of several claims at once" => due::of_many_claims_of_what_is_due_each_gets_another;
+    claim_next: "The claim is as one" => due::a_claim_of_what_is_due_is_as_any_claim;
     renew: "It runs from now on" => leases::a_renewal_extends_the_lease_and_stores_progress;
     renew: "A fence that is not the newest claim" => leases::a_void_fence_renews_nothing;
     renew: "Returns the stored request" => leases::a_renewal_tells_of_the_request_until_it_is_cleared;
@@ -65,14 +75,19 @@ cases! {
     transition: "Raises the version" => changes::leaving_the_worker_ends_lease_and_request;
     transition: "[`Event::Cancel`" => changes::cancel_voids_the_fence_of_the_worker;
     transition: "Exactly one log record" => changes::each_change_adds_one_log_record;
-    request: "Only a `Running` operation" => changes::only_a_running_operation_takes_a_request;
+    request: "Only a `Running` operation" => changes::each_request_has_its_states;
     request: "Raises the version" => changes::a_request_stands_until_it_is_cleared;
     append_log: "All of them or none" => logs::appends_at_once_leave_no_gaps_and_stay_together;
     append_log: "Works in every state" => logs::a_log_can_be_written_in_every_state;
     page_log: "Records come in order" => logs::pages_give_each_record_once;
     page_log: "Records come in order" => logs::a_reader_that_follows_a_writer_misses_nothing;
     page_log: "No such operation" => logs::the_log_of_nothing_is_empty;
+    clear_logs: "Answers how many" => logs::what_is_cleared_is_gone_and_numbers_go_on;
     archives: "Contains each record" => archives::completed_archives_are_remembered_until_forgotten;
+    places: "Contains each record" => archives::an_archive_is_known_at_each_of_its_places;
+    protect: "It stands in" => archives::a_protected_archive_stays_so;
+    protect: "An unknown archive" => archives::the_unknown_is_not_protected;
+    storage: "Sums the records" => archives::storage_is_summed_by_destination;
     forget_archive: "An unknown archive" => archives::forgetting_the_unknown_succeeds;
 }
 

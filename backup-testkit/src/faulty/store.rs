@@ -4,10 +4,11 @@ use super::Script;
 use crate::Method;
 use async_trait::async_trait;
 use backup_core::Result;
-use backup_core::adapter::Store;
+use backup_core::adapter::{ConnectionStore, Store};
 use backup_core::model::{
-    ArchiveId, ArchiveRecord, Checkpoint, Claim, ClaimRequest, Fence, Identity, LogPage, LogQuery, LogRecord,
-    NewOperation, Operation, OperationId, OperationQuery, Progress, Renewal, Request, Transition,
+    ArchiveId, Checkpoint, Claim, ClaimNext, ClaimRequest, Connection, ConnectionCheck, ConnectionContent, ConnectionId,
+    ConnectionQuery, Fence, Identity, KnownArchive, LogPage, LogQuery, LogRecord, NewConnection, NewOperation, Operation,
+    OperationId, OperationQuery, OperationTotals, Progress, Renewal, Request, StorageUse, Transition,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,11 +78,64 @@ impl Store for FaultyStore {
         self.script.call(Method::PageLog, id, self.inner.page_log(id, query)).await
     }
 
-    async fn archives(&self, destination: &Identity) -> Result<Vec<ArchiveRecord>> {
+    async fn totals(&self, query: &OperationQuery) -> Result<OperationTotals> {
+        self.script.call(Method::Totals, "", self.inner.totals(query)).await
+    }
+
+    async fn claim_next(&self, request: &ClaimNext) -> Result<Option<Claim>> {
+        self.script.call(Method::ClaimNext, "", self.inner.claim_next(request)).await
+    }
+
+    async fn clear_logs(&self, before: jiff::Timestamp) -> Result<u64> {
+        self.script.call(Method::ClearLogs, "", self.inner.clear_logs(before)).await
+    }
+
+    async fn places(&self, archive: &ArchiveId) -> Result<Vec<KnownArchive>> {
+        self.script.call(Method::Places, archive, self.inner.places(archive)).await
+    }
+
+    async fn protect(&self, destination: &Identity, archive: &ArchiveId, protected: bool) -> Result<()> {
+        self.script.call(Method::Protect, archive, self.inner.protect(destination, archive, protected)).await
+    }
+
+    async fn storage(&self) -> Result<Vec<StorageUse>> {
+        self.script.call(Method::Storage, "", self.inner.storage()).await
+    }
+
+    async fn archives(&self, destination: &Identity) -> Result<Vec<KnownArchive>> {
         self.script.call(Method::Archives, destination, self.inner.archives(destination)).await
     }
 
     async fn forget_archive(&self, destination: &Identity, archive: &ArchiveId) -> Result<()> {
         self.script.call(Method::ForgetArchive, archive, self.inner.forget_archive(destination, archive)).await
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl ConnectionStore for FaultyStore {
+    async fn create_connection(&self, new: NewConnection) -> Result<Connection> {
+        let id = new.id.clone();
+        self.script.call(Method::CreateConnection, id, self.inner.create_connection(new)).await
+    }
+
+    async fn connection(&self, id: &ConnectionId) -> Result<Option<Connection>> {
+        self.script.call(Method::Connection, id, self.inner.connection(id)).await
+    }
+
+    async fn connections(&self, query: &ConnectionQuery) -> Result<Vec<Connection>> {
+        self.script.call(Method::Connections, "", self.inner.connections(query)).await
+    }
+
+    async fn update_connection(&self, id: &ConnectionId, version: u64, content: ConnectionContent) -> Result<Connection> {
+        self.script.call(Method::UpdateConnection, id, self.inner.update_connection(id, version, content)).await
+    }
+
+    async fn record_check(&self, id: &ConnectionId, check: ConnectionCheck) -> Result<Connection> {
+        self.script.call(Method::RecordCheck, id, self.inner.record_check(id, check)).await
+    }
+
+    async fn delete_connection(&self, id: &ConnectionId, version: u64) -> Result<()> {
+        self.script.call(Method::DeleteConnection, id, self.inner.delete_connection(id, version)).await
     }
 }

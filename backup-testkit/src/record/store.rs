@@ -4,10 +4,11 @@ use super::Recorder;
 use crate::Method;
 use async_trait::async_trait;
 use backup_core::Result;
-use backup_core::adapter::Store;
+use backup_core::adapter::{ConnectionStore, Store};
 use backup_core::model::{
-    ArchiveId, ArchiveRecord, Checkpoint, Claim, ClaimRequest, Fence, Identity, LogPage, LogQuery, LogRecord,
-    NewOperation, Operation, OperationId, OperationQuery, Progress, Renewal, Request, Transition,
+    ArchiveId, Checkpoint, Claim, ClaimNext, ClaimRequest, Connection, ConnectionCheck, ConnectionContent, ConnectionId,
+    ConnectionQuery, Fence, Identity, KnownArchive, LogPage, LogQuery, LogRecord, NewConnection, NewOperation, Operation,
+    OperationId, OperationQuery, OperationTotals, Progress, Renewal, Request, StorageUse, Transition,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,11 +78,64 @@ impl Store for RecordingStore {
         self.recorder.call(Method::PageLog, id, 0, self.inner.page_log(id, query)).await
     }
 
-    async fn archives(&self, destination: &Identity) -> Result<Vec<ArchiveRecord>> {
+    async fn totals(&self, query: &OperationQuery) -> Result<OperationTotals> {
+        self.recorder.call(Method::Totals, "", 0, self.inner.totals(query)).await
+    }
+
+    async fn claim_next(&self, request: &ClaimNext) -> Result<Option<Claim>> {
+        self.recorder.call(Method::ClaimNext, "", 0, self.inner.claim_next(request)).await
+    }
+
+    async fn clear_logs(&self, before: jiff::Timestamp) -> Result<u64> {
+        self.recorder.call(Method::ClearLogs, "", 0, self.inner.clear_logs(before)).await
+    }
+
+    async fn places(&self, archive: &ArchiveId) -> Result<Vec<KnownArchive>> {
+        self.recorder.call(Method::Places, archive, 0, self.inner.places(archive)).await
+    }
+
+    async fn protect(&self, destination: &Identity, archive: &ArchiveId, protected: bool) -> Result<()> {
+        self.recorder.call(Method::Protect, archive, 0, self.inner.protect(destination, archive, protected)).await
+    }
+
+    async fn storage(&self) -> Result<Vec<StorageUse>> {
+        self.recorder.call(Method::Storage, "", 0, self.inner.storage()).await
+    }
+
+    async fn archives(&self, destination: &Identity) -> Result<Vec<KnownArchive>> {
         self.recorder.call(Method::Archives, destination, 0, self.inner.archives(destination)).await
     }
 
     async fn forget_archive(&self, destination: &Identity, archive: &ArchiveId) -> Result<()> {
         self.recorder.call(Method::ForgetArchive, archive, 0, self.inner.forget_archive(destination, archive)).await
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl ConnectionStore for RecordingStore {
+    async fn create_connection(&self, new: NewConnection) -> Result<Connection> {
+        let id = new.id.clone();
+        self.recorder.call(Method::CreateConnection, id, 0, self.inner.create_connection(new)).await
+    }
+
+    async fn connection(&self, id: &ConnectionId) -> Result<Option<Connection>> {
+        self.recorder.call(Method::Connection, id, 0, self.inner.connection(id)).await
+    }
+
+    async fn connections(&self, query: &ConnectionQuery) -> Result<Vec<Connection>> {
+        self.recorder.call(Method::Connections, "", 0, self.inner.connections(query)).await
+    }
+
+    async fn update_connection(&self, id: &ConnectionId, version: u64, content: ConnectionContent) -> Result<Connection> {
+        self.recorder.call(Method::UpdateConnection, id, 0, self.inner.update_connection(id, version, content)).await
+    }
+
+    async fn record_check(&self, id: &ConnectionId, check: ConnectionCheck) -> Result<Connection> {
+        self.recorder.call(Method::RecordCheck, id, 0, self.inner.record_check(id, check)).await
+    }
+
+    async fn delete_connection(&self, id: &ConnectionId, version: u64) -> Result<()> {
+        self.recorder.call(Method::DeleteConnection, id, 0, self.inner.delete_connection(id, version)).await
     }
 }

@@ -134,6 +134,8 @@ mod tests {
             destination: destination.identity(),
             archive: archive.clone(),
             spec: serde_json::Value::Null,
+            connections: None,
+            created_by: String::new(),
         };
         store.create(new, Some(&Checkpoint(Bytes::from_static(b"first")))).await.unwrap();
         // Nobody renews this claim.

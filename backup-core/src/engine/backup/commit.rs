@@ -8,7 +8,7 @@ use super::volume::{Outlet, panicked};
 use crate::adapter::{Destination, Payload};
 use crate::archive::{Attempted, Header, Manifest, ObjectNames, Totals, seal};
 use crate::engine::Outcome;
-use crate::model::{ArchiveRecord, Identity, LogRecord, ObjectName, Phase};
+use crate::model::{ArchiveRecord, LogRecord, ObjectName, Phase};
 use crate::state::Event;
 use crate::{Digest, Error, ErrorClass, Result};
 use bytes::Bytes;
@@ -162,7 +162,7 @@ fn manifest(header: &Header, header_bytes: &[u8], body: &Body) -> Manifest {
 }
 
 /// Step 2: put the saved manifest. Repeating it is harmless.
-pub(super) async fn complete(outlet: &Outlet, body: &Body, source: Identity) -> Result<Outcome> {
+pub(super) async fn complete(outlet: &Outlet, body: &Body, header: &Header) -> Result<Outcome> {
     let ManifestBytes(Blob(bytes)) = body
         .manifest
         .as_ref()
@@ -188,8 +188,11 @@ pub(super) async fn complete(outlet: &Outlet, body: &Body, source: Identity) -> 
     let record = ArchiveRecord {
         archive: names.archive().clone(),
         destination: outlet.destination.identity(),
-        source,
+        source: header.source.clone(),
         manifest_sha256: Digest::of(bytes),
+        name: header.name.clone(),
+        stored_bytes: body.stored_bytes,
+        completed_at: jiff::Timestamp::now(),
     };
     outlet.session.meter.update(|p| p.stored_bytes = body.stored_bytes);
     outlet.session.meter.phase(Phase::Done);

@@ -14,12 +14,16 @@ mod volume;
 
 use super::catalog::LATEST;
 use super::handle::AbortOnDrop;
-use super::session::{Session, no_such};
-use super::{BackupRequest, Engine, OperationHandle, Outcome, ResumeBackup};
+use super::session::{self, Session, no_such};
+use super::{
+    BackupRequest, BackupWork, Claimed, Engine, OperationHandle, Outcome, ResumeBackup, for_any_worker,
+};
 use crate::adapter::{Cursor, Destination, Payload, ReadContext, Source};
 use crate::archive::{ArchiveKey, Header, KeyProvider, KeyWraps, ObjectNames, Previous};
 use crate::budget::ByteBudget;
-use crate::model::{ArchiveId, Claim, Identity, LogRecord, NewOperation, OperationId, OperationKind, Phase};
+use crate::model::{
+    ArchiveId, Checkpoint, Claim, Identity, LogRecord, NewOperation, Operation, OperationId, OperationKind, Phase,
+};
 use crate::retry::Retrying;
 use crate::state::State;
 use crate::{Error, ErrorClass, Result};
@@ -71,8 +75,31 @@ impl Shares {
     }
 }
 
+/// A backup that is about to be created.
+struct Prepared {
+    new: NewOperation,
+    first: Checkpoint,
+    adapters: Adapters,
+    head: Head,
+    body: Body,
+    key: Option<ArchiveKey>,
+}
+
 pub(super) async fn start(engine: &Engine, request: BackupRequest) -> Result<OperationHandle> {
-    let BackupRequest { source, destination, name, options, keys, limits, spec } = request;
+    let Prepared { new, first, adapters, head, body, key } = prepare(engine, request).await?;
+    // The first checkpoint is there as soon as the operation is: whoever claims it can put the same header.
+    let session = Session::create(engine, new, &first).await?;
+    Ok(spawn(engine, session, adapters, head, body, key))
+}
+
+pub(super) async fn create(engine: &Engine, request: BackupRequest) -> Result<Operation> {
+    let Prepared { new, first, .. } = prepare(engine, request).await?;
+    for_any_worker(&new)?;
+    session::create(engine, new, &first).await
+}
+
+async fn prepare(engine: &Engine, request: BackupRequest) -> Result<Prepared> {
+    let BackupRequest { source, destination, name, options, keys, limits, spec, connections, created_by } = request;
     engine.options.check()?;
     options.check()?;
     if name == LATEST {
@@ -98,7 +125,7 @@ pub(super) async fn start(engine: &Engine, request: BackupRequest) -> Result<Ope
         None => (None, None),
     };
     let place = adapters.destination.identity();
-    let previous = engine.store.archives(&place).await?.into_iter().rev().find(|record| record.source == identity);
+    let previous = engine.store.archives(&place).await?.into_iter().rev().find(|known| known.record.source == identity);
     let head = Head { archive: archive.clone(), header: Blob(header.into()), keys: wraps };
     let body = Body {
         options,
@@ -109,7 +136,8 @@ pub(super) async fn start(engine: &Engine, request: BackupRequest) -> Result<Ope
         pieces: Vec::new(),
         chapter: None,
         tail: checkpoint::Tail::default(),
-        previous: previous.map(|r| Previous { archive: r.archive, manifest_sha256: r.manifest_sha256 }),
+        previous: previous
+            .map(|known| Previous { archive: known.record.archive, manifest_sha256: known.record.manifest_sha256 }),
         manifest: None,
     };
     let first = checkpoint::encode(&head, &body, key.as_ref())?;
@@ -121,30 +149,51 @@ pub(super) async fn start(engine: &Engine, request: BackupRequest) -> Result<Ope
         destination: place,
         archive,
         spec,
+        connections,
+        created_by,
     };
-    // The first checkpoint is there as soon as the operation is: whoever claims it can put the same header.
-    let session = Session::create(engine, new, &first).await?;
-    Ok(spawn(engine, session, adapters, head, body, key))
+    Ok(Prepared { new, first, adapters, head, body, key })
 }
 
 pub(super) async fn resume(engine: &Engine, request: ResumeBackup) -> Result<OperationHandle> {
     let ResumeBackup { operation: id, source, destination, keys, limits, take_over } = request;
     engine.options.check()?;
     let operation = engine.store.get(&id).await?.ok_or_else(|| no_such(&id))?;
-    if operation.new.kind != OperationKind::Backup {
-        return Err(Error::invalid("it is not a backup").on(format!("operation {id}")));
-    }
     let adapters = Adapters::new(engine, source, destination, limits);
-    same_place("source", &operation.new.source, &adapters.source.identity())?;
-    same_place("destination", &operation.new.destination, &adapters.destination.identity())?;
+    adapters.fit(&operation)?;
     let (session, claim) = Session::claim(engine, &id, take_over).await?;
-    let opened = async { open_checkpoint(&claim, keys.as_deref()).await };
+    begin(engine, session, &claim, adapters, keys).await
+}
+
+pub(super) async fn go_on(engine: &Engine, claimed: Claimed, work: BackupWork) -> Result<OperationHandle> {
+    let Claimed { session, claim } = claimed;
+    let BackupWork { source, destination, keys, limits } = work;
+    let adapters = Adapters::new(engine, source, destination, limits);
+    match adapters.fit(&claim.operation) {
+        Ok(()) => begin(engine, session, &claim, adapters, keys).await,
+        Err(error) => {
+            session.broke_off(error).await?;
+            Err(Error::conflict("the operation cannot be continued now").on(format!("operation {}", session.fence().operation)))
+        }
+    }
+}
+
+/// Begins an attempt under a claim, from the last checkpoint.
+async fn begin(
+    engine: &Engine,
+    session: Arc<Session>,
+    claim: &Claim,
+    adapters: Adapters,
+    keys: Option<Arc<dyn KeyProvider>>,
+) -> Result<OperationHandle> {
+    let id = session.fence().operation.clone();
+    let opened = async { open_checkpoint(claim, keys.as_deref()).await };
     match opened.await {
         Ok((head, body, key)) => Ok(spawn(engine, session, adapters, head, body, key)),
         Err(error) if error.class() == ErrorClass::Unauthorized && claim.operation.state == State::Running => {
             let of = session.clone();
             let work = async move { session.key_needed(error).await };
-            Ok(OperationHandle::of(&of, operation.new.archive, work))
+            Ok(OperationHandle::of(&of, claim.operation.new.archive.clone(), work))
         }
         Err(error) => {
             session.broke_off(error).await?;
@@ -187,6 +236,15 @@ impl Adapters {
     fn new(engine: &Engine, source: Arc<dyn Source>, destination: Arc<dyn Destination>, limits: super::Limits) -> Self {
         let retry = &engine.options.retry;
         Self { source: Retrying::new(source, *retry), destination: Retrying::new(destination, *retry), limits }
+    }
+
+    /// Whether they are those that the operation was started with.
+    fn fit(&self, operation: &Operation) -> Result<()> {
+        if operation.new.kind != OperationKind::Backup {
+            return Err(Error::invalid("it is not a backup").on(format!("operation {}", operation.new.id)));
+        }
+        same_place("source", &operation.new.source, &self.source.identity())?;
+        same_place("destination", &operation.new.destination, &self.destination.identity())
     }
 
     async fn check(&self) -> Result<()> {
@@ -276,7 +334,7 @@ impl Attempt {
         if body.manifest.is_some() {
             session.log(LogRecord::info("commit", "completing the archive"));
             session.committing().await?;
-            return commit::complete(&outlet, &body, header.source).await;
+            return commit::complete(&outlet, &body, &header).await;
         }
         self.connect(&outlet, &body).await?;
         session.meter.phase(Phase::Transferring);
@@ -295,7 +353,7 @@ impl Attempt {
         match ended {
             Ended::Complete => {
                 commit::prepare(&mut tracker, &header).await?;
-                commit::complete(&outlet, &tracker.body, header.source).await
+                commit::complete(&outlet, &tracker.body, &header).await
             }
             Ended::Paused => session.paused().await,
             Ended::Broken(error) => Err(error),

@@ -70,6 +70,9 @@ impl Tracker {
             raw: meta.raw_start,
             frames: meta.frames,
         };
+        let text = format!("stored {}", record.name);
+        let figures = serde_json::json!({ "stored_bytes": record.size, "frames": record.frames.len() });
+        self.outlet.session.log(LogRecord::debug("transfer", text).with(figures));
         let mut line = Vec::new();
         IndexEncoder::new().volume(&record, &mut line)?;
         let tail = &mut self.body.tail;

@@ -20,14 +20,17 @@ use super::backup::{has_content, same_place};
 use super::fetch::{Decoded, Fetcher};
 use super::handle::AbortOnDrop;
 use super::selection::Chosen;
-use super::session::{Session, no_such};
-use super::{Engine, Limits, OperationHandle, Outcome, RestoreOptions, RestoreRequest, ResumeRestore};
+use super::session::{self, Session, no_such};
+use super::{
+    Claimed, Engine, Limits, OperationHandle, Outcome, RestoreOptions, RestoreRequest, RestoreWork, ResumeRestore,
+    for_any_worker,
+};
 use crate::adapter::{
     Granularity, MismatchKind, PlanEntries, RestorePlan, RestoreTarget, SavedProgress, SmallEntry, SourceFacts, Wanted,
 };
 use crate::model::{
-    ArchiveId, Entry, EntryKind, EntryName, GroupName, Identity, LogRecord, NewOperation, OperationId, OperationKind,
-    Phase,
+    ArchiveId, Claim, Entry, EntryKind, EntryName, GroupName, Identity, LogRecord, NewOperation, Operation, OperationId,
+    OperationKind, Phase,
 };
 use crate::retry::Retrying;
 use crate::state::{Event, State};
@@ -56,14 +59,46 @@ const PARALLEL_LARGE: usize = 2;
 /// The shortest time between two checkpoints; more when making the target durable takes long.
 const CHECKPOINT_PAUSE: Duration = Duration::from_secs(2);
 
+/// A restore that is about to be created.
+struct Prepared {
+    new: NewOperation,
+    first: RestoreCheckpoint,
+    archive: Archive,
+    target: Arc<dyn RestoreTarget>,
+    limits: Limits,
+}
+
 pub(super) async fn start(engine: &Engine, request: RestoreRequest) -> Result<OperationHandle> {
-    let RestoreRequest { destination, archive: id, target, open, options, limits, name, spec } = request;
+    let Prepared { new, first, archive, target, limits } = prepare(engine, request).await?;
+    let session = Session::create(engine, new, &first.encode(archive.inner.key.as_ref())?).await?;
+    Ok(spawn(engine, session, archive, target, limits, first, false))
+}
+
+pub(super) async fn create(engine: &Engine, request: RestoreRequest) -> Result<Operation> {
+    let Prepared { new, first, archive, .. } = prepare(engine, request).await?;
+    for_any_worker(&new)?;
+    session::create(engine, new, &first.encode(archive.inner.key.as_ref())?).await
+}
+
+async fn prepare(engine: &Engine, request: RestoreRequest) -> Result<Prepared> {
+    let RestoreRequest {
+        destination,
+        archive: id,
+        target,
+        open,
+        options,
+        limits,
+        name,
+        spec,
+        connections,
+        created_by,
+    } = request;
     engine.options.check()?;
     Chosen::new(&options.selection)?;
     let archive = Archive::open_with(destination.clone(), &id, &open, engine.options.retry).await?;
     let place = destination.identity();
     let known = engine.store.archives(&place).await?;
-    if known.iter().any(|r| r.archive == id && r.manifest_sha256 != archive.manifest_sha256()) {
+    if known.iter().any(|k| k.record.archive == id && k.record.manifest_sha256 != archive.manifest_sha256()) {
         let text = "its manifest is not the one that was written: somebody has put another archive in its place";
         return Err(Error::corrupt(text).on(&id));
     }
@@ -79,9 +114,10 @@ pub(super) async fn start(engine: &Engine, request: RestoreRequest) -> Result<Op
         destination: target.identity(),
         archive: id,
         spec,
+        connections,
+        created_by,
     };
-    let session = Session::create(engine, new, &first.encode(archive.inner.key.as_ref())?).await?;
-    Ok(spawn(engine, session, archive, target, limits, first, false))
+    Ok(Prepared { new, first, archive, target, limits })
 }
 
 /// Refuses to restore over archives: into the very place that keeps them, or into one of them.
@@ -98,12 +134,35 @@ pub(super) async fn resume(engine: &Engine, request: ResumeRestore) -> Result<Op
     let ResumeRestore { operation: id, destination, target, open, limits, take_over, keep_going } = request;
     engine.options.check()?;
     let operation = engine.store.get(&id).await?.ok_or_else(|| no_such(&id))?;
-    if operation.new.kind != OperationKind::Restore {
-        return Err(Error::invalid("it is not a restore").on(format!("operation {id}")));
-    }
-    same_place("archive place", &operation.new.source, &destination.identity())?;
-    same_place("target", &operation.new.destination, &target.identity())?;
+    let work = RestoreWork { destination, target, open, limits, keep_going };
+    fit(&work, &operation)?;
     let (session, claim) = Session::claim(engine, &id, take_over).await?;
+    Ok(begin(engine, session, claim, work).await)
+}
+
+pub(super) async fn go_on(engine: &Engine, claimed: Claimed, work: RestoreWork) -> Result<OperationHandle> {
+    let Claimed { session, claim } = claimed;
+    match fit(&work, &claim.operation) {
+        Ok(()) => Ok(begin(engine, session, claim, work).await),
+        Err(error) => {
+            session.broke_off(error).await?;
+            Err(Error::conflict("the operation cannot be continued now").on(format!("operation {}", claim.operation.new.id)))
+        }
+    }
+}
+
+/// Whether it is what the operation was started with.
+fn fit(work: &RestoreWork, operation: &Operation) -> Result<()> {
+    if operation.new.kind != OperationKind::Restore {
+        return Err(Error::invalid("it is not a restore").on(format!("operation {}", operation.new.id)));
+    }
+    same_place("archive place", &operation.new.source, &work.destination.identity())?;
+    same_place("target", &operation.new.destination, &work.target.identity())
+}
+
+/// Begins an attempt under a claim, from the last checkpoint.
+async fn begin(engine: &Engine, session: Arc<Session>, claim: Claim, work: RestoreWork) -> OperationHandle {
+    let RestoreWork { destination, target, open, limits, keep_going } = work;
     let opened = async {
         let saved = claim.checkpoint.as_ref().ok_or_else(|| Error::corrupt("the operation has no checkpoint"))?;
         let head = RestoreCheckpoint::decode_head(saved)?;
@@ -116,7 +175,8 @@ pub(super) async fn resume(engine: &Engine, request: ResumeRestore) -> Result<Op
     match opened.await {
         Ok((archive, saved)) => {
             let target = Retrying::new(target, engine.options.retry);
-            Ok(spawn(engine, session, archive, target, limits, saved, true))
+            // Nobody has prepared the target yet when this is the first attempt.
+            spawn(engine, session, archive, target, limits, saved, claim.fence.attempt > 1)
         }
         Err(error) => {
             let of = session.clone();
@@ -124,7 +184,7 @@ pub(super) async fn resume(engine: &Engine, request: ResumeRestore) -> Result<Op
             let work = async move {
                 if key_needed { session.key_needed(error).await } else { session.broke_off(error).await }
             };
-            Ok(OperationHandle::of(&of, operation.new.archive, work))
+            OperationHandle::of(&of, claim.operation.new.archive, work)
         }
     }
 }

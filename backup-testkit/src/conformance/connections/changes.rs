@@ -3,8 +3,9 @@
 use super::fixture::{all, content, new_connection, unknown};
 use crate::conformance::Outcome;
 use crate::conformance::suite::{ensure, refused};
-use backup_core::adapter::ConnectionStore;
-use backup_core::model::{Connection, NewConnection};
+use backup_core::adapter::Store;
+use crate::conformance::store::{operation_with, states};
+use backup_core::model::{Connection, ConnectionCheck, NewConnection};
 use backup_core::{ErrorClass, Result};
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ fn one_winner(answers: Vec<Result<Connection>>) -> Outcome<Connection> {
     Ok(won.remove(0))
 }
 
-pub(super) async fn an_id_and_a_name_are_taken_once(store: &Arc<dyn ConnectionStore>) -> Outcome {
+pub(super) async fn an_id_and_a_name_are_taken_once(store: &Arc<dyn Store>) -> Outcome {
     let first = store.create_connection(new_connection("one")).await?;
     let same_id = NewConnection { id: first.id.clone(), ..new_connection("two") };
     refused(store.create_connection(same_id).await, &[ErrorClass::Conflict], "a second connection of one id")?;
@@ -34,7 +35,7 @@ pub(super) async fn an_id_and_a_name_are_taken_once(store: &Arc<dyn ConnectionSt
     Ok(())
 }
 
-pub(super) async fn of_many_of_one_name_at_once_one_wins(store: &Arc<dyn ConnectionStore>) -> Outcome {
+pub(super) async fn of_many_of_one_name_at_once_one_wins(store: &Arc<dyn Store>) -> Outcome {
     let calls = (0..AT_ONCE).map(|_| store.create_connection(new_connection("one")));
     let winner = one_winner(futures::future::join_all(calls).await)?;
     let kept = all(&**store).await?;
@@ -42,7 +43,7 @@ pub(super) async fn of_many_of_one_name_at_once_one_wins(store: &Arc<dyn Connect
     Ok(())
 }
 
-pub(super) async fn odd_names_are_refused(store: &Arc<dyn ConnectionStore>) -> Outcome {
+pub(super) async fn odd_names_are_refused(store: &Arc<dyn Store>) -> Outcome {
     let long = "ü".repeat(129);
     for bad in ["", " ", " a", "a ", "a\nb", "a\u{1b}[0m", &long] {
         let answer = store.create_connection(new_connection(bad)).await;
@@ -53,7 +54,7 @@ pub(super) async fn odd_names_are_refused(store: &Arc<dyn ConnectionStore>) -> O
     Ok(())
 }
 
-pub(super) async fn a_change_replaces_the_content(store: &Arc<dyn ConnectionStore>) -> Outcome {
+pub(super) async fn a_change_replaces_the_content(store: &Arc<dyn Store>) -> Outcome {
     let first = store.create_connection(new_connection("one")).await?;
     let mut next = content("two");
     next.secret = None;
@@ -70,7 +71,7 @@ pub(super) async fn a_change_replaces_the_content(store: &Arc<dyn ConnectionStor
     Ok(())
 }
 
-pub(super) async fn of_many_changes_of_one_version_one_wins(store: &Arc<dyn ConnectionStore>) -> Outcome {
+pub(super) async fn of_many_changes_of_one_version_one_wins(store: &Arc<dyn Store>) -> Outcome {
     let first = store.create_connection(new_connection("one")).await?;
     let names: Vec<_> = (0..AT_ONCE).map(|i| format!("name {i}")).collect();
     let calls = names.iter().map(|name| store.update_connection(&first.id, 1, content(name)));
@@ -84,7 +85,7 @@ pub(super) async fn of_many_changes_of_one_version_one_wins(store: &Arc<dyn Conn
     Ok(())
 }
 
-pub(super) async fn a_change_to_a_bad_name_changes_nothing(store: &Arc<dyn ConnectionStore>) -> Outcome {
+pub(super) async fn a_change_to_a_bad_name_changes_nothing(store: &Arc<dyn Store>) -> Outcome {
     let first = store.create_connection(new_connection("one")).await?;
     store.create_connection(new_connection("two")).await?;
     let taken = store.update_connection(&first.id, 1, content("two")).await;
@@ -96,14 +97,14 @@ pub(super) async fn a_change_to_a_bad_name_changes_nothing(store: &Arc<dyn Conne
     Ok(())
 }
 
-pub(super) async fn the_unknown_is_not_changed(store: &Arc<dyn ConnectionStore>) -> Outcome {
+pub(super) async fn the_unknown_is_not_changed(store: &Arc<dyn Store>) -> Outcome {
     let answer = store.update_connection(&unknown(), 1, content("one")).await;
     refused(answer, &[ErrorClass::NotFound], "a change of an unknown connection")?;
     ensure!(all(&**store).await?.is_empty(), "the refused change has made a connection");
     Ok(())
 }
 
-pub(super) async fn what_is_deleted_can_be_created_again(store: &Arc<dyn ConnectionStore>) -> Outcome {
+pub(super) async fn what_is_deleted_can_be_created_again(store: &Arc<dyn Store>) -> Outcome {
     let new = new_connection("one");
     store.create_connection(new.clone()).await?;
     store.delete_connection(&new.id, 1).await?;
@@ -113,7 +114,7 @@ pub(super) async fn what_is_deleted_can_be_created_again(store: &Arc<dyn Connect
     Ok(())
 }
 
-pub(super) async fn a_deletion_of_another_version_changes_nothing(store: &Arc<dyn ConnectionStore>) -> Outcome {
+pub(super) async fn a_deletion_of_another_version_changes_nothing(store: &Arc<dyn Store>) -> Outcome {
     let first = store.create_connection(new_connection("one")).await?;
     let changed = store.update_connection(&first.id, 1, content("one")).await?;
     for version in [0, 1, 3] {
@@ -125,6 +126,46 @@ pub(super) async fn a_deletion_of_another_version_changes_nothing(store: &Arc<dy
     Ok(())
 }
 
-pub(super) async fn the_unknown_is_not_deleted(store: &Arc<dyn ConnectionStore>) -> Outcome {
+pub(super) async fn the_unknown_is_not_deleted(store: &Arc<dyn Store>) -> Outcome {
     refused(store.delete_connection(&unknown(), 1).await, &[ErrorClass::NotFound], "a deletion of the unknown")
+}
+
+pub(super) async fn the_last_check_is_kept(store: &Arc<dyn Store>) -> Outcome {
+    let first = store.create_connection(new_connection("one")).await?;
+    ensure!(first.last_check.is_none(), "a new connection was checked");
+    let at = jiff::Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_micros(1_700_000_000_123_456);
+    for error in [Some("no such bucket: \"x\"".to_owned()), None] {
+        let check = ConnectionCheck { at, error };
+        let checked = store.record_check(&first.id, check.clone()).await?;
+        let expected = Connection { last_check: Some(check), ..first.clone() };
+        ensure!(checked == expected, "{checked:?} is not {expected:?}");
+        let read = store.connection(&first.id).await?;
+        ensure!(read.as_ref() == Some(&checked), "{read:?} is not what the check gave: {checked:?}");
+    }
+    let changed = store.update_connection(&first.id, 1, content("two")).await?;
+    ensure!(changed.last_check == Some(ConnectionCheck { at, error: None }), "a change lost the check: {changed:?}");
+    Ok(())
+}
+
+pub(super) async fn the_unknown_is_not_checked(store: &Arc<dyn Store>) -> Outcome {
+    let check = ConnectionCheck { at: jiff::Timestamp::UNIX_EPOCH, error: None };
+    refused(store.record_check(&unknown(), check).await, &[ErrorClass::NotFound], "a check of the unknown")
+}
+
+pub(super) async fn what_is_in_use_stays(store: &Arc<dyn Store>) -> Outcome {
+    for (state, number) in states().into_iter().zip(0..) {
+        let from = store.create_connection(new_connection(&format!("from {number}"))).await?.id;
+        let to = store.create_connection(new_connection(&format!("to {number}"))).await?.id;
+        operation_with(&**store, &from, &to, state).await?;
+        for id in [from, to] {
+            let deleted = store.delete_connection(&id, 1).await;
+            if matches!(state, "pending" | "running" | "committing" | "paused") {
+                refused(deleted, &[ErrorClass::Conflict], "the deletion of a connection in use")?;
+                ensure!(store.connection(&id).await?.is_some(), "the connection of an operation that is {state} is gone");
+            } else {
+                deleted?;
+            }
+        }
+    }
+    Ok(())
 }

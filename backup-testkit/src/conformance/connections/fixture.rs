@@ -1,7 +1,7 @@
 //! Connections to test with.
 
 use backup_core::Result;
-use backup_core::adapter::ConnectionStore;
+use backup_core::adapter::Store;
 use backup_core::model::{Connection, ConnectionContent, ConnectionId, ConnectionQuery, NewConnection, SealedSecret};
 
 pub(super) fn unknown() -> ConnectionId {
@@ -20,6 +20,6 @@ pub(super) fn new_connection(name: &str) -> NewConnection {
     NewConnection { id: unknown(), kind: "s3".into(), content: content(name) }
 }
 
-pub(super) async fn all(store: &dyn ConnectionStore) -> Result<Vec<Connection>> {
+pub(super) async fn all(store: &dyn Store) -> Result<Vec<Connection>> {
     store.connections(&ConnectionQuery { limit: Some(1000), ..ConnectionQuery::default() }).await
 }

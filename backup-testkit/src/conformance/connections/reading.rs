@@ -3,11 +3,11 @@
 use super::fixture::{all, new_connection, unknown};
 use crate::conformance::Outcome;
 use crate::conformance::suite::ensure;
-use backup_core::adapter::ConnectionStore;
+use backup_core::adapter::Store;
 use backup_core::model::{ConnectionQuery, NewConnection};
 use std::sync::Arc;
 
-pub(super) async fn a_new_connection_is_as_it_was_given(store: &Arc<dyn ConnectionStore>) -> Outcome {
+pub(super) async fn a_new_connection_is_as_it_was_given(store: &Arc<dyn Store>) -> Outcome {
     let new = new_connection("Büro \"1\" %_\\");
     let created = store.create_connection(new.clone()).await?;
     ensure!(created.version == 1 && created.created_at == created.updated_at, "{created:?} is not new");
@@ -26,13 +26,13 @@ pub(super) async fn a_new_connection_is_as_it_was_given(store: &Arc<dyn Connecti
     Ok(())
 }
 
-pub(super) async fn an_unknown_connection_is_none(store: &Arc<dyn ConnectionStore>) -> Outcome {
+pub(super) async fn an_unknown_connection_is_none(store: &Arc<dyn Store>) -> Outcome {
     store.create_connection(new_connection("one")).await?;
     ensure!(store.connection(&unknown()).await?.is_none(), "an unknown id gave a connection");
     Ok(())
 }
 
-pub(super) async fn pages_list_without_gaps_or_doubles(store: &Arc<dyn ConnectionStore>) -> Outcome {
+pub(super) async fn pages_list_without_gaps_or_doubles(store: &Arc<dyn Store>) -> Outcome {
     let mut ids = Vec::new();
     for (name, id) in [
         ("c", "20260101T000000Z-00000002"),
@@ -60,7 +60,7 @@ pub(super) async fn pages_list_without_gaps_or_doubles(store: &Arc<dyn Connectio
     Ok(())
 }
 
-pub(super) async fn filters_of_connections_hold_together(store: &Arc<dyn ConnectionStore>) -> Outcome {
+pub(super) async fn filters_of_connections_hold_together(store: &Arc<dyn Store>) -> Outcome {
     for (name, kind) in [("shop", "mongodb"), ("Shop", "s3"), ("offsite", "s3")] {
         store.create_connection(NewConnection { kind: kind.into(), ..new_connection(name) }).await?;
     }

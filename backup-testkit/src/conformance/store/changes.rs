@@ -30,7 +30,7 @@ pub(super) async fn a_change_brings_everything_at_once(store: &Arc<dyn Store>) -
     ensure_eq!(operation(&**store, id).await?, after, "what is read back");
     ensure_eq!(store.checkpoint(id).await?, checkpoint, "the checkpoint");
     let archives = store.archives(&Identity::new("local", "/backups")).await?;
-    ensure_eq!(archives.first(), archive.as_ref(), "the archive");
+    ensure_eq!(archives.first().map(|known| &known.record), archive.as_ref(), "the archive");
 
     // Without them, what was there stays.
     let claim = running(&**store).await?;
@@ -177,15 +177,17 @@ pub(super) async fn each_change_adds_one_log_record(store: &Arc<dyn Store>) -> O
     Ok(())
 }
 
-pub(super) async fn only_a_running_operation_takes_a_request(store: &Arc<dyn Store>) -> Outcome {
-    for state in STATES {
-        let (before, _) = in_state(&**store, state).await?;
-        let result = store.request(&before.new.id, Request::Pause).await;
-        if state == "running" {
-            ensure_eq!(result?.request, Some(Request::Pause), "the request");
-        } else {
-            conflict(result, &format!("a request to an operation that is {state}"))?;
-            ensure_eq!(operation(&**store, &before.new.id).await?, before, "the operation that is {state}");
+pub(super) async fn each_request_has_its_states(store: &Arc<dyn Store>) -> Outcome {
+    for (request, states) in [(Request::Pause, &["running"][..]), (Request::Resume, &["paused", "failed"])] {
+        for state in STATES {
+            let (before, _) = in_state(&**store, state).await?;
+            let result = store.request(&before.new.id, request).await;
+            if states.contains(&state) {
+                ensure_eq!(result?.request, Some(request), "the request");
+            } else {
+                conflict(result, &format!("{request:?} to an operation that is {state}"))?;
+                ensure_eq!(operation(&**store, &before.new.id).await?, before, "the operation that is {state}");
+            }
         }
     }
     refused(store.request(&unknown(), Request::Pause).await, ErrorClass::NotFound, "a request to nothing")

@@ -3,8 +3,9 @@
 use crate::conformance::Outcome;
 use backup_core::adapter::Store;
 use backup_core::model::{
-    ArchiveId, ArchiveRecord, Claim, ClaimOver, ClaimRequest, Fence, Guard, Holder, Identity, LogLevel, LogQuery,
-    LogRecord, NewOperation, Operation, OperationId, OperationKind, StoredLogRecord, Transition,
+    ArchiveId, ArchiveRecord, Claim, ClaimNext, ClaimOver, ClaimRequest, ConnectionContent, ConnectionId, Fence, Guard,
+    Holder, Identity, LogLevel, LogQuery, LogRecord, NewConnection, NewOperation, Operation, OperationConnections,
+    OperationId, OperationKind, StoredLogRecord, Transition,
 };
 use backup_core::state::{Event, PauseReason, State};
 use backup_core::{Digest, Error, ErrorClass, Result};
@@ -57,7 +58,32 @@ pub(super) fn new_operation() -> NewOperation {
         destination: Identity::new("s3", "endpoint/bucket/prefix"),
         archive: ArchiveId::generate(now()),
         spec: serde_json::json!({ "codec": "zstd", "exclude": ["*.tmp"] }),
+        connections: None,
+        created_by: "somebody".into(),
     }
+}
+
+/// A new connection of the store.
+pub(super) async fn connection(store: &dyn Store) -> Result<ConnectionId> {
+    let id = ConnectionId::generate(now());
+    let content = ConnectionContent { name: id.to_string(), settings: serde_json::Value::Null, secret: None };
+    store.create_connection(NewConnection { id: id.clone(), kind: "local".into(), content }).await?;
+    Ok(id)
+}
+
+/// A new operation that works with these connections.
+pub(super) async fn pending_with(
+    store: &dyn Store,
+    source: &ConnectionId,
+    destination: &ConnectionId,
+) -> Result<OperationId> {
+    let connections = OperationConnections { source: source.clone(), destination: destination.clone() };
+    let new = NewOperation { connections: Some(connections), ..new_operation() };
+    Ok(store.create(new, None).await?.new.id)
+}
+
+pub(super) fn claim_next_for(lease: Duration) -> ClaimNext {
+    ClaimNext { holder: holder(1), lease, per_connection: u32::MAX }
 }
 
 pub(super) fn holder(pid: u32) -> Holder {
@@ -111,11 +137,33 @@ pub(super) const STATES: [&str; 7] = ["pending", "running", "committing", "pause
 
 /// A new operation in the state of this name, and the fence of its claim, if it had one.
 pub(super) async fn in_state(store: &dyn Store, state: &str) -> Result<(Operation, Option<Fence>)> {
+    let id = pending(store).await?;
+    bring(store, &id, state).await
+}
+
+/// A new operation that works with these connections, in the state of this name.
+pub(in crate::conformance) async fn operation_with(
+    store: &dyn Store,
+    source: &ConnectionId,
+    destination: &ConnectionId,
+    state: &str,
+) -> Result<OperationId> {
+    let id = pending_with(store, source, destination).await?;
+    bring(store, &id, state).await?;
+    Ok(id)
+}
+
+/// The names of all states.
+pub(in crate::conformance) fn states() -> [&'static str; 7] {
+    STATES
+}
+
+/// Brings a pending operation into the state of this name.
+async fn bring(store: &dyn Store, id: &OperationId, state: &str) -> Result<(Operation, Option<Fence>)> {
     if state == "pending" {
-        let id = pending(store).await?;
-        return Ok((operation(store, &id).await?, None));
+        return Ok((operation(store, id).await?, None));
     }
-    let claim = running(store).await?;
+    let claim = store.claim(id, claim_for(LONG)).await?;
     let events: &[Event] = match state {
         "committing" => &[Event::Commit],
         "paused" => &[pause()],
@@ -138,7 +186,7 @@ pub(super) async fn in_state(store: &dyn Store, state: &str) -> Result<(Operatio
 
 /// The whole log, in one page.
 pub(super) async fn log_of(store: &dyn Store, id: &OperationId) -> Result<Vec<StoredLogRecord>> {
-    let query = LogQuery { after: 0, min_level: LogLevel::Info, limit: 10_000 };
+    let query = LogQuery { after: 0, min_level: LogLevel::Debug, limit: 10_000 };
     Ok(store.page_log(id, &query).await?.records)
 }
 
@@ -156,6 +204,9 @@ pub(super) fn archive_record(destination: &Identity, seed: u8) -> ArchiveRecord 
         destination: destination.clone(),
         source: Identity::new("local", "/home"),
         manifest_sha256: Digest::of(&[seed]),
+        name: format!("archive {seed}"),
+        stored_bytes: u64::from(seed) << 32,
+        completed_at: jiff::Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_micros(1_700_000_000_123_456),
     }
 }
 

@@ -105,12 +105,12 @@ pub(super) async fn pages_give_each_record_once(store: &Arc<dyn Store>) -> Outco
     let id = pending(&**store).await?;
     let other = pending(&**store).await?;
     store.append_log(&other, &batch(1, 1, 10)).await?;
-    let levels = [LogLevel::Info, LogLevel::Warning, LogLevel::Info, LogLevel::Error, LogLevel::Info];
+    let levels = [LogLevel::Info, LogLevel::Warning, LogLevel::Debug, LogLevel::Error, LogLevel::Info];
     let records: Vec<_> = (0..25).map(|i| record(levels[i % levels.len()], format!("record {i}"))).collect();
     store.append_log(&id, &records).await?;
     let all = log_of(&**store, &id).await?;
     ensure_eq!(all.len(), 26, "records");
-    for level in [LogLevel::Info, LogLevel::Warning, LogLevel::Error] {
+    for level in [LogLevel::Debug, LogLevel::Info, LogLevel::Warning, LogLevel::Error] {
         let expected: Vec<_> = all.iter().filter(|stored| stored.record.level >= level).cloned().collect();
         for limit in [1, 2, 5, expected.len() as u32, 10_000] {
             let read = read_all(&**store, &id, level, limit).await?;
@@ -177,5 +177,34 @@ pub(super) async fn the_log_of_nothing_is_empty(store: &Arc<dyn Store>) -> Outco
         let query = LogQuery { limit, ..LogQuery::default() };
         refused(store.page_log(&unknown(), &query).await, ErrorClass::Invalid, "a page of a size that is not allowed")?;
     }
+    Ok(())
+}
+
+pub(super) async fn what_is_cleared_is_gone_and_numbers_go_on(store: &Arc<dyn Store>) -> Outcome {
+    let at = |seconds| jiff::Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_secs(seconds);
+    let timed = |seconds, message: &str| LogRecord { time: at(seconds), ..LogRecord::info("test", message) };
+    let old: OperationId = "20010101T000000Z-00000000".parse()?;
+    store.create(backup_core::model::NewOperation { id: old.clone(), ..new_operation() }, None).await?;
+    let new = pending(&**store).await?;
+    // 2001-09-09, and later.
+    let records = [timed(1_000_000_000, "a"), timed(1_000_000_500, "b"), timed(1_000_001_000, "c")];
+    store.append_log(&old, &records).await?;
+    store.append_log(&new, &records).await?;
+    ensure_eq!(store.clear_logs(at(1_000_000_000)).await?, 0, "records from before the first");
+    ensure_eq!(store.clear_logs(at(1_000_001_000)).await?, 2, "records that were cleared");
+    ensure_eq!(store.clear_logs(at(1_000_001_000)).await?, 0, "records that were cleared again");
+    let messages = |log: Vec<StoredLogRecord>| -> Vec<(u64, String)> {
+        log.into_iter().map(|stored| (stored.sequence, stored.record.message)).collect()
+    };
+    store.append_log(&old, &[timed(1_000_002_000, "d")]).await?;
+    let kept = messages(log_of(&**store, &old).await?);
+    ensure_eq!(kept[1..], [(4, "c".into()), (5, "d".into())], "the log of the old operation");
+    ensure_eq!(log_of(&**store, &new).await?.len(), 4, "records of the operation that was created later");
+    // What is created is dated by the store.
+    ensure_eq!(store.clear_logs(now() + jiff::SignedDuration::from_secs(60)).await?, 7, "all the rest");
+    store.append_log(&old, &[timed(1_000_003_000, "e")]).await?;
+    ensure_eq!(messages(log_of(&**store, &old).await?), [(6, "e".into())], "the log after everything was cleared");
+    let page = store.page_log(&new, &LogQuery::default()).await?;
+    ensure_eq!((page.records.len(), page.next_after), (0, 4), "a page of a log that was cleared");
     Ok(())
 }

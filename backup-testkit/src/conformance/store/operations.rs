@@ -4,7 +4,11 @@ use super::fixture::*;
 use crate::conformance::Outcome;
 use crate::conformance::suite::ensure;
 use backup_core::adapter::Store;
-use backup_core::model::{Checkpoint, NewOperation, OperationId, OperationKind, OperationQuery, Progress};
+use backup_core::ErrorClass;
+use backup_core::model::{
+    Checkpoint, ConnectionId, NewOperation, OperationConnections, OperationId, OperationKind, OperationQuery,
+    OperationTotals, Progress,
+};
 use backup_core::state::State;
 use std::sync::Arc;
 
@@ -12,6 +16,7 @@ pub(super) async fn a_new_operation_is_as_it_was_given(store: &Arc<dyn Store>) -
     let new = NewOperation {
         name: "Näme with 'quotes', \"more\", \n lines and 日本".into(),
         kind: OperationKind::Restore,
+        created_by: "Ünal \"x\"".into(),
         spec: serde_json::json!({ "nested": { "list": [1, -2, 3.5, true, null, ""] }, "größe": u64::MAX }),
         ..new_operation()
     };
@@ -111,29 +116,126 @@ pub(super) async fn filters_hold_together(store: &Arc<dyn Store>) -> Outcome {
 
     let prefixes = [None, Some(""), Some("2026011"), Some("20260112T000000Z-00000000"), Some("2025"), Some("2026_1%")];
     let state_lists: [&[&'static str]; 4] = [&[], &["pending"], &["running", "failed"], &["completed"]];
+    let second = |day: u32| format!("2026-01-{day}T00:00:00Z").parse::<jiff::Timestamp>().ok();
+    let times = [(None, None), (second(12), None), (None, second(16)), (second(11), second(14)), (second(14), second(11))];
     for kind in [None, Some(OperationKind::Backup), Some(OperationKind::Verify)] {
         for states in state_lists {
             for prefix in prefixes {
                 for before in [None, Some(all[3].new.id.clone())] {
-                    let query = OperationQuery {
-                        kind,
-                        states: states.to_vec(),
-                        id_prefix: prefix.map(str::to_string),
-                        before: before.clone(),
-                        limit: None,
-                    };
-                    let expected: Vec<_> = all
-                        .iter()
-                        .filter(|op| kind.is_none_or(|kind| op.new.kind == kind))
-                        .filter(|op| states.is_empty() || states.contains(&op.state.name()))
-                        .filter(|op| prefix.is_none_or(|prefix| op.new.id.as_str().starts_with(prefix)))
-                        .filter(|op| before.as_ref().is_none_or(|before| op.new.id < *before))
-                        .cloned()
-                        .collect();
-                    ensure_eq!(store.query(&query).await?, expected, "the answer to {query:?}");
+                    for (since, until) in times {
+                        let query = OperationQuery {
+                            kind,
+                            states: states.to_vec(),
+                            id_prefix: prefix.map(str::to_string),
+                            since,
+                            until,
+                            before: before.clone(),
+                            ..OperationQuery::default()
+                        };
+                        let time = |op: &backup_core::model::Operation| {
+                            let day = op.new.id.as_str()[6..8].parse().unwrap_or(0);
+                            second(day)
+                        };
+                        let expected: Vec<_> = all
+                            .iter()
+                            .filter(|op| kind.is_none_or(|kind| op.new.kind == kind))
+                            .filter(|op| states.is_empty() || states.contains(&op.state.name()))
+                            .filter(|op| prefix.is_none_or(|prefix| op.new.id.as_str().starts_with(prefix)))
+                            .filter(|op| before.as_ref().is_none_or(|before| op.new.id < *before))
+                            .filter(|op| since.is_none() || time(op) >= since)
+                            .filter(|op| until.is_none() || time(op) < until)
+                            .cloned()
+                            .collect();
+                        ensure_eq!(store.query(&query).await?, expected, "the answer to {query:?}");
+                    }
                 }
             }
         }
     }
+    connections_are_filters(&**store).await
+}
+
+async fn connections_are_filters(store: &dyn Store) -> Outcome {
+    let (a, b, c) = (connection(store).await?, connection(store).await?, connection(store).await?);
+    let made = [(&a, &b), (&a, &c), (&b, &c), (&a, &b)];
+    let mut ids = Vec::new();
+    for (source, destination) in made {
+        ids.push(pending_with(store, source, destination).await?);
+    }
+    for source in [None, Some(&a), Some(&b), Some(&c)] {
+        for destination in [None, Some(&b), Some(&c)] {
+            for states in [vec![], vec!["pending"], vec!["pending", "running"], vec!["running"]] {
+                if source.is_none() && destination.is_none() {
+                    continue;
+                }
+                let query = OperationQuery {
+                    source_connection: source.cloned(),
+                    destination_connection: destination.cloned(),
+                    states: states.clone(),
+                    ..OperationQuery::default()
+                };
+                let fits = |(from, to): (&ConnectionId, &ConnectionId)| {
+                    source.is_none_or(|s| s == from) && destination.is_none_or(|d| d == to)
+                };
+                let mut expected: Vec<_> = made
+                    .iter()
+                    .zip(&ids)
+                    .filter(|((from, to), _)| fits((from, to)) && (states.is_empty() || states.contains(&"pending")))
+                    .map(|(_, id)| id.clone())
+                    .collect();
+                expected.sort_unstable_by(|a, b| b.cmp(a));
+                let found: Vec<_> = store.query(&query).await?.into_iter().map(|o| o.new.id).collect();
+                ensure_eq!(found, expected, "the answer to {query:?}");
+                let totals = store.totals(&query).await?;
+                ensure_eq!(totals.all(), expected.len() as u64, "the totals of {query:?}");
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn an_operation_names_connections_that_are_there(store: &Arc<dyn Store>) -> Outcome {
+    let there = connection(&**store).await?;
+    let gone = ConnectionId::generate(now());
+    for (source, destination) in [(&there, &gone), (&gone, &there), (&gone, &gone)] {
+        let connections = OperationConnections { source: source.clone(), destination: destination.clone() };
+        let new = NewOperation { connections: Some(connections), ..new_operation() };
+        refused(store.create(new.clone(), None).await, ErrorClass::NotFound, "an operation of a connection that is gone")?;
+        ensure_eq!(store.get(&new.id).await?, None, "the operation that was refused");
+    }
+    let connections = Some(OperationConnections { source: there.clone(), destination: there });
+    let new = NewOperation { connections: connections.clone(), ..new_operation() };
+    let created = store.create(new.clone(), None).await?;
+    ensure_eq!(created.new, new, "what was created");
+    ensure_eq!(store.get(&new.id).await?, Some(created), "what is read back");
+    Ok(())
+}
+
+pub(super) async fn totals_count_what_the_filters_leave(store: &Arc<dyn Store>) -> Outcome {
+    ensure_eq!(store.totals(&OperationQuery::default()).await?, OperationTotals::default(), "the totals of nothing");
+    for (state, count) in STATES.into_iter().zip(1..) {
+        for _ in 0..count {
+            in_state(&**store, state).await?;
+        }
+    }
+    let all = OperationTotals {
+        pending: 1,
+        running: 2,
+        committing: 3,
+        paused: 4,
+        completed: 5,
+        failed: 6,
+        cancelled: 7,
+    };
+    let newest = store.query(&OperationQuery::default()).await?;
+    let before = newest.first().map(|operation| operation.new.id.clone());
+    let query = OperationQuery { before, limit: Some(1), ..OperationQuery::default() };
+    ensure_eq!(store.totals(&query).await?, all, "the totals");
+    ensure_eq!(all.success_rate(), Some(5.0 / 11.0), "the success rate");
+    let query = OperationQuery { states: vec!["paused", "failed"], ..OperationQuery::default() };
+    let some = OperationTotals { paused: 4, failed: 6, ..OperationTotals::default() };
+    ensure_eq!(store.totals(&query).await?, some, "the totals of two states");
+    let query = OperationQuery { kind: Some(OperationKind::Verify), ..OperationQuery::default() };
+    ensure_eq!(store.totals(&query).await?, OperationTotals::default(), "the totals of another kind");
     Ok(())
 }

@@ -37,8 +37,9 @@ async fn compare_with_store(
 ) -> Result<Option<Finding>, Failure> {
     let Some(store) = app.store_if_there().await? else { return Ok(None) };
     let records = store.archives(&destination.identity()).await?;
+    let mut records = records.into_iter().map(|known| known.record);
     let id = &archive.header().id;
-    Ok(records.into_iter().find(|r| r.archive == *id && r.manifest_sha256 != archive.manifest_sha256()).map(|record| {
+    Ok(records.find(|r| r.archive == *id && r.manifest_sha256 != archive.manifest_sha256()).map(|record| {
         Finding {
             object: None,
             entry: None,

@@ -1,0 +1,53 @@
+//! An operation that was claimed, and on which work has not begun yet.
+
+use super::process::{boot_time, holder_is_dead};
+use super::session::Session;
+use super::{Engine, Outcome};
+use crate::model::{Claim, ClaimNext, ClaimOver, ClaimRequest, Operation};
+use crate::{Error, ErrorClass, Result};
+use std::sync::Arc;
+
+/// The right to work on an operation, until its lease runs out: it is renewed only once the work has begun.
+#[derive(Debug)]
+pub struct Claimed {
+    pub(super) session: Arc<Session>,
+    pub(super) claim: Claim,
+}
+
+impl Claimed {
+    /// The operation after the claim.
+    pub fn operation(&self) -> &Operation {
+        &self.claim.operation
+    }
+
+    /// Gives the operation back because the work cannot begin: it pauses when a human can mend that, else it fails.
+    ///
+    /// # Errors
+    /// The error given, when the operation failed by it.
+    pub async fn broke_off(self, error: Error) -> Result<Outcome> {
+        self.session.broke_off(error).await
+    }
+}
+
+/// Claims what has been due for longest.
+pub(super) async fn next(engine: &Engine, per_connection: u32) -> Result<Option<Claimed>> {
+    let before = boot_time();
+    let (holder, lease) = (engine.options.holder.clone(), engine.options.lease);
+    let claim = engine.store.claim_next(&ClaimNext { holder, lease, per_connection }).await?;
+    Ok(claim.map(|claim| Claimed { session: Session::of(engine, &claim, before), claim }))
+}
+
+/// Claims an operation whose holder is known to be dead. `None` when it is not, or when somebody else was faster.
+pub(super) async fn orphan(engine: &Engine, operation: &Operation) -> Result<Option<Claimed>> {
+    if !operation.state.is_held() || !operation.holder.as_ref().is_some_and(holder_is_dead) {
+        return Ok(None);
+    }
+    let before = boot_time();
+    let over = ClaimOver::Holder { version: operation.version };
+    let request = ClaimRequest { holder: engine.options.holder.clone(), lease: engine.options.lease, over };
+    match engine.store.claim(&operation.new.id, request).await {
+        Ok(claim) => Ok(Some(Claimed { session: Session::of(engine, &claim, before), claim })),
+        Err(e) if e.class() == ErrorClass::Conflict => Ok(None),
+        Err(e) => Err(e),
+    }
+}

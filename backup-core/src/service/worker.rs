@@ -1,0 +1,280 @@
+//! The worker: claims what is due and runs it, some operations at once.
+
+use super::operations::connections;
+use super::spec::Spec;
+use super::{BackupService, Inner, ServiceEvent};
+use crate::engine::{BackupWork, Claimed, Limits, OperationHandle, RestoreWork};
+use crate::model::{OperationConnections, OperationId, OperationQuery};
+use crate::{Error, Result};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+/// How often what dead processes of this host left is looked for. Their leases run out anyway; this is only faster.
+const ORPHANS_EVERY: Duration = Duration::from_secs(15);
+/// The longest pause after faults of the store.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// An operation cannot work with less.
+const LEAST_MEMORY: u64 = 64 << 20;
+
+/// How a worker works.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerOptions {
+    /// Operations at once in this process, 1 to 256; they share the engine's memory, each of them takes at least 64 MiB.
+    pub parallel: usize,
+    /// Operations at once that work with one connection, over all workers of the store; at least 1.
+    pub per_connection: u32,
+    /// How often an idle worker asks the store for what is due, 10 ms to an hour: one query each time.
+    pub look_every: Duration,
+}
+
+impl Default for WorkerOptions {
+    fn default() -> Self {
+        Self { parallel: 2, per_connection: 2, look_every: Duration::from_secs(1) }
+    }
+}
+
+impl WorkerOptions {
+    /// # Errors
+    /// `Invalid`, and what is wrong, when no worker could work like this.
+    pub(super) fn check(&self) -> Result<()> {
+        let Self { parallel, per_connection, look_every } = self;
+        if !(1..=256).contains(parallel) {
+            return Err(Error::invalid("a worker runs 1 to 256 operations at once"));
+        }
+        if *per_connection == 0 {
+            return Err(Error::invalid("at least one operation at once must be allowed for a connection"));
+        }
+        if !(Duration::from_millis(10)..=Duration::from_secs(3600)).contains(look_every) {
+            return Err(Error::invalid("a worker looks for work every 10 ms to an hour"));
+        }
+        Ok(())
+    }
+
+    /// What each operation may take of the memory.
+    ///
+    /// # Errors
+    /// `Invalid` when it is too little.
+    pub(super) fn memory_of_one(&self, memory: u64) -> Result<u64> {
+        let one = memory / self.parallel.max(1) as u64;
+        if one < LEAST_MEMORY {
+            let text = format!(
+                "{} operations at once need {} MiB of memory at least; allow fewer, or more memory",
+                self.parallel,
+                self.parallel as u64 * (LEAST_MEMORY >> 20)
+            );
+            return Err(Error::invalid(text));
+        }
+        Ok(one)
+    }
+}
+
+/// A worker that runs; it stops at once when it is dropped.
+#[derive(Debug)]
+pub(super) struct Running {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl BackupService {
+    pub(super) fn start_worker(&self, options: WorkerOptions, stop: CancellationToken) {
+        let worker = Worker { service: Arc::downgrade(&self.inner), options, handles: Arc::default(), stop: stop.clone() };
+        let running = Running { stop, task: tokio::spawn(worker.run()) };
+        *self.inner.worker.lock().unwrap_or_else(PoisonError::into_inner) = Some(running);
+    }
+
+    /// Stops the worker of this process: its operations store what they have read and are handed over to whichever worker is next. Returns
+    /// when that is done. What is asked of the service afterwards waits for workers elsewhere.
+    pub async fn shutdown(&self) {
+        let running = self.inner.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut running) = running else { return };
+        running.stop.cancel();
+        let _ = (&mut running.task).await;
+    }
+}
+
+#[derive(Debug)]
+struct Worker {
+    /// The service owns its worker.
+    service: Weak<Inner>,
+    options: WorkerOptions,
+    /// What hands a running operation over.
+    handles: Arc<Mutex<HashMap<OperationId, CancellationToken>>>,
+    stop: CancellationToken,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("BackupService")
+    }
+}
+
+impl Worker {
+    async fn run(self) {
+        let mut running = JoinSet::new();
+        let mut pause = self.options.look_every;
+        let mut orphans = tokio::time::interval(ORPHANS_EVERY);
+        orphans.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while !self.stop.is_cancelled() {
+            let Some(service) = self.service() else { break };
+            // The first tick comes at once: what a process before this one left goes on at the start.
+            let look_for_orphans = futures::FutureExt::now_or_never(orphans.tick()).is_some();
+            match self.claim(&service, &mut running, look_for_orphans).await {
+                Ok(()) => pause = self.options.look_every,
+                Err(error) => {
+                    tracing::warn!(error = %error.chain(), "the worker cannot look for operations");
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+            let due = service.inner.due.notified();
+            tokio::select! {
+                () = self.stop.cancelled() => {}
+                () = due => {}
+                () = tokio::time::sleep(pause) => {}
+                Some(ended) = running.join_next() => told(ended),
+            }
+        }
+        for token in self.handles.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            token.cancel();
+        }
+        while let Some(ended) = running.join_next().await {
+            told(ended);
+        }
+    }
+
+    fn service(&self) -> Option<BackupService> {
+        self.service.upgrade().map(|inner| BackupService { inner, _guard: None })
+    }
+
+    /// Claims as many operations as there is room for.
+    async fn claim(&self, service: &BackupService, running: &mut JoinSet<()>, look_for_orphans: bool) -> Result<()> {
+        let has_room = |running: &mut JoinSet<()>| {
+            while let Some(ended) = running.try_join_next() {
+                told(ended);
+            }
+            running.len() < self.options.parallel && !self.stop.is_cancelled()
+        };
+        if look_for_orphans && has_room(running) {
+            let mut query = OperationQuery { states: vec!["running", "committing"], ..OperationQuery::default() };
+            loop {
+                let page = service.inner.store.query(&query).await?;
+                let Some(last) = page.last() else { break };
+                query.before = Some(last.new.id.clone());
+                for operation in page.iter().filter(|operation| operation.new.connections.is_some()) {
+                    if !has_room(running) {
+                        return Ok(());
+                    }
+                    if let Some(claimed) = service.inner.engine.claim_orphan(operation).await? {
+                        self.start(service, running, claimed);
+                    }
+                }
+            }
+        }
+        while has_room(running) {
+            match service.inner.engine.claim_next(self.options.per_connection).await? {
+                Some(claimed) => self.start(service, running, claimed),
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&self, service: &BackupService, running: &mut JoinSet<()>, claimed: Claimed) {
+        let job = Job { inner: service.inner.clone(), handles: self.handles.clone(), stop: self.stop.clone() };
+        running.spawn(job.run(claimed));
+    }
+}
+
+/// A job that panicked is no reason for the others to stop; its lease runs out.
+fn told(ended: std::result::Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "an operation was broken off");
+    }
+}
+
+/// One attempt at one operation.
+struct Job {
+    inner: Arc<Inner>,
+    handles: Arc<Mutex<HashMap<OperationId, CancellationToken>>>,
+    stop: CancellationToken,
+}
+
+impl Job {
+    async fn run(self, claimed: Claimed) {
+        let service = BackupService { inner: self.inner.clone(), _guard: None };
+        let id = claimed.operation().new.id.clone();
+        // Nobody may be listening.
+        let _ = self.inner.events.send(ServiceEvent::Started(Box::new(claimed.operation().clone())));
+        match begin(&service, claimed).await {
+            Ok(handle) => {
+                let token = handle.hand_over_token();
+                self.handles.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), token.clone());
+                // A shutdown that came meanwhile did not find the handle.
+                if self.stop.is_cancelled() {
+                    token.cancel();
+                }
+                if let Err(error) = handle.wait().await {
+                    tracing::warn!(operation = %id, error = %error.chain(), "the attempt failed");
+                }
+            }
+            Err(error) => tracing::warn!(operation = %id, error = %error.chain(), "the attempt could not begin"),
+        }
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        self.inner.limits.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        let _ = self.inner.events.send(ServiceEvent::Ended(id));
+    }
+}
+
+/// What an operation is continued with.
+enum Work {
+    Backup(BackupWork),
+    Restore(RestoreWork),
+}
+
+/// Builds the adapters of a claimed operation and begins. When they cannot be built, the operation pauses or fails.
+async fn begin(service: &BackupService, claimed: Claimed) -> Result<OperationHandle> {
+    match Box::pin(prepare(service, &claimed)).await {
+        Ok(Work::Backup(work)) => service.inner.engine.continue_backup(claimed, work).await,
+        Ok(Work::Restore(work)) => service.inner.engine.continue_restore(claimed, work).await,
+        Err(error) => {
+            let text = error.chain();
+            claimed.broke_off(error).await?;
+            Err(Error::conflict(format!("it was paused: {text}")))
+        }
+    }
+}
+
+async fn prepare(service: &BackupService, claimed: &Claimed) -> Result<Work> {
+    let operation = claimed.operation();
+    let spec = Spec::of(operation)?;
+    let OperationConnections { source, destination } = connections(operation)?;
+    let limits = |limits: Limits| {
+        let mut all = service.inner.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(operation.new.id.clone(), limits.clone());
+        limits
+    };
+    match spec {
+        Spec::Backup { options, sealed, limits: rates } => Ok(Work::Backup(BackupWork {
+            source: service.source(&source, &options).await?,
+            destination: service.destination(&destination).await?,
+            // Without keys the engine says so in its own way.
+            keys: service.archive_keys(sealed).unwrap_or_default(),
+            limits: limits(rates.limits()),
+        })),
+        Spec::Restore { options, allow_unsealed, limits: rates } => Ok(Work::Restore(RestoreWork {
+            destination: service.destination(&source).await?,
+            target: service.target(&destination, &options).await?,
+            open: service.open_options(allow_unsealed),
+            limits: limits(rates.limits()),
+            keep_going: false,
+        })),
+    }
+}

@@ -1,0 +1,85 @@
+-- Times are microseconds since 1970-01-01 UTC on the database's clock, if not said otherwise.
+-- Applied migrations are never edited: their checksums are compared.
+-- The names start with backup_, since the database may be shared with other programs.
+
+CREATE TABLE backup_connections (
+    id                     TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+    kind                   TEXT COLLATE "C" NOT NULL,
+    name                   TEXT COLLATE "C" NOT NULL UNIQUE,
+    settings               TEXT NOT NULL, -- JSON, without secrets
+    secret                 TEXT, -- sealed
+    version                BIGINT NOT NULL,
+    created_at             BIGINT NOT NULL,
+    updated_at             BIGINT NOT NULL,
+    checked_at             BIGINT, -- on the clock of who checked
+    check_error            TEXT -- of the last check, when it failed
+);
+
+CREATE TABLE backup_operations (
+    id                     TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+    kind                   TEXT COLLATE "C" NOT NULL,
+    name                   TEXT NOT NULL,
+    source_kind            TEXT NOT NULL,
+    source_location        TEXT NOT NULL,
+    destination_kind       TEXT NOT NULL,
+    destination_location   TEXT NOT NULL,
+    archive                TEXT NOT NULL,
+    spec                   TEXT NOT NULL, -- JSON
+    source_connection      TEXT COLLATE "C", -- stays when the connection is deleted
+    destination_connection TEXT COLLATE "C",
+    created_by             TEXT NOT NULL,
+    state                  TEXT COLLATE "C" NOT NULL, -- the name, for filters
+    state_data             TEXT NOT NULL, -- JSON, the whole state
+    version                BIGINT NOT NULL,
+    attempt                BIGINT NOT NULL,
+    nonce                  BIGINT NOT NULL,
+    holder                 TEXT, -- JSON
+    lease_until            BIGINT,
+    due_at                 BIGINT, -- since when any worker may take it
+    request                TEXT COLLATE "C",
+    progress               TEXT NOT NULL, -- JSON
+    log_sequence           BIGINT NOT NULL, -- of the last log record
+    created_at             BIGINT NOT NULL,
+    updated_at             BIGINT NOT NULL,
+    finished_at            BIGINT
+);
+CREATE INDEX backup_operations_by_state ON backup_operations (state, id);
+CREATE INDEX backup_operations_by_kind ON backup_operations (kind, id);
+CREATE INDEX backup_operations_by_due ON backup_operations (due_at, id);
+CREATE INDEX backup_operations_by_source ON backup_operations (source_connection, id);
+CREATE INDEX backup_operations_by_source_state ON backup_operations (source_connection, state, id);
+CREATE INDEX backup_operations_by_destination ON backup_operations (destination_connection, id);
+CREATE INDEX backup_operations_by_destination_state ON backup_operations (destination_connection, state, id);
+
+CREATE TABLE backup_checkpoints (
+    operation_id           TEXT COLLATE "C" NOT NULL PRIMARY KEY REFERENCES backup_operations (id),
+    saved_at               BIGINT NOT NULL,
+    data                   BYTEA NOT NULL
+);
+
+CREATE TABLE backup_log_records (
+    operation_id           TEXT COLLATE "C" NOT NULL REFERENCES backup_operations (id),
+    sequence               BIGINT NOT NULL, -- from 1; only what was cleared leaves gaps
+    time                   BIGINT NOT NULL, -- on the clock of the worker
+    level                  BIGINT NOT NULL, -- 0 debug, 1 info, 2 warning, 3 error
+    step                   TEXT NOT NULL,
+    message                TEXT NOT NULL,
+    context                TEXT, -- JSON
+    PRIMARY KEY (operation_id, sequence)
+);
+
+CREATE TABLE backup_archives (
+    place                  TEXT COLLATE "C" NOT NULL, -- SHA-256 of the destination, which is too long for a key
+    archive                TEXT COLLATE "C" NOT NULL,
+    destination_kind       TEXT NOT NULL,
+    destination_location   TEXT NOT NULL,
+    source_kind            TEXT NOT NULL,
+    source_location        TEXT NOT NULL,
+    manifest_sha256        TEXT NOT NULL, -- hexadecimal
+    name                   TEXT NOT NULL,
+    stored_bytes           BIGINT NOT NULL,
+    completed_at           BIGINT NOT NULL, -- on the clock of the worker
+    protected              BIGINT NOT NULL, -- 1 when it must not be deleted
+    PRIMARY KEY (place, archive)
+);
+CREATE INDEX backup_archives_by_archive ON backup_archives (archive);

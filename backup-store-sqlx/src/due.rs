@@ -1,0 +1,109 @@
+//! Claiming whatever is due.
+//!
+//! What is due is looked up without locks; then one candidate after the other is locked, in a transaction of its own, with its
+//! connections, and looked at once more. Rows that another worker has locked are passed over.
+
+use crate::db::Db;
+use crate::dialect::Statement;
+use crate::error::failed;
+use crate::{rows, sql};
+use backup_core::Result;
+use backup_core::adapter::check_claim_next;
+use backup_core::model::{Claim, ClaimNext, ClaimOver, ClaimRequest, ConnectionId, OperationId};
+use sqlx::AnyConnection;
+use std::collections::BTreeSet;
+
+/// Candidates that are looked at before asking again without the connections that were found busy.
+const CANDIDATES: i64 = 20;
+const CANNOT_LIST: &str = "cannot look for operations that are due";
+
+struct Candidate {
+    operation: OperationId,
+    /// In order, each once.
+    connections: Vec<ConnectionId>,
+}
+
+/// What became of a candidate.
+enum Tried {
+    Claimed(Box<Claim>),
+    /// One of its connections has as many operations as are allowed.
+    Busy(ConnectionId),
+    /// Another worker has it.
+    Gone,
+}
+
+impl Db {
+    pub(crate) async fn claim_next(&self, next: &ClaimNext) -> Result<Option<Claim>> {
+        check_claim_next(next)?;
+        let mut busy = BTreeSet::new();
+        loop {
+            let candidates = self.candidates(&busy).await?;
+            let known_busy = busy.len();
+            for candidate in &candidates {
+                if candidate.connections.iter().any(|connection| busy.contains(connection)) {
+                    continue;
+                }
+                match self.try_candidate(candidate, next).await? {
+                    Tried::Claimed(claim) => return Ok(Some(*claim)),
+                    Tried::Busy(connection) => {
+                        busy.insert(connection);
+                    }
+                    Tried::Gone => {}
+                }
+            }
+            // Behind those of busy connections there may be others.
+            if candidates.len() < CANDIDATES as usize || busy.len() == known_busy {
+                return Ok(None);
+            }
+        }
+    }
+
+    async fn candidates(&self, busy: &BTreeSet<ConnectionId>) -> Result<Vec<Candidate>> {
+        let mut list = Statement::new(sql::LIST_DUE);
+        for column in ["source_connection", "destination_connection"] {
+            for (number, connection) in busy.iter().enumerate() {
+                list.push(&if number == 0 { format!(" AND {column} NOT IN (") } else { ", ".to_owned() });
+                list.bind(connection.to_string());
+            }
+            list.push(if busy.is_empty() { "" } else { ")" });
+        }
+        list.push(sql::ORDER_BY_DUE).bind(CANDIDATES);
+        let list = list.finish(self.dialect).map_err(failed(CANNOT_LIST))?;
+        let found = list.fetch_all(&self.reader).await.map_err(failed(CANNOT_LIST))?;
+        found
+            .iter()
+            .map(|row| {
+                let connections = rows::connections(row)?.map_or_else(BTreeSet::new, |(from, to)| [from, to].into());
+                Ok(Candidate { operation: rows::id(row)?, connections: connections.into_iter().collect() })
+            })
+            .collect()
+    }
+
+    async fn try_candidate(&self, candidate: &Candidate, next: &ClaimNext) -> Result<Tried> {
+        let mut tx = self.begin().await?;
+        let lock = self.dialect.query(sql::LOCK_FREE_OPERATION).bind(candidate.operation.to_string());
+        let row = lock.fetch_optional(&mut *tx).await.map_err(failed("cannot lock the operation"))?;
+        let Some(row) = row else { return Ok(Tried::Gone) };
+        let (before, now) = rows::operation(&row)?;
+        if before.due_at().is_none_or(|due_at| due_at > now) {
+            return Ok(Tried::Gone);
+        }
+        for connection in &candidate.connections {
+            // Two workers that count at once would both find room for one more. A connection that is gone limits nothing.
+            let lock = self.dialect.query(sql::LOCK_CONNECTION).bind(connection.to_string());
+            lock.fetch_optional(&mut *tx).await.map_err(failed("cannot lock the connection"))?;
+            if self.at_work_with(&mut tx, connection).await? >= i64::from(next.per_connection) {
+                return Ok(Tried::Busy(connection.clone()));
+            }
+        }
+        let request = ClaimRequest { holder: next.holder.clone(), lease: next.lease, over: ClaimOver::Nobody };
+        let claim = self.write_claim(&mut tx, before, &request, now).await?;
+        self.commit(tx).await?;
+        Ok(Tried::Claimed(Box::new(claim)))
+    }
+
+    async fn at_work_with(&self, conn: &mut AnyConnection, connection: &ConnectionId) -> Result<i64> {
+        let count = self.dialect.query(sql::COUNT_AT_WORK).bind(connection.to_string()).bind(connection.to_string());
+        rows::number(&count.fetch_one(conn).await.map_err(failed("cannot count the operations of a connection"))?)
+    }
+}
