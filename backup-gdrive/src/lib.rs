@@ -21,6 +21,7 @@
 //! ```
 //!
 //! - [`GDrive`] is a connection: a folder and an account, by a [`GDriveConfig`]. It is shared by cloning.
+//! - [`GDriveAdapter`] makes one from stored connections of a [`service`](backup_core::service).
 //! - [`GDriveDestination`] keeps archives in it.
 //! - [`account`] has what gets and keeps the consent of a person: the OAuth redirect flow for any web server or program, and a place for refresh
 //!   tokens that Google rotates.
@@ -29,6 +30,7 @@
 //! taken back is [`Unauthorized`](backup_core::ErrorClass::Unauthorized): the operation pauses until somebody has signed in again.
 
 pub mod account;
+mod adapter;
 mod api;
 mod config;
 mod destination;
@@ -38,6 +40,7 @@ mod names;
 mod pages;
 mod upload;
 
+pub use adapter::GDriveAdapter;
 pub use api::GDrive;
 pub use config::{Credentials, GDriveConfig, QuotaPolicy};
 pub use destination::GDriveDestination;

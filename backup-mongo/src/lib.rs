@@ -1,5 +1,6 @@
 #![doc = include_str!("../../docs/MONGODB.md")]
 
+mod adapter;
 mod client;
 mod config;
 mod digest;
@@ -11,6 +12,7 @@ pub mod mongodump;
 mod restore_target;
 mod source;
 
+pub use adapter::MongoAdapter;
 pub use client::{KIND, MongoCluster, Topology};
 pub use config::{MongoConfig, Selection};
 pub use digest::{GroupDigest, Tally};

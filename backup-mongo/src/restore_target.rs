@@ -34,6 +34,8 @@ use bytes::BytesMut;
 use learn::Learned;
 use marks::Marks;
 use mongodb::bson::{Document, doc};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,7 +45,8 @@ use tokio::sync::OnceCell;
 const LARGEST_SLICE: u64 = 32 << 20;
 
 /// What is restored and where it goes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct MongoTargetOptions {
     /// All goes into this database; what is restored may then come from one database only.
     pub database: Option<String>,

@@ -23,6 +23,7 @@
 //! ```
 //!
 //! - [`S3Bucket`] is a connection: a bucket, or the keys below a prefix of it, by an [`S3Config`]. It is shared by cloning.
+//! - [`S3Adapter`] makes the following from stored connections of a [`service`](backup_core::service).
 //! - [`S3Source`] reads it: current objects or all versions, with headers, user metadata, storage class and tags.
 //! - [`S3Destination`] keeps archives in it, [`S3RestoreTarget`] puts archives back into it.
 //!
@@ -32,6 +33,7 @@
 //!
 //! Features: `aws-config` (default) finds credentials in the environment, in profiles and on instances.
 
+mod adapter;
 mod attributes;
 mod body;
 mod client;
@@ -45,6 +47,7 @@ mod restore_target;
 mod source;
 mod version_name;
 
+pub use adapter::S3Adapter;
 pub use client::S3Bucket;
 pub use config::{ChecksumMode, Credentials, Encryption, S3Config};
 pub use destination::S3Destination;

@@ -29,8 +29,8 @@ use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// How many objects an estimate counts before it gives up: some ten pages of the listing.
-const ESTIMATE_OBJECTS: u64 = 10_000;
+/// How many objects an estimate counts before it gives up: seven pages of the listing.
+const ESTIMATE_OBJECTS: u64 = 7_000;
 
 /// Which objects an [`S3Source`] reads, and what of them.
 ///

@@ -44,9 +44,12 @@ fn class_of_driver(cause: &sqlx::Error) -> ErrorClass {
 type Class = (ErrorClass, &'static str);
 
 const BUSY: Class = (ErrorClass::Transient, "another process keeps the database locked");
+#[cfg(any(feature = "postgres", feature = "mysql"))]
 const UNREACHABLE: Class = (ErrorClass::Transient, "the database does not take connections now");
 const FULL: Class = (ErrorClass::NoSpace, "the disk is full");
+#[cfg(any(feature = "postgres", feature = "mysql"))]
 const REFUSED: Class = (ErrorClass::Unauthorized, "the database refuses this user; check name, password and rights");
+#[cfg(any(feature = "postgres", feature = "mysql"))]
 const NO_DATABASE: Class = (ErrorClass::NotFound, "there is no such database; make it first");
 const OTHER: Class = (ErrorClass::Permanent, "");
 

@@ -225,7 +225,10 @@ pub(crate) fn list(query: &OperationQuery) -> Result<Statement> {
         Result::Ok(())
     };
     let mut statement = Statement::default();
-    match &query.states[..] {
+    let mut states = query.states.clone();
+    states.sort_unstable();
+    states.dedup();
+    match &states[..] {
         [] => part(&mut statement, None)?,
         [state] => part(&mut statement, Some(*state))?,
         states => {

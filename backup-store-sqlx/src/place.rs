@@ -1,9 +1,12 @@
 //! Where a store is, as a URL tells.
 
+#[cfg(any(feature = "postgres", feature = "mysql"))]
 use crate::dialect::Dialect;
 use backup_core::{Error, Result};
+#[cfg(any(feature = "postgres", feature = "mysql"))]
 use secrecy::SecretString;
 use std::fmt;
+#[cfg(feature = "sqlite")]
 use std::path::{Path, PathBuf};
 
 /// Where the database is.

@@ -26,11 +26,12 @@ enum Call {
     Renew { fence: Stale, lease: usize, progress: Option<u64> },
     Save { fence: Stale, data: Vec<u8> },
     Transition { guard: By, event: u8, extras: u8 },
-    Request { op: u8 },
+    Request { op: u8, resume: bool },
     Append { op: u8, levels: Vec<u8> },
     Page { op: u8, after: u64, level: u8, limit: u32 },
     Query { kind: Option<u8>, states: Vec<u8>, prefix: Option<usize>, before: Option<u8>, limit: Option<u32> },
     Forget { archive: u8 },
+    Protect { archive: u8, protected: bool },
 }
 
 /// A fence made from what the operation is now, or from what it was some claims ago, or with wrong bits.
@@ -70,9 +71,9 @@ fn call() -> impl Strategy<Value = Call> {
             .prop_map(|(fence, lease, progress)| Call::Renew { fence, lease, progress }),
         3 => (stale(), prop::collection::vec(any::<u8>(), 0..20)).prop_map(|(fence, data)| Call::Save { fence, data }),
         5 => (by, 0..7_u8, 0..8_u8).prop_map(|(guard, event, extras)| Call::Transition { guard, event, extras }),
-        2 => op.clone().prop_map(|op| Call::Request { op }),
-        2 => (op.clone(), prop::collection::vec(0..3_u8, 0..6)).prop_map(|(op, levels)| Call::Append { op, levels }),
-        2 => (op.clone(), 0..30_u64, 0..3_u8, 0..12_u32)
+        2 => (op.clone(), any::<bool>()).prop_map(|(op, resume)| Call::Request { op, resume }),
+        2 => (op.clone(), prop::collection::vec(0..4_u8, 0..6)).prop_map(|(op, levels)| Call::Append { op, levels }),
+        2 => (op.clone(), 0..30_u64, 0..4_u8, 0..12_u32)
             .prop_map(|(op, after, level, limit)| Call::Page { op, after, level, limit }),
         2 => (
             prop::option::of(0..3_u8),
@@ -83,6 +84,7 @@ fn call() -> impl Strategy<Value = Call> {
         )
             .prop_map(|(kind, states, prefix, before, limit)| Call::Query { kind, states, prefix, before, limit }),
         1 => (0..3_u8).prop_map(|archive| Call::Forget { archive }),
+        1 => (0..3_u8, any::<bool>()).prop_map(|(archive, protected)| Call::Protect { archive, protected }),
     ]
 }
 
@@ -103,7 +105,7 @@ fn kind(number: u8) -> OperationKind {
 }
 
 fn level(number: u8) -> LogLevel {
-    [LogLevel::Info, LogLevel::Warning, LogLevel::Error][usize::from(number)]
+    [LogLevel::Info, LogLevel::Warning, LogLevel::Error, LogLevel::Debug][usize::from(number)]
 }
 
 fn event(number: u8) -> Event {
@@ -163,6 +165,8 @@ impl Side<'_> {
                     destination: destination(),
                     archive: archive(0),
                     spec: serde_json::json!({ "op": op }),
+                    connections: None,
+                    created_by: String::new(),
                 };
                 told(store.create(new, None).await, operation)
             }
@@ -201,12 +205,18 @@ impl Side<'_> {
                         destination: destination(),
                         source: Identity::new("local", "/home"),
                         manifest_sha256: Digest::of(&[*extras]),
+                        name: format!("archive {extras}"),
+                        stored_bytes: u64::from(*extras),
+                        completed_at: jiff::Timestamp::UNIX_EPOCH,
                     }),
                     ..Transition::new(id(op), guard, event(*number), log)
                 };
                 told(store.transition(transition).await, operation)
             }
-            Call::Request { op } => told(store.request(&id(*op), Request::Pause).await, operation),
+            Call::Request { op, resume } => {
+                let request = if *resume { Request::Resume } else { Request::Pause };
+                told(store.request(&id(*op), request).await, operation)
+            }
             Call::Append { op, levels } => {
                 let records: Vec<_> = levels
                     .iter()
@@ -231,11 +241,17 @@ impl Side<'_> {
                     id_prefix: prefix.map(|length| id(1).as_str().chars().take(length).collect()),
                     before: before.map(id),
                     limit: *limit,
+                    ..OperationQuery::default()
                 };
-                told(store.query(&query).await, |found| found.into_iter().map(operation).collect::<Vec<_>>().join("\n"))
+                let totals = format!("{:?}", store.totals(&query).await);
+                let found = store.query(&query).await;
+                told(found, |found| found.into_iter().map(operation).collect::<Vec<_>>().join("\n") + &totals)
             }
             Call::Forget { archive: number } => {
                 told(store.forget_archive(&destination(), &archive(*number)).await, |()| String::new())
+            }
+            Call::Protect { archive: number, protected } => {
+                told(store.protect(&destination(), &archive(*number), *protected).await, |()| String::new())
             }
         }
     }
@@ -243,6 +259,7 @@ impl Side<'_> {
     /// All that the store can tell, without times and random bits.
     async fn everything(&self) -> String {
         let mut all = vec![format!("{:?}", self.store.archives(&destination()).await.unwrap())];
+        all.push(format!("{:?}", self.store.storage().await.unwrap()));
         for op in 0..=OPERATIONS {
             let found = self.store.get(&id(op)).await.unwrap().map(operation);
             let checkpoint = self.store.checkpoint(&id(op)).await.unwrap().map(|checkpoint| checkpoint.0);

@@ -1,9 +1,10 @@
 //! An operation that was claimed, and on which work has not begun yet.
 
 use super::process::{boot_time, holder_is_dead};
-use super::session::Session;
-use super::{Engine, Outcome};
-use crate::model::{Claim, ClaimNext, ClaimOver, ClaimRequest, Operation};
+use super::session::{Session, no_such};
+use super::{Engine, Outcome, TakeOver};
+use crate::model::{Claim, ClaimNext, ClaimOver, ClaimRequest, Operation, OperationId};
+use crate::state::Event;
 use crate::{Error, ErrorClass, Result};
 use std::sync::Arc;
 
@@ -37,17 +38,31 @@ pub(super) async fn next(engine: &Engine, per_connection: u32) -> Result<Option<
     Ok(claim.map(|claim| Claimed { session: Session::of(engine, &claim, before), claim }))
 }
 
+/// Claims an operation once. `None` when another living worker has it, or was faster.
+pub(super) async fn try_claim(engine: &Engine, id: &OperationId, take_over: TakeOver) -> Result<Option<Claimed>> {
+    let operation = engine.store.get(id).await?.ok_or_else(|| no_such(id))?;
+    // Tells at once when it can never be claimed.
+    operation.state.after(&Event::Claim).map_err(|e| e.on(format!("operation {id}")))?;
+    let held = operation.state.is_held() && operation.lease_running;
+    let dead = operation.holder.as_ref().is_some_and(holder_is_dead);
+    let over = if held && (dead || take_over == TakeOver::Now) {
+        ClaimOver::Holder { version: operation.version }
+    } else {
+        ClaimOver::Nobody
+    };
+    let before = boot_time();
+    let request = ClaimRequest { holder: engine.options.holder.clone(), lease: engine.options.lease, over };
+    match engine.store.claim(id, request).await {
+        Ok(claim) => Ok(Some(Claimed { session: Session::of(engine, &claim, before), claim })),
+        Err(e) if e.class() == ErrorClass::Conflict => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
 /// Claims an operation whose holder is known to be dead. `None` when it is not, or when somebody else was faster.
 pub(super) async fn orphan(engine: &Engine, operation: &Operation) -> Result<Option<Claimed>> {
     if !operation.state.is_held() || !operation.holder.as_ref().is_some_and(holder_is_dead) {
         return Ok(None);
     }
-    let before = boot_time();
-    let over = ClaimOver::Holder { version: operation.version };
-    let request = ClaimRequest { holder: engine.options.holder.clone(), lease: engine.options.lease, over };
-    match engine.store.claim(&operation.new.id, request).await {
-        Ok(claim) => Ok(Some(Claimed { session: Session::of(engine, &claim, before), claim })),
-        Err(e) if e.class() == ErrorClass::Conflict => Ok(None),
-        Err(e) => Err(e),
-    }
+    try_claim(engine, &operation.new.id, TakeOver::WhenFree).await
 }

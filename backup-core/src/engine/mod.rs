@@ -123,6 +123,15 @@ impl Engine {
         claimed::next(self, per_connection).await
     }
 
+    /// Claims an operation, once. `None` when another living worker has it, or was faster.
+    ///
+    /// # Errors
+    /// `Conflict` when it is completed or cancelled; `NotFound` when there is none; what the store met.
+    pub async fn try_claim(&self, id: &OperationId, take_over: TakeOver) -> Result<Option<Claimed>> {
+        self.options.check()?;
+        claimed::try_claim(self, id, take_over).await
+    }
+
     /// Claims an operation whose worker was a process of this host that is dead, whatever its lease. `None` when that is not so, or
     /// when another worker was faster.
     ///

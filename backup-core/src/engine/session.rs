@@ -1,13 +1,13 @@
 //! A worker's hold on an operation: claim, lease, requests, job log, and the end.
 
 use super::journal::Journal;
+use super::claimed::{self, Claimed};
 use super::process::{boot_time, holder_is_dead};
 use super::progress::Meter;
 use super::{Engine, Outcome, TakeOver};
 use crate::adapter::{LogSink, Store};
 use crate::model::{
-    Checkpoint, Claim, ClaimOver, ClaimRequest, Fence, Guard, LogRecord, NewOperation, Operation, OperationId, Request,
-    Transition,
+    Checkpoint, Claim, Fence, Guard, LogRecord, NewOperation, Operation, OperationId, Request, Transition,
 };
 use crate::retry::RetryPolicy;
 use crate::state::{Event, PauseReason, State};
@@ -83,23 +83,10 @@ impl Session {
     /// Claims an operation; waits while another living worker has it, unless told to take over.
     pub(super) async fn claim(engine: &Engine, id: &OperationId, take_over: TakeOver) -> Result<(Arc<Self>, Claim)> {
         loop {
-            let operation = engine.store.get(id).await?.ok_or_else(|| no_such(id))?;
-            // Tells at once when it can never be claimed.
-            operation.state.after(&Event::Claim).map_err(|e| e.on(format!("operation {id}")))?;
-            let held = operation.state.is_held() && operation.lease_running;
-            let dead = operation.holder.as_ref().is_some_and(holder_is_dead);
-            let over = if held && (dead || take_over == TakeOver::Now) {
-                ClaimOver::Holder { version: operation.version }
-            } else {
-                ClaimOver::Nobody
-            };
-            let before = boot_time();
-            let request = ClaimRequest { holder: engine.options.holder.clone(), lease: engine.options.lease, over };
-            match engine.store.claim(id, request).await {
-                Ok(claim) => return Ok((Self::of(engine, &claim, before), claim)),
+            match claimed::try_claim(engine, id, take_over).await? {
+                Some(Claimed { session, claim }) => return Ok((session, claim)),
                 // Somebody holds it or was faster; look again.
-                Err(e) if e.class() == ErrorClass::Conflict => tokio::time::sleep(Duration::from_millis(500)).await,
-                Err(e) => return Err(e),
+                None => tokio::time::sleep(Duration::from_millis(500)).await,
             }
         }
     }

@@ -3,7 +3,7 @@
 use super::operations::connections;
 use super::spec::Spec;
 use super::{BackupService, Inner, ServiceEvent};
-use crate::engine::{BackupWork, Claimed, Limits, OperationHandle, RestoreWork};
+use crate::engine::{BackupWork, Claimed, Limits, OperationHandle, RestoreWork, TakeOver};
 use crate::model::{OperationConnections, OperationId, OperationQuery};
 use crate::{Error, Result};
 use std::collections::HashMap;
@@ -89,6 +89,20 @@ impl BackupService {
         let worker = Worker { service: Arc::downgrade(&self.inner), options, handles: Arc::default(), stop: stop.clone() };
         let running = Running { stop, task: tokio::spawn(worker.run()) };
         *self.inner.worker.lock().unwrap_or_else(PoisonError::into_inner) = Some(running);
+    }
+
+    /// Begins to work on one operation in this process, now, beside whatever the worker does. `None` when another living worker has it.
+    /// The handle is the caller's: dropping it stops the work at once.
+    ///
+    /// # Errors
+    /// `Conflict` when it is completed or cancelled, or could not begin and was paused; `NotFound` when there is none; why its adapters
+    /// cannot be built: it has failed then; what the store met.
+    pub async fn run_now(&self, id: &OperationId, take_over: TakeOver) -> Result<Option<OperationHandle>> {
+        Spec::of(&self.operation(id).await?)?;
+        match self.inner.engine.try_claim(id, take_over).await? {
+            Some(claimed) => begin(self, claimed).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Stops the worker of this process: its operations store what they have read and are handed over to whichever worker is next. Returns

@@ -25,6 +25,8 @@ pub(crate) struct WatchedStore {
 struct Account {
     operations: BTreeMap<OperationId, Followed>,
     breaches: Vec<String>,
+    /// Step and message of the log line that came with each change that was granted.
+    changes: BTreeMap<OperationId, Vec<(String, String)>>,
 }
 
 #[derive(Clone, Debug)]
@@ -38,6 +40,12 @@ impl WatchedStore {
     /// What was granted and should not have been.
     pub(crate) fn breaches(&self) -> Vec<String> {
         self.account.lock().unwrap().breaches.clone()
+    }
+
+    /// The log lines that came with the changes of an operation.
+    #[allow(dead_code, reason = "not every test that watches looks at them")]
+    pub(crate) fn changes(&self, id: &OperationId) -> Vec<(String, String)> {
+        self.account.lock().unwrap().changes.get(id).cloned().unwrap_or_default()
     }
 
     fn follow<T>(&self, id: &OperationId, act: impl FnOnce(&mut Followed) -> std::result::Result<T, String>) {
@@ -112,7 +120,9 @@ impl Store for WatchedStore {
     async fn transition(&self, transition: Transition) -> Result<Operation> {
         tokio::task::yield_now().await;
         let (id, event, guard) = (transition.operation.clone(), transition.event.clone(), transition.guard.clone());
+        let line = (transition.log.step.clone(), transition.log.message.clone());
         let after = self.inner.transition(transition).await?;
+        self.account.lock().unwrap().changes.entry(id.clone()).or_default().push(line);
         self.follow(&id, |followed| {
             let next = followed.state.after(&event).map_err(|e| e.chain())?;
             if let Guard::Fence(fence) = &guard {
@@ -153,7 +163,14 @@ impl Store for WatchedStore {
     }
 
     async fn claim_next(&self, request: &ClaimNext) -> Result<Option<Claim>> {
-        self.inner.claim_next(request).await
+        let Some(claim) = self.inner.claim_next(request).await? else { return Ok(None) };
+        self.follow(&claim.fence.operation, |followed| {
+            followed.state = followed.state.after(&Event::Claim).map_err(|e| e.chain())?;
+            followed.fence = Some(claim.fence.clone());
+            Ok(())
+        });
+        tokio::task::yield_now().await;
+        Ok(Some(claim))
     }
 
     async fn clear_logs(&self, before: jiff::Timestamp) -> Result<u64> {

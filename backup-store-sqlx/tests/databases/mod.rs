@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A server on which databases may be made.
 #[derive(Debug)]
-pub struct Server {
+pub(crate) struct Server {
     /// Without the database at its end.
     url: String,
     postgres: bool,
@@ -16,11 +16,11 @@ pub struct Server {
 }
 
 impl Server {
-    pub fn postgres() -> Self {
+    pub(crate) fn postgres() -> Self {
         Self::of("BACKUP_TEST_POSTGRES", true)
     }
 
-    pub fn mysql() -> Self {
+    pub(crate) fn mysql() -> Self {
         Self::of("BACKUP_TEST_MYSQL", false)
     }
 
@@ -31,7 +31,7 @@ impl Server {
     }
 
     /// The URL of a new, empty database.
-    pub async fn new_database(&self) -> String {
+    pub(crate) async fn new_database(&self) -> String {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let name = format!("backup_test_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         self.execute(&format!("CREATE DATABASE {name}")).await;
@@ -40,7 +40,7 @@ impl Server {
     }
 
     /// Removes what this test has made.
-    pub async fn drop_databases(&self) {
+    pub(crate) async fn drop_databases(&self) {
         let made = std::mem::take(&mut *self.made.lock().unwrap());
         for name in made {
             let force = if self.postgres { " WITH (FORCE)" } else { "" };
@@ -49,7 +49,7 @@ impl Server {
     }
 
     /// Runs a statement outside of any of the databases.
-    pub async fn execute(&self, statement: &str) {
+    pub(crate) async fn execute(&self, statement: &str) {
         let statement = AssertSqlSafe(statement.to_owned());
         if self.postgres {
             let mut conn = PgConnection::connect(&format!("{}/postgres", self.url)).await.unwrap();

@@ -1,0 +1,168 @@
+//! Connections: checked before they are stored, never shown with their secrets.
+
+use crate::common::{PASSWORD, Place, ring};
+use backup_core::ErrorClass;
+use backup_core::adapter::ConnectionStore;
+use backup_core::model::ConnectionQuery;
+use backup_core::secrets::{KeyRing, SecretKey};
+use backup_core::service::{ConnectionChange, NewBackup, NewConnection, Role};
+use serde_json::json;
+use std::sync::Arc;
+
+#[tokio::test]
+async fn a_connection_that_does_not_work_is_not_stored() {
+    let place = Place::new();
+    let service = place.service();
+    let missing = service.create_connection(NewConnection::new("x", "local", place.config("missing"))).await.unwrap_err();
+    assert!(missing.chain().contains("does not work") && missing.chain().contains("missing"), "{}", missing.chain());
+    let refused = service.create_connection(NewConnection::new("x", "vault", place.vault("docs", "wrong"))).await.unwrap_err();
+    assert_eq!(refused.class(), ErrorClass::Unauthorized);
+    assert!(refused.chain().contains("refuses the password"), "{}", refused.chain());
+    for (kind, config, class) in [
+        ("ftp", "{}", ErrorClass::Unsupported),
+        ("local", "[1]", ErrorClass::Invalid),
+        ("local", "{\"path\":\"relative\"}", ErrorClass::Invalid),
+        ("local", "{\"path\":\"/\",\"colour\":1}", ErrorClass::Invalid),
+        ("vault", "{\"path\":\"/\",\"login\":{\"password\":17}}", ErrorClass::Invalid),
+    ] {
+        let error = service.create_connection(NewConnection::new("x", kind, config.into())).await.unwrap_err();
+        assert_eq!(error.class(), class, "{kind} {config}: {error:?}");
+    }
+    assert!(service.connections(&ConnectionQuery::default()).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_connection_is_shown_without_its_secrets() {
+    let place = Place::new();
+    let service = place.service();
+    let made = service.create_connection(NewConnection::new("v", "vault", place.vault("docs", PASSWORD))).await.unwrap();
+    assert!(made.has_secrets && made.last_check.as_ref().unwrap().error.is_none());
+    assert_eq!(made.config, json!({ "path": place.path("docs"), "login": {} }));
+    assert_eq!(service.connection(&made.id).await.unwrap(), made);
+    assert_eq!(service.find_connection("v").await.unwrap(), made);
+    assert_eq!(service.find_connection(made.id.as_str()).await.unwrap(), made);
+    assert_eq!(service.find_connection("w").await.unwrap_err().class(), ErrorClass::NotFound);
+    let stored = place.store.connection(&made.id).await.unwrap().unwrap();
+    assert!(stored.content.secret.as_ref().unwrap().0.starts_with("sealed-1."));
+    for text in [format!("{made:?} {stored:?} {service:?}"), serde_json::to_string(&made).unwrap()] {
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_change_is_checked_and_keeps_what_it_does_not_name() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("more")).unwrap();
+    let service = place.service();
+    let made = service.create_connection(NewConnection::new("v", "vault", place.vault("docs", PASSWORD))).await.unwrap();
+    let change = |config: serde_json::Value| ConnectionChange {
+        config: Some(config.to_string().into()),
+        ..ConnectionChange::default()
+    };
+    let wrong = change(json!({ "login": { "password": "wrong" } }));
+    let error = service.update_connection(&made.id, made.version, wrong).await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Unauthorized);
+    assert_eq!(service.connection(&made.id).await.unwrap(), made);
+
+    // The password stays, as the check shows.
+    let moved = change(json!({ "path": place.path("more") }));
+    let moved = service.update_connection(&made.id, made.version, moved).await.unwrap();
+    assert_eq!(moved.config["path"], json!(place.path("more")));
+    assert!(moved.has_secrets && moved.version == 2);
+    let named = ConnectionChange { name: Some("w".into()), ..ConnectionChange::default() };
+    let late = service.update_connection(&made.id, made.version, named.clone()).await.unwrap_err();
+    assert_eq!(late.class(), ErrorClass::Conflict);
+    assert_eq!(service.update_connection(&made.id, 2, named).await.unwrap().name, "w");
+}
+
+#[tokio::test]
+async fn a_check_is_kept_whatever_it_finds() {
+    let place = Place::new();
+    let service = place.service();
+    let (docs, _) = place.connect(&service).await;
+    std::fs::rename(place.path("docs"), place.path("away")).unwrap();
+    let found = service.check_connection(&docs, &[]).await.unwrap().last_check.unwrap();
+    assert!(found.error.as_ref().unwrap().contains("docs"), "{found:?}");
+    std::fs::rename(place.path("away"), place.path("docs")).unwrap();
+    service.check_connection(&docs, &[Role::Source, Role::Destination]).await.unwrap();
+    assert_eq!(service.connection(&docs).await.unwrap().last_check.unwrap().error, None);
+}
+
+#[tokio::test]
+async fn what_an_operation_works_with_is_not_deleted() {
+    let place = Place::new();
+    let service = place.builder().without_worker().build().unwrap();
+    let (docs, disk) = place.connect(&service).await;
+    let backup = service.backup(NewBackup::new(&docs, &disk)).await.unwrap();
+    for id in [&docs, &disk] {
+        let error = service.delete_connection(id).await.unwrap_err();
+        assert!(error.class() == ErrorClass::Conflict && error.to_string().contains(backup.new.id.as_str()), "{error}");
+    }
+    service.cancel(&backup.new.id).await.unwrap();
+    for id in [&docs, &disk] {
+        service.delete_connection(id).await.unwrap();
+        assert_eq!(service.delete_connection(id).await.unwrap_err().class(), ErrorClass::NotFound);
+    }
+    let gone = service.backup(NewBackup::new(&docs, &disk)).await.unwrap_err();
+    assert_eq!(gone.class(), ErrorClass::NotFound);
+}
+
+#[tokio::test]
+async fn secrets_open_only_with_their_key_and_for_their_connection() {
+    let place = Place::new();
+    let service = place.service();
+    let one = service.create_connection(NewConnection::new("1", "vault", place.vault("docs", PASSWORD))).await.unwrap();
+    let two = service.create_connection(NewConnection::new("2", "vault", place.vault("docs", PASSWORD))).await.unwrap();
+    let found = |view: backup_core::service::ConnectionView| view.last_check.unwrap().error.unwrap_or_default();
+
+    let other = place.builder().keys(ring()).build().unwrap();
+    assert!(found(other.check_connection(&one.id, &[]).await.unwrap()).contains("not among those given"));
+    assert_eq!(found(service.check_connection(&one.id, &[]).await.unwrap()), "");
+
+    // Somebody with access to the database swaps the secrets of two connections, or changes one.
+    let stored = async |id| place.store.connection(id).await.unwrap().unwrap();
+    let (left, right) = (stored(&one.id).await, stored(&two.id).await);
+    let mut swapped = left.content.clone();
+    swapped.secret = right.content.secret.clone();
+    place.store.update_connection(&one.id, left.version, swapped).await.unwrap();
+    assert!(found(service.check_connection(&one.id, &[]).await.unwrap()).contains("belongs to another place"));
+    let mut tampered = right.content.clone();
+    let secret = tampered.secret.as_mut().unwrap();
+    let last = secret.0.pop().unwrap();
+    secret.0.push(if last == 'A' { 'E' } else { 'A' });
+    place.store.update_connection(&two.id, right.version, tampered).await.unwrap();
+    assert!(found(service.check_connection(&two.id, &[]).await.unwrap()).contains("was changed"));
+}
+
+#[tokio::test]
+async fn after_resealing_the_newest_key_suffices() {
+    let place = Place::new();
+    let (old, new) = (backup_core::archive::generate_key_file().unwrap(), backup_core::archive::generate_key_file().unwrap());
+    let key = |text| SecretKey::parse(text).unwrap();
+    let before = place.builder().keys(Arc::new(KeyRing::new(key(&old)))).build().unwrap();
+    for name in ["1", "2"] {
+        before.create_connection(NewConnection::new(name, "vault", place.vault("docs", PASSWORD))).await.unwrap();
+    }
+    place.connect(&before).await;
+    let both = Arc::new(KeyRing::new(key(&new)).with_older([key(&old)]));
+    let service = place.builder().keys(both).build().unwrap();
+    assert_eq!(service.reseal_connections().await.unwrap(), 2);
+    assert_eq!(service.reseal_connections().await.unwrap(), 0);
+    let alone = place.builder().keys(Arc::new(KeyRing::new(key(&new)))).build().unwrap();
+    for connection in alone.connections(&ConnectionQuery::default()).await.unwrap() {
+        let checked = alone.check_connection(&connection.id, &[]).await.unwrap();
+        assert_eq!(checked.last_check.unwrap().error, None, "{}", connection.name);
+    }
+}
+
+#[tokio::test]
+async fn every_adapter_describes_its_configuration() {
+    let place = Place::new();
+    let adapters = place.service().adapters();
+    let kinds: Vec<&str> = adapters.iter().map(|adapter| adapter.kind.as_str()).collect();
+    assert_eq!(kinds, ["local", "vault"]);
+    assert_eq!(adapters[0].config_schema["properties"]["path"]["type"], "string");
+    assert_eq!(adapters[0].options_schemas.len(), adapters[0].roles.len());
+    let twice = place.builder().adapter(crate::common::VaultAdapter).build().unwrap_err();
+    assert_eq!(twice.class(), ErrorClass::Conflict);
+}

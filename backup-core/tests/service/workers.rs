@@ -1,0 +1,188 @@
+//! Workers: hand-over, orphans, limits, events.
+
+use crate::common::{Place, as_process};
+use backup_core::adapter::{LogSink, Store};
+use backup_core::model::{LogRecord, OperationId};
+use backup_core::service::{NewBackup, ServiceEvent, WorkerOptions};
+use backup_core::state::State;
+use std::num::NonZeroU64;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+const COMPLETED: State = State::Completed { warnings: 0 };
+
+async fn until(service: &backup_core::service::BackupService, id: &OperationId, state: &str) {
+    let start = Instant::now();
+    while service.operation(id).await.unwrap().state.name() != state {
+        assert!(start.elapsed() < Duration::from_secs(20), "the operation does not become {state}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_shuts_down_hands_over() {
+    let place = Place::new();
+    place.large(8 << 20);
+    let first = place.builder().engine(as_process(1)).build().unwrap();
+    let (docs, disk) = place.connect(&first).await;
+    let slow = NewBackup { limit_read: NonZeroU64::new(1 << 20), ..NewBackup::new(&docs, &disk) };
+    let id = first.backup(slow).await.unwrap().new.id;
+    until(&first, &id, "running").await;
+    first.shutdown().await;
+    assert_eq!(first.operation(&id).await.unwrap().state, State::Pending);
+    let second = place.builder().engine(as_process(2)).build().unwrap();
+    until(&second, &id, "running").await;
+    second.set_limits(&id, None, None);
+    let done = second.wait(&id).await.unwrap();
+    assert_eq!((done.state, done.attempt), (COMPLETED, 2));
+    // After its shutdown a service still answers.
+    assert_eq!(first.operation(&id).await.unwrap().state, COMPLETED);
+}
+
+#[tokio::test]
+async fn dropping_the_last_handle_hands_over_too() {
+    let place = Place::new();
+    place.large(8 << 20);
+    let first = place.builder().engine(as_process(1)).build().unwrap();
+    let (docs, disk) = place.connect(&first).await;
+    let slow = NewBackup { limit_read: NonZeroU64::new(1 << 20), ..NewBackup::new(&docs, &disk) };
+    let id = first.backup(slow).await.unwrap().new.id;
+    until(&first, &id, "running").await;
+    let clone = first.clone();
+    drop(first);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(clone.operation(&id).await.unwrap().state, State::Running);
+    drop(clone);
+    let watcher = place.builder().without_worker().build().unwrap();
+    until(&watcher, &id, "pending").await;
+}
+
+#[tokio::test]
+async fn what_a_worker_left_whose_lease_ran_out_is_continued_once() {
+    let place = Place::new();
+    let creator = place.builder().without_worker().build().unwrap();
+    let (docs, disk) = place.connect(&creator).await;
+    let id = creator.backup(NewBackup::new(&docs, &disk)).await.unwrap().new.id;
+    // A worker of another host that is never heard of again.
+    let lost = place.builder().engine(as_process(1)).without_worker().build().unwrap();
+    let handle = lost.run_now(&id, Default::default()).await.unwrap().unwrap();
+    drop(handle);
+    assert!(lost.run_now(&id, Default::default()).await.unwrap().is_none(), "its lease still runs");
+    let worker = place.builder().engine(as_process(2)).build().unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(worker.operation(&id).await.unwrap().attempt, 1, "the lease still runs");
+    place.store.advance(Duration::from_secs(3));
+    let done = worker.wait(&id).await.unwrap();
+    assert_eq!((done.state, done.attempt), (COMPLETED, 2));
+}
+
+#[tokio::test]
+async fn a_pause_reaches_a_worker_elsewhere_within_two_seconds() {
+    let place = Place::new();
+    place.large(8 << 20);
+    let worker = place.builder().engine(as_process(1)).build().unwrap();
+    let (docs, disk) = place.connect(&worker).await;
+    let slow = NewBackup { limit_read: NonZeroU64::new(2 << 20), ..NewBackup::new(&docs, &disk) };
+    let elsewhere = place.builder().without_worker().build().unwrap();
+    let id = elsewhere.backup(slow).await.unwrap().new.id;
+    until(&elsewhere, &id, "running").await;
+    let mut events = worker.events();
+    elsewhere.pause(&id).await.unwrap();
+    let asked = Instant::now();
+    loop {
+        if place.store.get(&id).await.unwrap().unwrap().request.is_none() {
+            break;
+        }
+        assert!(asked.elapsed() < Duration::from_secs(5), "the pause is not seen to");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    until(&elsewhere, &id, "paused").await;
+    let ended = async { while !matches!(events.recv().await, Ok(ServiceEvent::Ended(ended)) if ended == id) {} };
+    tokio::time::timeout(Duration::from_secs(5), ended).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_has_no_more_operations_at_once_than_allowed() {
+    let place = Place::new();
+    place.large(2 << 20);
+    let options = WorkerOptions { parallel: 3, per_connection: 1, look_every: Duration::from_millis(20) };
+    let service = place.builder().worker(options).build().unwrap();
+    let (docs, disk) = place.connect(&service).await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let slow = NewBackup { limit_read: NonZeroU64::new(4 << 20), ..NewBackup::new(&docs, &disk) };
+        ids.push(service.backup(slow).await.unwrap().new.id);
+    }
+    let mut most = 0;
+    loop {
+        let mut running = 0;
+        let mut done = 0;
+        for id in &ids {
+            match service.operation(id).await.unwrap().state.name() {
+                "running" | "committing" => running += 1,
+                "completed" => done += 1,
+                _ => {}
+            }
+        }
+        most = most.max(running);
+        if done == ids.len() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(most, 1);
+}
+
+#[derive(Debug, Default)]
+struct Kept(Mutex<Vec<(OperationId, LogRecord)>>);
+
+impl LogSink for Kept {
+    fn record(&self, operation: &OperationId, record: &LogRecord) {
+        self.0.lock().unwrap().push((operation.clone(), record.clone()));
+    }
+}
+
+#[tokio::test]
+async fn sinks_and_events_tell_what_the_store_is_told() {
+    let place = Place::new();
+    let kept = Arc::new(Kept::default());
+    let service = place.builder().log_sink(kept.clone()).build().unwrap();
+    let mut events = service.events();
+    let (docs, disk) = place.connect(&service).await;
+    let id = service.backup(NewBackup::new(&docs, &disk)).await.unwrap().new.id;
+    service.wait(&id).await.unwrap();
+    let mut told = Vec::new();
+    let mut started = 0;
+    loop {
+        match events.recv().await.unwrap() {
+            ServiceEvent::Started(operation) => started += usize::from(operation.new.id == id),
+            ServiceEvent::Log { operation, record } => told.push((operation, record)),
+            ServiceEvent::Ended(ended) => {
+                assert_eq!(ended, id);
+                break;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(started, 1);
+    assert_eq!(*kept.0.lock().unwrap(), told);
+    let steps: Vec<&str> = told.iter().map(|(_, record)| record.step.as_str()).collect();
+    assert!(steps.contains(&"connect") && steps.last() == Some(&"done"), "{steps:?}");
+}
+
+#[tokio::test]
+async fn options_that_cannot_work_are_refused() {
+    let place = Place::new();
+    let with = |options| place.builder().worker(options).build();
+    for options in [
+        WorkerOptions { parallel: 0, ..WorkerOptions::default() },
+        WorkerOptions { parallel: 257, ..WorkerOptions::default() },
+        WorkerOptions { per_connection: 0, ..WorkerOptions::default() },
+        WorkerOptions { look_every: Duration::ZERO, ..WorkerOptions::default() },
+        // 192 MiB for four.
+        WorkerOptions { parallel: 4, ..WorkerOptions::default() },
+    ] {
+        assert!(with(options.clone()).is_err(), "{options:?}");
+    }
+    with(WorkerOptions { parallel: 3, ..WorkerOptions::default() }).unwrap();
+}
