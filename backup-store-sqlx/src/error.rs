@@ -32,9 +32,12 @@ fn class_of_driver(cause: &sqlx::Error) -> ErrorClass {
     use sqlx::Error as E;
     match cause {
         // A server that goes down can break off in the middle of its protocol.
-        E::PoolTimedOut | E::PoolClosed | E::WorkerCrashed | E::BeginFailed | E::InvalidSavePointStatement | E::Protocol(_) => {
-            ErrorClass::Transient
-        }
+        E::PoolTimedOut
+        | E::PoolClosed
+        | E::WorkerCrashed
+        | E::BeginFailed
+        | E::InvalidSavePointStatement
+        | E::Protocol(_) => ErrorClass::Transient,
         E::Configuration(_) | E::InvalidArgument(_) => ErrorClass::Invalid,
         E::ColumnDecode { .. } | E::Decode(_) | E::ColumnNotFound(_) => ErrorClass::Corrupt,
         _ => ErrorClass::Permanent,

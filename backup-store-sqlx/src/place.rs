@@ -45,10 +45,8 @@ impl Place {
             "sqlite" | "postgres" | "postgresql" | "mysql" | "mariadb" => {
                 Err(Error::unsupported("this build has no stores of this kind").on(scheme))
             }
-            _ => Err(Error::invalid(
-                "not a kind of store; the URL of one starts with sqlite:, postgres: or mysql:",
-            )
-            .on(scheme.escape_default())),
+            _ => Err(Error::invalid("not a kind of store; the URL of one starts with sqlite:, postgres: or mysql:")
+                .on(scheme.escape_default())),
         }
     }
 
@@ -63,7 +61,8 @@ impl Place {
             return Err(Error::invalid(text).on(url));
         }
         let decoded = percent_encoding::percent_decode_str(path).decode_utf8();
-        let decoded = decoded.map_err(|e| Error::invalid("the path of an SQLite file must be UTF-8").on(url).because(e))?;
+        let decoded =
+            decoded.map_err(|e| Error::invalid("the path of an SQLite file must be UTF-8").on(url).because(e))?;
         Self::file(Path::new(&*decoded))
     }
 

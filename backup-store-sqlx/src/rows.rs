@@ -29,8 +29,7 @@ fn read_operation(row: &AnyRow) -> Result<(StoredOperation, Timestamp)> {
         destination: identity(row, "destination_kind", "destination_location")?,
         archive: parsed(row, "archive")?,
         spec: json(row, "spec")?,
-        connections: connections(row)?
-            .map(|(source, destination)| OperationConnections { source, destination }),
+        connections: connections(row)?.map(|(source, destination)| OperationConnections { source, destination }),
         created_by: get(row, "created_by")?,
     };
     let operation = Operation {

@@ -14,8 +14,7 @@ macro_rules! operation_columns {
 
 pub(crate) const NOW: &str = "SELECT {now}";
 
-pub(crate) const GET_OPERATION: &str =
-    concat!("SELECT ", operation_columns!(), " FROM backup_operations WHERE id = ?");
+pub(crate) const GET_OPERATION: &str = concat!("SELECT ", operation_columns!(), " FROM backup_operations WHERE id = ?");
 
 pub(crate) const LOCK_OPERATION: &str =
     concat!("SELECT ", operation_columns!(), " FROM backup_operations WHERE id = ? {for update}");
@@ -25,7 +24,8 @@ pub(crate) const LOCK_FREE_OPERATION: &str =
     concat!("SELECT ", operation_columns!(), " FROM backup_operations WHERE id = ? {for update} {skip locked}");
 
 /// Conditions follow, each with an `AND` before it.
-pub(crate) const LIST_OPERATIONS: &str = concat!("SELECT ", operation_columns!(), " FROM backup_operations WHERE 1 = 1");
+pub(crate) const LIST_OPERATIONS: &str =
+    concat!("SELECT ", operation_columns!(), " FROM backup_operations WHERE 1 = 1");
 
 /// Conditions follow, then [`GROUP_BY_STATE`].
 pub(crate) const COUNT_OPERATIONS: &str = "SELECT state, COUNT(*) AS count FROM backup_operations WHERE 1 = 1";
@@ -59,7 +59,8 @@ pub(crate) const UPDATE_OPERATION: &str = "UPDATE backup_operations SET state = 
 
 pub(crate) const LOAD_CHECKPOINT: &str = "SELECT data FROM backup_checkpoints WHERE operation_id = ?";
 
-pub(crate) const UPDATE_CHECKPOINT: &str = "UPDATE backup_checkpoints SET saved_at = ?, data = ? WHERE operation_id = ?";
+pub(crate) const UPDATE_CHECKPOINT: &str =
+    "UPDATE backup_checkpoints SET saved_at = ?, data = ? WHERE operation_id = ?";
 
 pub(crate) const INSERT_CHECKPOINT: &str =
     "INSERT INTO backup_checkpoints (saved_at, data, operation_id) VALUES (?, ?, ?)";
@@ -94,7 +95,8 @@ pub(crate) const LIST_ARCHIVES: &str = concat!(select_archive!(), "place = ? ORD
 
 pub(crate) const LIST_PLACES: &str = concat!(select_archive!(), "archive = ?");
 
-pub(crate) const GET_PROTECTION: &str = "SELECT protected FROM backup_archives WHERE place = ? AND archive = ? {for update}";
+pub(crate) const GET_PROTECTION: &str =
+    "SELECT protected FROM backup_archives WHERE place = ? AND archive = ? {for update}";
 
 pub(crate) const PROTECT_ARCHIVE: &str = "UPDATE backup_archives SET protected = ? WHERE place = ? AND archive = ?";
 

@@ -6,9 +6,10 @@ use crate::place::Place;
 use async_trait::async_trait;
 use backup_core::adapter::{ConnectionStore, Store};
 use backup_core::model::{
-    ArchiveId, Checkpoint, Claim, ClaimNext, ClaimRequest, Connection, ConnectionCheck, ConnectionContent, ConnectionId,
-    ConnectionQuery, Fence, Identity, KnownArchive, LogPage, LogQuery, LogRecord, NewConnection, NewOperation, Operation,
-    OperationId, OperationQuery, OperationTotals, Progress, Renewal, Request, StorageUse, Transition,
+    ArchiveId, Checkpoint, Claim, ClaimNext, ClaimRequest, Connection, ConnectionCheck, ConnectionContent,
+    ConnectionId, ConnectionQuery, Fence, Identity, KnownArchive, LogPage, LogQuery, LogRecord, NewConnection,
+    NewOperation, Operation, OperationId, OperationQuery, OperationTotals, Progress, Renewal, Request, StorageUse,
+    Transition,
 };
 use backup_core::{Error, Result};
 use std::sync::Arc;
@@ -172,7 +173,12 @@ impl ConnectionStore for SqlxStore {
         self.named(self.db.connections(query).await)
     }
 
-    async fn update_connection(&self, id: &ConnectionId, version: u64, content: ConnectionContent) -> Result<Connection> {
+    async fn update_connection(
+        &self,
+        id: &ConnectionId,
+        version: u64,
+        content: ConnectionContent,
+    ) -> Result<Connection> {
         self.named(self.db.update_connection(id, version, content).await)
     }
 

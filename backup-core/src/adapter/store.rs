@@ -3,9 +3,9 @@
 use super::ConnectionStore;
 use crate::Result;
 use crate::model::{
-    ArchiveId, Checkpoint, Claim, ClaimNext, ClaimRequest, Fence, Identity, KnownArchive, LogPage, LogQuery,
-    LogRecord, NewOperation, Operation, OperationId, OperationQuery, OperationTotals, Progress, Renewal, Request,
-    StorageUse, Transition,
+    ArchiveId, Checkpoint, Claim, ClaimNext, ClaimRequest, Fence, Identity, KnownArchive, LogPage, LogQuery, LogRecord,
+    NewOperation, Operation, OperationId, OperationQuery, OperationTotals, Progress, Renewal, Request, StorageUse,
+    Transition,
 };
 use async_trait::async_trait;
 use std::time::Duration;

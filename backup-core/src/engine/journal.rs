@@ -3,8 +3,8 @@
 //! They are written in batches. While the store is away, up to [`FULL`] bytes wait; then records of level debug are left out, which a
 //! record tells later, and all others hold the work up until there is room.
 
-use crate::model::LogRecord;
 use crate::model::LogLevel;
+use crate::model::LogRecord;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Bytes that may wait, before records are left out and the work is held up.
@@ -38,7 +38,10 @@ impl Journal {
             return;
         }
         if waiting.left_out > 0 && waiting.bytes < FULL {
-            let text = format!("{} records of level debug were left out, because the store did not take them in time", waiting.left_out);
+            let text = format!(
+                "{} records of level debug were left out, because the store did not take them in time",
+                waiting.left_out
+            );
             waiting.left_out = 0;
             waiting.push(LogRecord::debug("log", text));
         }
@@ -89,7 +92,9 @@ fn size_of_value(value: &serde_json::Value) -> usize {
         V::Null | V::Bool(_) | V::Number(_) => size_of::<V>(),
         V::String(text) => size_of::<V>() + text.len(),
         V::Array(items) => size_of::<V>() + items.iter().map(size_of_value).sum::<usize>(),
-        V::Object(fields) => size_of::<V>() + fields.iter().map(|(name, v)| name.len() + size_of_value(v)).sum::<usize>(),
+        V::Object(fields) => {
+            size_of::<V>() + fields.iter().map(|(name, v)| name.len() + size_of_value(v)).sum::<usize>()
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! A worker's hold on an operation: claim, lease, requests, job log, and the end.
 
-use super::journal::Journal;
 use super::claimed::{self, Claimed};
+use super::journal::Journal;
 use super::process::{boot_time, holder_is_dead};
 use super::progress::Meter;
 use super::{Engine, Outcome, TakeOver};
@@ -12,8 +12,8 @@ use crate::model::{
 use crate::retry::RetryPolicy;
 use crate::state::{Event, PauseReason, State};
 use crate::{Error, ErrorClass, Result};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;

@@ -3,10 +3,12 @@
 use super::MemoryStore;
 use crate::Result;
 use crate::adapter::{
-    ConnectionStore, DEFAULT_QUERY_LIMIT, STATES_IN_USE, check_connection_version, connection_exists, connection_in_use,
-    connection_name_taken, create_connection, no_such_connection, stored_time, update_connection,
+    ConnectionStore, DEFAULT_QUERY_LIMIT, STATES_IN_USE, check_connection_version, connection_exists,
+    connection_in_use, connection_name_taken, create_connection, no_such_connection, stored_time, update_connection,
 };
-use crate::model::{Connection, ConnectionCheck, ConnectionContent, ConnectionId, ConnectionQuery, NewConnection, Operation};
+use crate::model::{
+    Connection, ConnectionCheck, ConnectionContent, ConnectionId, ConnectionQuery, NewConnection, Operation,
+};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 

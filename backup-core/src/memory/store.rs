@@ -3,8 +3,8 @@
 use super::connections::Connections;
 use crate::Result;
 use crate::adapter::{
-    DEFAULT_QUERY_LIMIT, Store, StoredOperation, check_claim_next, check_log_query, no_such_connection, no_such_operation,
-    operation_exists, stored_time, unknown_archive,
+    DEFAULT_QUERY_LIMIT, Store, StoredOperation, check_claim_next, check_log_query, no_such_connection,
+    no_such_operation, operation_exists, stored_time, unknown_archive,
 };
 use crate::model::{
     ArchiveId, ArchiveRecord, Checkpoint, Claim, ClaimNext, ClaimOver, ClaimRequest, ConnectionId, Fence, Identity,
@@ -209,8 +209,7 @@ impl Store for MemoryStore {
         let next = next.min_by_key(|row| due(row)).map(|row| row.stored.operation.new.id.clone());
         let Some(id) = next else { return Ok(None) };
         let row = data.row(&id)?;
-        let claim =
-            ClaimRequest { holder: request.holder.clone(), lease: request.lease, over: ClaimOver::Nobody };
+        let claim = ClaimRequest { holder: request.holder.clone(), lease: request.lease, over: ClaimOver::Nobody };
         let (stored, log) = row.stored.claim(&claim, rand::random(), now)?;
         row.stored = stored.clone();
         row.append(log);

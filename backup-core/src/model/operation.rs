@@ -397,12 +397,22 @@ impl OperationQuery {
 
     /// Whether an operation fits all filters.
     pub fn fits(&self, operation: &Operation) -> bool {
-        let Self { kind, states, id_prefix: _, source_connection, destination_connection, since: _, until: _, before: _, limit: _ } =
-            self;
+        let Self {
+            kind,
+            states,
+            id_prefix: _,
+            source_connection,
+            destination_connection,
+            since: _,
+            until: _,
+            before: _,
+            limit: _,
+        } = self;
         let (from, to) = self.id_range();
         let id = operation.new.id.as_str();
         let connections = operation.new.connections.as_ref();
-        let with = |wanted: &Option<ConnectionId>, has: Option<&ConnectionId>| wanted.is_none() || wanted.as_ref() == has;
+        let with =
+            |wanted: &Option<ConnectionId>, has: Option<&ConnectionId>| wanted.is_none() || wanted.as_ref() == has;
         kind.is_none_or(|kind| kind == operation.new.kind)
             && (states.is_empty() || states.contains(&operation.state.name()))
             && from.is_none_or(|from| id >= from.as_str())

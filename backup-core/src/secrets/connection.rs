@@ -68,7 +68,15 @@ mod tests {
         let id = ConnectionId::generate(now);
         let secret = Some(seal_connection(ring, &id, "mongodb", &SECRET.into()).unwrap());
         let content = ConnectionContent { name: "shop".into(), settings: serde_json::Value::Null, secret };
-        Connection { id, kind: "mongodb".into(), content, version: 1, created_at: now, updated_at: now, last_check: None }
+        Connection {
+            id,
+            kind: "mongodb".into(),
+            content,
+            version: 1,
+            created_at: now,
+            updated_at: now,
+            last_check: None,
+        }
     }
 
     fn class(ring: &KeyRing, connection: &Connection) -> ErrorClass {

@@ -47,7 +47,8 @@ impl BackupService {
         let archive = Archive::open(destination, id, &self.open_options(known.is_some())).await?;
         match known {
             Some(known) if known.record.manifest_sha256 != archive.manifest_sha256() => {
-                let text = "its manifest is not the one that was written: somebody has put another archive in its place";
+                let text =
+                    "its manifest is not the one that was written: somebody has put another archive in its place";
                 Err(Error::corrupt(text).on(id))
             }
             _ => Ok(archive),

@@ -32,7 +32,10 @@ pub struct BackupServiceBuilder {
 
 impl fmt::Debug for BackupServiceBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BackupServiceBuilder").field("store", &self.store).field("adapters", &self.adapters).finish_non_exhaustive()
+        f.debug_struct("BackupServiceBuilder")
+            .field("store", &self.store)
+            .field("adapters", &self.adapters)
+            .finish_non_exhaustive()
     }
 }
 

@@ -72,9 +72,7 @@ impl AdapterConfig {
 pub fn parse_options<T: DeserializeOwned + Default>(options: &Value) -> Result<T> {
     match options {
         Value::Null => Ok(T::default()),
-        options => {
-            T::deserialize(options).map_err(|e| Error::invalid("the options do not fit").because(e))
-        }
+        options => T::deserialize(options).map_err(|e| Error::invalid("the options do not fit").because(e)),
     }
 }
 
@@ -206,7 +204,8 @@ fn walk(root: &Value, schema: &Value, path: &mut Vec<String>, found: &mut BTreeS
         found.insert(path.clone());
         return;
     }
-    if let Some(referred) = schema.get("$ref").and_then(Value::as_str).and_then(|r| root.pointer(r.strip_prefix('#')?)) {
+    if let Some(referred) = schema.get("$ref").and_then(Value::as_str).and_then(|r| root.pointer(r.strip_prefix('#')?))
+    {
         walk(root, referred, path, found, depth + 1);
     }
     for all in ["oneOf", "anyOf", "allOf"] {
@@ -316,7 +315,8 @@ mod tests {
         assert!(!parts.settings.to_string().contains("hunter"), "{}", parts.settings);
         assert_eq!(value(&join(&parts.settings, parts.secrets.as_ref()).unwrap()), config);
         assert_eq!(get(&text(config), "/credentials/a~1b").unwrap().expose_secret(), "hunter2");
-        let none = split(&schema(), &text(json!({ "bucket": "b", "credentials": { "kind": "b", "key": null } }))).unwrap();
+        let none =
+            split(&schema(), &text(json!({ "bucket": "b", "credentials": { "kind": "b", "key": null } }))).unwrap();
         assert!(none.secrets.is_none());
         assert!(split(&schema(), &"[\"hunter2\"]".into()).is_err());
     }
@@ -324,7 +324,8 @@ mod tests {
     #[test]
     fn a_patch_leaves_the_secrets_that_it_does_not_name() {
         let config = text(json!({ "uri": "hunter1", "bucket": "b", "credentials": { "kind": "b", "key": "hunter2" } }));
-        let patched = patch(&config, &text(json!({ "bucket": "c", "credentials": { "key": "new" }, "uri": null }))).unwrap();
+        let patched =
+            patch(&config, &text(json!({ "bucket": "c", "credentials": { "key": "new" }, "uri": null }))).unwrap();
         assert_eq!(value(&patched), json!({ "bucket": "c", "credentials": { "kind": "b", "key": "new" } }));
         let set = set(&patched, "/credentials/a~1b", &"x".into()).unwrap();
         assert_eq!(value(&set)["credentials"]["a/b"], "x");

@@ -1,9 +1,9 @@
 //! Connections: stored configuration of places, whose secrets nobody sees again.
 
+use super::BackupService;
 use super::adapter::{Adapter, Role};
 use super::config::{self, AdapterConfig};
 use super::keeper::ConnectionKeeper;
-use super::BackupService;
 use crate::adapter::{Destination, RestoreTarget, Source};
 use crate::model::{
     Connection, ConnectionCheck, ConnectionContent, ConnectionId, ConnectionQuery, Identity, NewConnection as Stored,
@@ -122,7 +122,9 @@ impl BackupService {
         let adapter = self.inner.adapters.get(&kind)?;
         let config::Parts { settings, secrets } = config::split(&adapter.config_schema(), &config)?;
         let at = self.now();
-        check(&**adapter, &AdapterConfig::new(config), &check_as).await.map_err(|e| e.context("the connection does not work"))?;
+        check(&**adapter, &AdapterConfig::new(config), &check_as)
+            .await
+            .map_err(|e| e.context("the connection does not work"))?;
         let id = ConnectionId::generate(self.now());
         let ring = self.inner.keys.ring().await?;
         let secret = secrets.map(|secrets| seal_connection(&ring, &id, &kind, &secrets)).transpose()?;
@@ -161,7 +163,8 @@ impl BackupService {
             Ok(id) => self.inner.store.connection(&id).await?,
             Err(_) => None,
         };
-        let found = by_id.ok_or_else(|| Error::not_found("there is no such connection").on(name_or_id.escape_debug()))?;
+        let found =
+            by_id.ok_or_else(|| Error::not_found("there is no such connection").on(name_or_id.escape_debug()))?;
         Ok(found.into())
     }
 
@@ -193,7 +196,8 @@ impl BackupService {
             check(&**adapter, &config, &check_as).await.map_err(|e| e.context("the connection does not work"))?;
             let ring = self.inner.keys.ring().await?;
             content.settings = settings;
-            content.secret = secrets.map(|secrets| seal_connection(&ring, id, &connection.kind, &secrets)).transpose()?;
+            content.secret =
+                secrets.map(|secrets| seal_connection(&ring, id, &connection.kind, &secrets)).transpose()?;
         }
         let changed = self.inner.store.update_connection(id, version, content).await?;
         match checked {
@@ -227,7 +231,8 @@ impl BackupService {
             let connection = self.stored(id).await?;
             match self.inner.store.delete_connection(id, connection.version).await {
                 // It was changed meanwhile, by one who wrote a new token back for instance.
-                Err(e) if e.class() == ErrorClass::Conflict && self.stored(id).await?.version != connection.version => {}
+                Err(e) if e.class() == ErrorClass::Conflict && self.stored(id).await?.version != connection.version => {
+                }
                 result => return result,
             }
         }

@@ -3,12 +3,10 @@
 use super::BackupService;
 use super::spec::{Rates, Spec};
 use crate::adapter::RestoreTarget;
-use crate::engine::{
-    BackupOptions, BackupRequest, CancelRestore, Limits, OpenOptions, RestoreOptions, RestoreRequest,
-};
+use crate::engine::{BackupOptions, BackupRequest, CancelRestore, Limits, OpenOptions, RestoreOptions, RestoreRequest};
 use crate::model::{
-    ArchiveId, ConnectionId, Operation, OperationConnections, OperationId, OperationQuery, OperationTotals,
-    Request, StorageUse,
+    ArchiveId, ConnectionId, Operation, OperationConnections, OperationId, OperationQuery, OperationTotals, Request,
+    StorageUse,
 };
 use crate::state::State;
 use crate::{Error, ErrorClass, Result};
@@ -251,7 +249,9 @@ impl BackupService {
             match self.operation(id).await {
                 Ok(operation) if stands_still(&operation) => return Ok(operation),
                 Ok(_) => {}
-                Err(e) if e.is_retryable() => tracing::warn!(error = %e.chain(), "the store does not answer as it should"),
+                Err(e) if e.is_retryable() => {
+                    tracing::warn!(error = %e.chain(), "the store does not answer as it should")
+                }
                 Err(e) => return Err(e),
             }
             let ended = async {

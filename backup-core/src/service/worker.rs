@@ -86,7 +86,8 @@ impl Drop for Running {
 
 impl BackupService {
     pub(super) fn start_worker(&self, options: WorkerOptions, stop: CancellationToken) {
-        let worker = Worker { service: Arc::downgrade(&self.inner), options, handles: Arc::default(), stop: stop.clone() };
+        let worker =
+            Worker { service: Arc::downgrade(&self.inner), options, handles: Arc::default(), stop: stop.clone() };
         let running = Running { stop, task: tokio::spawn(worker.run()) };
         *self.inner.worker.lock().unwrap_or_else(PoisonError::into_inner) = Some(running);
     }

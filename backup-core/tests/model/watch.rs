@@ -5,9 +5,10 @@ use backup_core::Result;
 use backup_core::adapter::{ConnectionStore, Store};
 use backup_core::memory::MemoryStore;
 use backup_core::model::{
-    ArchiveId, Checkpoint, Claim, ClaimNext, ClaimRequest, Connection, ConnectionCheck, ConnectionContent, ConnectionId,
-    ConnectionQuery, Fence, Guard, Identity, KnownArchive, LogPage, LogQuery, LogRecord, NewConnection, NewOperation,
-    Operation, OperationId, OperationQuery, OperationTotals, Progress, Renewal, Request, StorageUse, Transition,
+    ArchiveId, Checkpoint, Claim, ClaimNext, ClaimRequest, Connection, ConnectionCheck, ConnectionContent,
+    ConnectionId, ConnectionQuery, Fence, Guard, Identity, KnownArchive, LogPage, LogQuery, LogRecord, NewConnection,
+    NewOperation, Operation, OperationId, OperationQuery, OperationTotals, Progress, Renewal, Request, StorageUse,
+    Transition,
 };
 use backup_core::state::{Event, State};
 use std::collections::BTreeMap;
@@ -209,7 +210,12 @@ impl ConnectionStore for WatchedStore {
         self.inner.connections(query).await
     }
 
-    async fn update_connection(&self, id: &ConnectionId, version: u64, content: ConnectionContent) -> Result<Connection> {
+    async fn update_connection(
+        &self,
+        id: &ConnectionId,
+        version: u64,
+        content: ConnectionContent,
+    ) -> Result<Connection> {
         self.inner.update_connection(id, version, content).await
     }
 

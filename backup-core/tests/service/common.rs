@@ -4,11 +4,15 @@ use async_trait::async_trait;
 use backup_core::adapter::{Destination, RestoreTarget, Source, Store};
 use backup_core::archive::generate_key_file;
 use backup_core::engine::EngineOptions;
-use backup_core::local::{LocalAdapter, LocalDestination, LocalSource, LocalSourceConfig, LocalTarget, LocalTargetConfig};
+use backup_core::local::{
+    LocalAdapter, LocalDestination, LocalSource, LocalSourceConfig, LocalTarget, LocalTargetConfig,
+};
 use backup_core::memory::MemoryStore;
 use backup_core::model::{ConnectionId, Holder};
 use backup_core::secrets::{KeyRing, SecretKey};
-use backup_core::service::{Adapter, AdapterConfig, BackupService, BackupServiceBuilder, NewConnection, Role, WorkerOptions};
+use backup_core::service::{
+    Adapter, AdapterConfig, BackupService, BackupServiceBuilder, NewConnection, Role, WorkerOptions,
+};
 use backup_core::{Error, Result};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
@@ -112,7 +116,11 @@ impl Place {
 
     pub(crate) fn builder_on(&self, store: Arc<dyn Store>) -> BackupServiceBuilder {
         let options = WorkerOptions { look_every: Duration::from_millis(50), ..WorkerOptions::default() };
-        BackupService::builder(store).keys(self.ring.clone()).adapter(LocalAdapter).adapter(VaultAdapter).worker(options)
+        BackupService::builder(store)
+            .keys(self.ring.clone())
+            .adapter(LocalAdapter)
+            .adapter(VaultAdapter)
+            .worker(options)
     }
 
     pub(crate) fn service(&self) -> BackupService {

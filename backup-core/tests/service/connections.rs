@@ -13,9 +13,11 @@ use std::sync::Arc;
 async fn a_connection_that_does_not_work_is_not_stored() {
     let place = Place::new();
     let service = place.service();
-    let missing = service.create_connection(NewConnection::new("x", "local", place.config("missing"))).await.unwrap_err();
+    let missing =
+        service.create_connection(NewConnection::new("x", "local", place.config("missing"))).await.unwrap_err();
     assert!(missing.chain().contains("does not work") && missing.chain().contains("missing"), "{}", missing.chain());
-    let refused = service.create_connection(NewConnection::new("x", "vault", place.vault("docs", "wrong"))).await.unwrap_err();
+    let refused =
+        service.create_connection(NewConnection::new("x", "vault", place.vault("docs", "wrong"))).await.unwrap_err();
     assert_eq!(refused.class(), ErrorClass::Unauthorized);
     assert!(refused.chain().contains("refuses the password"), "{}", refused.chain());
     for (kind, config, class) in [
@@ -35,7 +37,8 @@ async fn a_connection_that_does_not_work_is_not_stored() {
 async fn a_connection_is_shown_without_its_secrets() {
     let place = Place::new();
     let service = place.service();
-    let made = service.create_connection(NewConnection::new("v", "vault", place.vault("docs", PASSWORD))).await.unwrap();
+    let made =
+        service.create_connection(NewConnection::new("v", "vault", place.vault("docs", PASSWORD))).await.unwrap();
     assert!(made.has_secrets && made.last_check.as_ref().unwrap().error.is_none());
     assert_eq!(made.config, json!({ "path": place.path("docs"), "login": {} }));
     assert_eq!(service.connection(&made.id).await.unwrap(), made);
@@ -54,7 +57,8 @@ async fn a_change_is_checked_and_keeps_what_it_does_not_name() {
     let place = Place::new();
     std::fs::create_dir(place.path("more")).unwrap();
     let service = place.service();
-    let made = service.create_connection(NewConnection::new("v", "vault", place.vault("docs", PASSWORD))).await.unwrap();
+    let made =
+        service.create_connection(NewConnection::new("v", "vault", place.vault("docs", PASSWORD))).await.unwrap();
     let change = |config: serde_json::Value| ConnectionChange {
         config: Some(config.to_string().into()),
         ..ConnectionChange::default()
@@ -137,7 +141,8 @@ async fn secrets_open_only_with_their_key_and_for_their_connection() {
 #[tokio::test]
 async fn after_resealing_the_newest_key_suffices() {
     let place = Place::new();
-    let (old, new) = (backup_core::archive::generate_key_file().unwrap(), backup_core::archive::generate_key_file().unwrap());
+    let (old, new) =
+        (backup_core::archive::generate_key_file().unwrap(), backup_core::archive::generate_key_file().unwrap());
     let key = |text| SecretKey::parse(text).unwrap();
     let before = place.builder().keys(Arc::new(KeyRing::new(key(&old)))).build().unwrap();
     for name in ["1", "2"] {

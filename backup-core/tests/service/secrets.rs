@@ -27,7 +27,8 @@ impl Write for Written {
 async fn nothing_that_can_be_read_has_a_secret_in_it() {
     let written = Written::default();
     let writer = written.clone();
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone());
+    let subscriber =
+        tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone());
     // Tasks of this test run on this thread.
     let guard = tracing::subscriber::set_default(subscriber.finish());
 
@@ -53,7 +54,11 @@ async fn nothing_that_can_be_read_has_a_secret_in_it() {
 
     // All that the store holds.
     for connection in place.store.connections(&ConnectionQuery::default()).await.unwrap() {
-        told += &format!("{connection:?} {:?} {}", connection.content.secret.as_ref().map(|s| &s.0), connection.content.settings);
+        told += &format!(
+            "{connection:?} {:?} {}",
+            connection.content.secret.as_ref().map(|s| &s.0),
+            connection.content.settings
+        );
     }
     for operation in place.store.query(&OperationQuery::default()).await.unwrap() {
         told += &format!("{operation:?} {} ", operation.new.spec);

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 #[derive(Clone, Copy, Debug)]
 enum Wish {
-    Start { slow: bool },
+    Start {
+        slow: bool,
+    },
     Pause,
     Resume,
     Cancel,
@@ -85,7 +87,10 @@ async fn run(wishes: &[(Wish, u8, u8)]) {
         let mut claims = 0;
         let mut told = log.iter().map(|stored| &stored.record);
         for change in &expected {
-            assert!(told.any(|record| record.step == change.0 && record.message == change.1), "{change:?} has no line in {log:?}");
+            assert!(
+                told.any(|record| record.step == change.0 && record.message == change.1),
+                "{change:?} has no line in {log:?}"
+            );
         }
         for stored in &log {
             claims += u64::from(stored.record.step == "claim");

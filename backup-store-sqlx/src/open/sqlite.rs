@@ -23,8 +23,13 @@ const SETTINGS: &[&str] = &[
     // Without it a macOS system keeps synced data in the drive's cache.
     "PRAGMA fullfsync = ON",
 ];
-const READER_SETTINGS: &[&str] =
-    &["PRAGMA busy_timeout = 10000", "PRAGMA foreign_keys = ON", "PRAGMA synchronous = FULL", "PRAGMA fullfsync = ON", "PRAGMA query_only = ON"];
+const READER_SETTINGS: &[&str] = &[
+    "PRAGMA busy_timeout = 10000",
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA fullfsync = ON",
+    "PRAGMA query_only = ON",
+];
 const IN_PATHS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_');
 
 /// A database that lives as long as its one connection.

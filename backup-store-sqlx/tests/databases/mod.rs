@@ -25,8 +25,9 @@ impl Server {
     }
 
     fn of(variable: &str, postgres: bool) -> Self {
-        let url = std::env::var(variable)
-            .unwrap_or_else(|_| panic!("{variable} names no server; run the tests by scripts/test, or see docs/TESTING.md"));
+        let url = std::env::var(variable).unwrap_or_else(|_| {
+            panic!("{variable} names no server; run the tests by scripts/test, or see docs/TESTING.md")
+        });
         Self { url: url.trim_end_matches('/').to_owned(), postgres, made: Mutex::default() }
     }
 

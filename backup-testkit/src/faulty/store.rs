@@ -6,9 +6,10 @@ use async_trait::async_trait;
 use backup_core::Result;
 use backup_core::adapter::{ConnectionStore, Store};
 use backup_core::model::{
-    ArchiveId, Checkpoint, Claim, ClaimNext, ClaimRequest, Connection, ConnectionCheck, ConnectionContent, ConnectionId,
-    ConnectionQuery, Fence, Identity, KnownArchive, LogPage, LogQuery, LogRecord, NewConnection, NewOperation, Operation,
-    OperationId, OperationQuery, OperationTotals, Progress, Renewal, Request, StorageUse, Transition,
+    ArchiveId, Checkpoint, Claim, ClaimNext, ClaimRequest, Connection, ConnectionCheck, ConnectionContent,
+    ConnectionId, ConnectionQuery, Fence, Identity, KnownArchive, LogPage, LogQuery, LogRecord, NewConnection,
+    NewOperation, Operation, OperationId, OperationQuery, OperationTotals, Progress, Renewal, Request, StorageUse,
+    Transition,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -127,7 +128,12 @@ impl ConnectionStore for FaultyStore {
         self.script.call(Method::Connections, "", self.inner.connections(query)).await
     }
 
-    async fn update_connection(&self, id: &ConnectionId, version: u64, content: ConnectionContent) -> Result<Connection> {
+    async fn update_connection(
+        &self,
+        id: &ConnectionId,
+        version: u64,
+        content: ConnectionContent,
+    ) -> Result<Connection> {
         self.script.call(Method::UpdateConnection, id, self.inner.update_connection(id, version, content)).await
     }
 

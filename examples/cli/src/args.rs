@@ -55,7 +55,8 @@ pub(crate) struct Global {
     /// Write one JSON document to standard output, or JSON lines where there are many events
     #[arg(long, global = true, help_heading = "Global options")]
     pub(crate) json: bool,
-    /// Where operations and their checkpoints are kept: a file, or sqlite:FILE [default: backup/store.db in the user's data directory]
+    /// Where operations, their checkpoints and connections are kept: a file, sqlite:FILE, postgres://USER:PASSWORD@HOST/DATABASE or
+    /// mysql://… [default: backup/store.db in the user's data directory]
     #[arg(
         long,
         global = true,
@@ -106,6 +107,17 @@ pub(crate) enum Command {
     Sweep(Sweep),
     /// List operations: backups and restores, running, paused and done
     Operations(Operations),
+    /// The history in pages, with filters, totals, and what the archives take up
+    History(History),
+    /// Store, check and change connections: places by name, with sealed credentials
+    ///
+    /// Operations of connections can be run by workers on any host that shares the store and the key of the secrets.
+    #[command(subcommand)]
+    Connection(Connection),
+    /// Run operations of stored connections, until it is stopped
+    ///
+    /// Takes what `backup create --source NAME --destination NAME --detach` leaves, what other workers hand over, and what dead ones left.
+    Worker(Worker),
     /// Pause a running operation, also one of another process
     Pause(OperationArg),
     /// Give an operation up: remove what a backup wrote of its archive, and what a restore left staged
@@ -173,11 +185,29 @@ pub(crate) struct Logout {
 #[derive(Debug, Args)]
 pub(crate) struct Create {
     /// What is backed up
-    #[arg(long, value_name = "LOCATOR")]
-    pub(crate) from: Locator,
+    #[arg(long, value_name = "LOCATOR", required_unless_present = "source", requires = "to")]
+    pub(crate) from: Option<Locator>,
     /// Where the archive is kept
-    #[arg(long, value_name = "LOCATOR")]
-    pub(crate) to: Locator,
+    #[arg(long, value_name = "LOCATOR", required_unless_present = "destination", requires = "from")]
+    pub(crate) to: Option<Locator>,
+    /// What is backed up: the name of a stored connection, see `backup connection`
+    #[arg(
+        long,
+        value_name = "NAME",
+        conflicts_with = "from",
+        requires = "destination",
+        help_heading = "Stored connections"
+    )]
+    pub(crate) source: Option<String>,
+    /// Where the archive is kept: the name of a stored connection
+    #[arg(long, value_name = "NAME", conflicts_with = "to", requires = "source", help_heading = "Stored connections")]
+    pub(crate) destination: Option<String>,
+    /// What the source's kind of connection lets choose, as JSON; `backup connection kinds --json` tells what that is
+    #[arg(long, value_name = "JSON", requires = "source", help_heading = "Stored connections")]
+    pub(crate) source_options: Option<String>,
+    /// Leave it to a `backup worker`, which may be on another host
+    #[arg(long, requires = "source", help_heading = "Stored connections")]
+    pub(crate) detach: bool,
     /// A name for the archive, by which it can be found again
     #[arg(long)]
     pub(crate) name: Option<String>,
@@ -342,11 +372,23 @@ pub(crate) struct Restore {
     #[arg(required_unless_present = "from_mongodump")]
     pub(crate) archive: Option<String>,
     /// Where the archive is
-    #[arg(long, value_name = "LOCATOR", required_unless_present = "from_mongodump")]
+    #[arg(long, value_name = "LOCATOR", required_unless_present_any = ["from_mongodump", "destination"])]
     pub(crate) at: Option<Locator>,
     /// Where the data is put back
-    #[arg(long, value_name = "LOCATOR")]
-    pub(crate) to: Locator,
+    #[arg(long, value_name = "LOCATOR", required_unless_present = "target")]
+    pub(crate) to: Option<Locator>,
+    /// Where the archive is: the name of a stored connection, see `backup connection`
+    #[arg(long, value_name = "NAME", conflicts_with = "at", requires = "target", help_heading = "Stored connections")]
+    pub(crate) destination: Option<String>,
+    /// Where the data is put back: the name of a stored connection
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["to", "from_mongodump"], requires = "destination", help_heading = "Stored connections")]
+    pub(crate) target: Option<String>,
+    /// What the target's kind of connection lets choose, as JSON; `backup connection kinds --json` tells what that is
+    #[arg(long, value_name = "JSON", requires = "target", help_heading = "Stored connections")]
+    pub(crate) target_options: Option<String>,
+    /// Leave it to a `backup worker`, which may be on another host
+    #[arg(long, requires = "target", help_heading = "Stored connections")]
+    pub(crate) detach: bool,
     /// Only what matches, a directory with all below it: `*.txt` at any depth, `/docs` or `docs/*.txt` just there
     #[arg(long, value_name = "GLOB")]
     pub(crate) include: Vec<String>,
@@ -437,6 +479,169 @@ pub(crate) struct Operations {
     /// Only the newest so many
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<usize>,
+}
+
+/// `backup history`
+#[derive(Debug, Args)]
+pub(crate) struct History {
+    /// Only operations in this state; may be given several times
+    #[arg(long, value_enum, value_name = "STATE")]
+    pub(crate) state: Vec<StateFilter>,
+    /// Only operations of this kind
+    #[arg(long, value_enum)]
+    pub(crate) kind: Option<KindFilter>,
+    /// Only operations that read from this connection
+    #[arg(long, value_name = "NAME")]
+    pub(crate) source: Option<String>,
+    /// Only operations that write to this connection
+    #[arg(long, value_name = "NAME")]
+    pub(crate) destination: Option<String>,
+    /// Only operations that were created at this time or later: 2026-11-20, 2026-11-20T06:15, or with a zone
+    #[arg(long, value_name = "TIME", value_parser = units::time)]
+    pub(crate) since: Option<jiff::Timestamp>,
+    /// Only operations that were created before this time
+    #[arg(long, value_name = "TIME", value_parser = units::time)]
+    pub(crate) until: Option<jiff::Timestamp>,
+    /// Only operations older than this one: the next page
+    #[arg(long, value_name = "OP")]
+    pub(crate) before: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) limit: u32,
+}
+
+/// Kinds by which operations can be listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KindFilter {
+    Backup,
+    Restore,
+    Verify,
+}
+
+/// `backup connection`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Connection {
+    /// Store a connection; it is checked first, and stored only when it works
+    Add(ConnectionAdd),
+    /// List them
+    List,
+    /// Show one, without its secrets
+    Show(ConnectionArg),
+    /// Check whether one works now
+    Check(ConnectionCheck),
+    /// Change one; it is checked first, and what is not named stays, secrets too
+    Edit(ConnectionEdit),
+    /// Remove one and its secrets
+    Remove(ConnectionRemove),
+    /// List the kinds of connections, or show the JSON Schema of the configuration of one
+    Kinds {
+        /// The kind
+        kind: Option<String>,
+    },
+    /// Seal all secrets under the newest key of the key file, so that the older ones can be removed from it
+    Reseal,
+}
+
+/// The configuration of a connection.
+#[derive(Debug, Args)]
+pub(crate) struct ConnectionConfig {
+    /// The configuration as a JSON file; `-` is standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// A field of it; a dot leads into an object: `bucket=photos`, `credentials.kind=static`. Not for secrets, which others would see
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// A secret field, from an environment variable: `credentials.secret_key=MY_KEY`
+    #[arg(long, value_name = "NAME=VAR")]
+    pub(crate) secret: Vec<String>,
+}
+
+/// What a connection is checked as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CheckAs {
+    /// It can be read
+    Source,
+    /// Archives can be written, read and removed there
+    Destination,
+    /// Archives can be restored there
+    Target,
+}
+
+/// `backup connection add`
+#[derive(Debug, Args)]
+pub(crate) struct ConnectionAdd {
+    /// Its name
+    pub(crate) name: String,
+    /// Its kind: local, s3, mongodb, gdrive
+    #[arg(long)]
+    pub(crate) kind: String,
+    #[command(flatten)]
+    pub(crate) config: ConnectionConfig,
+    /// What to check it as; may be given several times [default: as a source, when its kind can be read]
+    #[arg(long = "check-as", value_enum, value_name = "ROLE")]
+    pub(crate) check: Vec<CheckAs>,
+}
+
+/// `backup connection show`
+#[derive(Debug, Args)]
+pub(crate) struct ConnectionArg {
+    /// Its name or id
+    pub(crate) name: String,
+}
+
+/// `backup connection remove`
+#[derive(Debug, Args)]
+pub(crate) struct ConnectionRemove {
+    /// Its name or id
+    pub(crate) name: String,
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// `backup connection check`
+#[derive(Debug, Args)]
+pub(crate) struct ConnectionCheck {
+    /// Its name or id
+    pub(crate) name: String,
+    /// What to check it as; may be given several times
+    #[arg(long = "check-as", value_enum, value_name = "ROLE")]
+    pub(crate) check: Vec<CheckAs>,
+}
+
+/// `backup connection edit`
+#[derive(Debug, Args)]
+pub(crate) struct ConnectionEdit {
+    /// Its name or id
+    pub(crate) name: String,
+    /// Another name for it
+    #[arg(long, value_name = "NAME")]
+    pub(crate) rename: Option<String>,
+    #[command(flatten)]
+    pub(crate) config: ConnectionConfig,
+    /// What to check it as; may be given several times
+    #[arg(long = "check-as", value_enum, value_name = "ROLE")]
+    pub(crate) check: Vec<CheckAs>,
+}
+
+/// `backup worker`
+#[derive(Debug, Args)]
+pub(crate) struct Worker {
+    /// Operations at once
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub(crate) parallel: usize,
+    /// Operations at once that work with one connection, over all workers of the store
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub(crate) per_connection: u32,
+    /// Seconds between two looks for work
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = units::seconds)]
+    pub(crate) look_every: f64,
+    /// Memory for data in flight, of all operations together [default: 192 MiB]
+    #[arg(long, value_name = "SIZE", value_parser = units::size)]
+    pub(crate) memory: Option<u64>,
+    /// Seconds after which others may take over what a worker that is not heard of has [default: 60]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) lease: Option<u64>,
 }
 
 /// States by which operations can be listed.

@@ -135,7 +135,7 @@ impl Reporter {
             let _ = output::write_line(&event.to_string());
             return;
         }
-        if record.level == LogLevel::Info {
+        if record.level <= LogLevel::Info {
             if self.verbose {
                 let _ = output::write_error(&log_line(record));
             }
@@ -171,7 +171,7 @@ impl Drop for Reporter {
 /// A record as a line for people.
 fn log_line(record: &LogRecord) -> String {
     match record.level {
-        LogLevel::Info => format!("{}: {}", record.step, record.message),
+        LogLevel::Debug | LogLevel::Info => format!("{}: {}", record.step, record.message),
         LogLevel::Warning => format!("warning: {}", record.message),
         LogLevel::Error => format!("{} failed: {}", record.step, record.message),
     }

@@ -17,11 +17,9 @@ use tokio::time::MissedTickBehavior;
 /// Records that may wait to be shown; what comes on top is only in the job log.
 const RECORDS_WAITING: usize = 1024;
 
-/// An engine whose job log records are shown here.
+/// Stays with an operation; what its sink receives is shown here.
 pub(crate) struct Runner<'a> {
     app: &'a App,
-    /// The engine.
-    pub(crate) engine: Engine,
     records: mpsc::Receiver<LogRecord>,
     verification: Arc<Mutex<Option<String>>>,
 }
@@ -65,12 +63,18 @@ impl LogSink for Sink {
 }
 
 impl<'a> Runner<'a> {
-    /// An engine on this store.
-    pub(crate) fn new(app: &'a App, store: Arc<dyn Store>, options: EngineOptions) -> Self {
+    /// With the sink that the operation's engine is to have.
+    pub(crate) fn new(app: &'a App) -> (Self, Arc<dyn LogSink>) {
         let (sender, records) = mpsc::channel(RECORDS_WAITING);
         let verification = Arc::default();
         let sink = Sink { records: sender, verification: Arc::clone(&verification) };
-        Self { app, engine: Engine::with_options(store, options, vec![Arc::new(sink)]), records, verification }
+        (Self { app, records, verification }, Arc::new(sink))
+    }
+
+    /// With an engine on this store.
+    pub(crate) fn with_engine(app: &'a App, store: Arc<dyn Store>, options: EngineOptions) -> (Self, Engine) {
+        let (runner, sink) = Self::new(app);
+        (runner, Engine::with_options(store, options, vec![sink]))
     }
 
     /// Stays with an operation until it ends. The first signal pauses it or hands it over, the second stops it at once.

@@ -123,6 +123,24 @@ pub(crate) fn local_time(time: jiff::Timestamp) -> String {
     time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
+/// A moment: a date, a date and time of this machine's zone, or a time with a zone of its own.
+pub(crate) fn time(text: &str) -> Result<jiff::Timestamp, String> {
+    if let Ok(time) = text.parse::<jiff::Timestamp>() {
+        return Ok(time);
+    }
+    let wrong = |e: jiff::Error| format!("{e}; write it as 2026-11-20, 2026-11-20T06:15 or 2026-11-20T06:15:00Z");
+    let local = text.parse::<jiff::civil::DateTime>().map_err(wrong)?;
+    Ok(local.to_zoned(jiff::tz::TimeZone::system()).map_err(wrong)?.timestamp())
+}
+
+/// Seconds, with a fraction if need be.
+pub(crate) fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.01..=3600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("write a number of seconds, 0.01 to 3600".into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,9 +15,7 @@ mod volume;
 use super::catalog::LATEST;
 use super::handle::AbortOnDrop;
 use super::session::{self, Session, no_such};
-use super::{
-    BackupRequest, BackupWork, Claimed, Engine, OperationHandle, Outcome, ResumeBackup, for_any_worker,
-};
+use super::{BackupRequest, BackupWork, Claimed, Engine, OperationHandle, Outcome, ResumeBackup, for_any_worker};
 use crate::adapter::{Cursor, Destination, Payload, ReadContext, Source};
 use crate::archive::{ArchiveKey, Header, KeyProvider, KeyWraps, ObjectNames, Previous};
 use crate::budget::ByteBudget;
@@ -173,7 +171,8 @@ pub(super) async fn go_on(engine: &Engine, claimed: Claimed, work: BackupWork) -
         Ok(()) => begin(engine, session, &claim, adapters, keys).await,
         Err(error) => {
             session.broke_off(error).await?;
-            Err(Error::conflict("the operation cannot be continued now").on(format!("operation {}", session.fence().operation)))
+            Err(Error::conflict("the operation cannot be continued now")
+                .on(format!("operation {}", session.fence().operation)))
         }
     }
 }

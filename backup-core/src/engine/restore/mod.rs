@@ -29,8 +29,8 @@ use crate::adapter::{
     Granularity, MismatchKind, PlanEntries, RestorePlan, RestoreTarget, SavedProgress, SmallEntry, SourceFacts, Wanted,
 };
 use crate::model::{
-    ArchiveId, Claim, Entry, EntryKind, EntryName, GroupName, Identity, LogRecord, NewOperation, Operation, OperationId,
-    OperationKind, Phase,
+    ArchiveId, Claim, Entry, EntryKind, EntryName, GroupName, Identity, LogRecord, NewOperation, Operation,
+    OperationId, OperationKind, Phase,
 };
 use crate::retry::Retrying;
 use crate::state::{Event, State};
@@ -81,18 +81,8 @@ pub(super) async fn create(engine: &Engine, request: RestoreRequest) -> Result<O
 }
 
 async fn prepare(engine: &Engine, request: RestoreRequest) -> Result<Prepared> {
-    let RestoreRequest {
-        destination,
-        archive: id,
-        target,
-        open,
-        options,
-        limits,
-        name,
-        spec,
-        connections,
-        created_by,
-    } = request;
+    let RestoreRequest { destination, archive: id, target, open, options, limits, name, spec, connections, created_by } =
+        request;
     engine.options.check()?;
     Chosen::new(&options.selection)?;
     let archive = Archive::open_with(destination.clone(), &id, &open, engine.options.retry).await?;
@@ -146,7 +136,8 @@ pub(super) async fn go_on(engine: &Engine, claimed: Claimed, work: RestoreWork) 
         Ok(()) => Ok(begin(engine, session, claim, work).await),
         Err(error) => {
             session.broke_off(error).await?;
-            Err(Error::conflict("the operation cannot be continued now").on(format!("operation {}", claim.operation.new.id)))
+            Err(Error::conflict("the operation cannot be continued now")
+                .on(format!("operation {}", claim.operation.new.id)))
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use super::fixture::{all, content, new_connection, unknown};
 use crate::conformance::Outcome;
+use crate::conformance::store::{operation_with, states};
 use crate::conformance::suite::{ensure, refused};
 use backup_core::adapter::Store;
-use crate::conformance::store::{operation_with, states};
 use backup_core::model::{Connection, ConnectionCheck, NewConnection};
 use backup_core::{ErrorClass, Result};
 use std::sync::Arc;
@@ -161,7 +161,10 @@ pub(super) async fn what_is_in_use_stays(store: &Arc<dyn Store>) -> Outcome {
             let deleted = store.delete_connection(&id, 1).await;
             if matches!(state, "pending" | "running" | "committing" | "paused") {
                 refused(deleted, &[ErrorClass::Conflict], "the deletion of a connection in use")?;
-                ensure!(store.connection(&id).await?.is_some(), "the connection of an operation that is {state} is gone");
+                ensure!(
+                    store.connection(&id).await?.is_some(),
+                    "the connection of an operation that is {state} is gone"
+                );
             } else {
                 deleted?;
             }

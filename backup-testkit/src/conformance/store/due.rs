@@ -44,7 +44,11 @@ pub(super) async fn what_is_due_is_claimed_the_longest_due_first(store: &Arc<dyn
         if resume {
             store.request(&id, Request::Resume).await?;
         }
-        if is_due { due.insert(id) } else { not_due.insert(id) };
+        if is_due {
+            due.insert(id)
+        } else {
+            not_due.insert(id)
+        };
     }
     // One whose worker went away, one whose worker went away while it completed, and one whose worker is there.
     let lost = pending_with(&**store, &from, &to).await?;

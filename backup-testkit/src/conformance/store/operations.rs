@@ -3,8 +3,8 @@
 use super::fixture::*;
 use crate::conformance::Outcome;
 use crate::conformance::suite::ensure;
-use backup_core::adapter::Store;
 use backup_core::ErrorClass;
+use backup_core::adapter::Store;
 use backup_core::model::{
     Checkpoint, ConnectionId, NewOperation, OperationConnections, OperationId, OperationKind, OperationQuery,
     OperationTotals, Progress,
@@ -117,7 +117,8 @@ pub(super) async fn filters_hold_together(store: &Arc<dyn Store>) -> Outcome {
     let prefixes = [None, Some(""), Some("2026011"), Some("20260112T000000Z-00000000"), Some("2025"), Some("2026_1%")];
     let state_lists: [&[&'static str]; 4] = [&[], &["pending"], &["running", "failed"], &["completed"]];
     let second = |day: u32| format!("2026-01-{day}T00:00:00Z").parse::<jiff::Timestamp>().ok();
-    let times = [(None, None), (second(12), None), (None, second(16)), (second(11), second(14)), (second(14), second(11))];
+    let times =
+        [(None, None), (second(12), None), (None, second(16)), (second(11), second(14)), (second(14), second(11))];
     for kind in [None, Some(OperationKind::Backup), Some(OperationKind::Verify)] {
         for states in state_lists {
             for prefix in prefixes {
@@ -200,7 +201,11 @@ pub(super) async fn an_operation_names_connections_that_are_there(store: &Arc<dy
     for (source, destination) in [(&there, &gone), (&gone, &there), (&gone, &gone)] {
         let connections = OperationConnections { source: source.clone(), destination: destination.clone() };
         let new = NewOperation { connections: Some(connections), ..new_operation() };
-        refused(store.create(new.clone(), None).await, ErrorClass::NotFound, "an operation of a connection that is gone")?;
+        refused(
+            store.create(new.clone(), None).await,
+            ErrorClass::NotFound,
+            "an operation of a connection that is gone",
+        )?;
         ensure_eq!(store.get(&new.id).await?, None, "the operation that was refused");
     }
     let connections = Some(OperationConnections { source: there.clone(), destination: there });
@@ -218,15 +223,8 @@ pub(super) async fn totals_count_what_the_filters_leave(store: &Arc<dyn Store>) 
             in_state(&**store, state).await?;
         }
     }
-    let all = OperationTotals {
-        pending: 1,
-        running: 2,
-        committing: 3,
-        paused: 4,
-        completed: 5,
-        failed: 6,
-        cancelled: 7,
-    };
+    let all =
+        OperationTotals { pending: 1, running: 2, committing: 3, paused: 4, completed: 5, failed: 6, cancelled: 7 };
     let newest = store.query(&OperationQuery::default()).await?;
     let before = newest.first().map(|operation| operation.new.id.clone());
     let query = OperationQuery { before, limit: Some(1), ..OperationQuery::default() };

@@ -48,6 +48,7 @@ pub(super) async fn run(app: &App, args: Logs) -> Result<Exit, Failure> {
 fn line(stored: &StoredLogRecord) -> String {
     let record = &stored.record;
     let level = match record.level {
+        LogLevel::Debug => "debug  ",
         LogLevel::Info => "info   ",
         LogLevel::Warning => "warning",
         LogLevel::Error => "error  ",

@@ -1,8 +1,10 @@
 //! The commands, a file each or a few that belong together.
 
+mod connection;
 mod create;
 mod export;
 mod gdrive;
+mod history;
 mod keygen;
 mod list;
 mod logs;
@@ -13,6 +15,7 @@ mod restore;
 mod resume;
 mod show;
 mod verify;
+mod worker;
 
 use crate::app::App;
 use crate::args::{Cli, Command};
@@ -34,6 +37,9 @@ pub(crate) async fn run(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Delete(args) => remove::delete(app, args).await,
         Command::Sweep(args) => remove::sweep(app, args).await,
         Command::Operations(args) => operations::list(app, args).await,
+        Command::History(args) => history::run(app, args).await,
+        Command::Connection(command) => connection::run(app, command).await,
+        Command::Worker(args) => worker::run(app, args).await,
         Command::Pause(args) => operations::pause(app, args).await,
         Command::Cancel(args) => operations::cancel(app, args).await,
         Command::Resume(args) => resume::run(app, args).await,

@@ -7,6 +7,7 @@ use crate::keys;
 use crate::operations::{Hold, find, hold, holder_text, kind_text, reason_text, state_text};
 use crate::output::{Lines, table};
 use crate::progress::figures;
+use crate::service::{self, Means};
 use crate::spec::{CreateSpec, RestoreSpec, Spec};
 use crate::units;
 use backup_core::Error;
@@ -119,9 +120,11 @@ pub(super) async fn cancel(app: &App, args: OperationArg) -> Result<Exit, Failur
     let operation = find(&*store, &args.operation).await?;
     let id = operation.new.id.clone();
     let engine = Engine::new(store.clone());
-    let cancelled = match Spec::of(&operation)? {
-        Spec::Create(CreateSpec { to, .. }) => engine.cancel_backup(&id, &to.destination().await?).await,
-        Spec::Restore(RestoreSpec { at, to, target: options, key, allow_unsealed, .. }) => {
+    let spec = if operation.new.connections.is_some() { None } else { Some(Spec::of(&operation)?) };
+    let cancelled = match spec {
+        None => service::open(app, Means::default(), false).await?.cancel(&id).await,
+        Some(Spec::Create(CreateSpec { to, .. })) => engine.cancel_backup(&id, &to.destination().await?).await,
+        Some(Spec::Restore(RestoreSpec { at, to, target: options, key, allow_unsealed, .. })) => {
             let open = OpenOptions {
                 keys: keys::load(app.key.as_ref().or(key.as_ref()))?,
                 allow_unsealed: allow_unsealed || app.allow_unsealed(),
@@ -170,7 +173,7 @@ pub(super) fn document(operation: &Operation) -> serde_json::Value {
         "from": new.source, "to": new.destination,
         "state": state.name(), "details": state, "reason": reason_text(operation),
         "interrupted": matches!(hold(operation), Hold::Dead | Hold::Expired),
-        "attempt": attempt, "holder": holder, "lease_running": lease_running, "request": request,
+        "connections": new.connections, "created_by": new.created_by, "attempt": attempt, "holder": holder, "lease_running": lease_running, "request": request,
         "progress": progress,
         "created_at": created_at, "updated_at": updated_at, "finished_at": finished_at,
     })

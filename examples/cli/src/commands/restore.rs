@@ -2,7 +2,7 @@
 
 mod mongodump;
 
-use super::create::warned;
+use super::create::{json_options, warned};
 use super::show::description;
 use crate::app::App;
 use crate::args::Restore;
@@ -10,12 +10,15 @@ use crate::confirm::confirm;
 use crate::failure::{Exit, Failure};
 use crate::keys;
 use crate::locator::TargetOptions;
+use crate::managed;
 use crate::run::{Completed, Ended, Runner, unless_interrupted};
+use crate::service;
 use crate::signals::Signals;
 use crate::spec::{ResourcesSpec, RestoreSpec, Spec};
 use crate::units;
-use backup_core::engine::{OpenOptions, RestoreOptions, RestoreRequest, Selection};
+use backup_core::engine::{OpenOptions, RestoreOptions, RestoreRequest, Selection, TakeOver};
 use backup_core::model::{EntryName, Identity, OperationId, OperationKind};
+use backup_core::service::NewRestore;
 use std::os::unix::ffi::OsStringExt;
 
 pub(super) async fn run(app: &App, args: Restore) -> Result<Exit, Failure> {
@@ -26,6 +29,10 @@ pub(super) async fn run(app: &App, args: Restore) -> Result<Exit, Failure> {
         archive,
         at,
         to,
+        destination,
+        target,
+        target_options,
+        detach,
         mut include,
         mut exclude,
         entries,
@@ -37,10 +44,24 @@ pub(super) async fn run(app: &App, args: Restore) -> Result<Exit, Failure> {
         from_mongodump: _,
         resources,
     } = args;
-    let (Some(archive), Some(at)) = (archive, at) else {
-        return Err(Failure::Usage("name an archive and its place".into()));
-    };
     let resources = ResourcesSpec::from(resources);
+    // A name may be any bytes.
+    let names = entries.iter().map(|name| EntryName::new(name.clone().into_vec())).collect();
+    let (archive, at, to) = match (archive, at, to, destination, target) {
+        (Some(archive), Some(at), Some(to), None, None) => (archive, at, to),
+        (Some(archive), None, None, Some(destination), Some(target)) => {
+            let selection = Selection { include, exclude, names };
+            let options = RestoreOptions { selection, overwrite, skip_verify: no_verify, keep_going };
+            let target_options = json_options(target_options, "--target-options")?;
+            let places = Places { archive, destination, target, target_options };
+            return stored(app, places, options, resources, detach).await;
+        }
+        _ => {
+            return Err(Failure::Usage(
+                "name an archive, its place and a target: both as locators, or both as stored connections".into(),
+            ));
+        }
+    };
     let selected = !include.is_empty() || !entries.is_empty();
     let options = TargetOptions { mongodb: mongodb.into() };
     if to.is_mongodb() {
@@ -67,12 +88,7 @@ pub(super) async fn run(app: &App, args: Restore) -> Result<Exit, Failure> {
         target,
         open: OpenOptions { keys: keys::load(spec.key.as_ref())?, allow_unsealed: spec.allow_unsealed },
         options: RestoreOptions {
-            selection: Selection {
-                include,
-                exclude,
-                // A name may be any bytes.
-                names: entries.into_iter().map(|name| EntryName::new(name.into_vec())).collect(),
-            },
+            selection: Selection { include, exclude, names },
             overwrite,
             skip_verify: no_verify,
             keep_going,
@@ -80,12 +96,13 @@ pub(super) async fn run(app: &App, args: Restore) -> Result<Exit, Failure> {
         limits: resources.limits(),
         name: archive.header().name.clone(),
         spec: Spec::Restore(spec).to_json()?,
+        connections: None,
+        created_by: service::user(),
     };
     // What was read to describe the archive is not needed while it is restored.
     drop(archive);
-    let runner = Runner::new(app, app.store().await?, resources.engine_options());
-    let handle =
-        unless_interrupted(&mut signals, runner.engine.restore(request)).await?.map_err(Failure::of_request)?;
+    let (runner, engine) = Runner::with_engine(app, app.store().await?, resources.engine_options());
+    let handle = unless_interrupted(&mut signals, engine.restore(request)).await?.map_err(Failure::of_request)?;
     let operation = handle.id().clone();
     match runner.attend(handle, OperationKind::Restore, &mut signals).await? {
         Ended::Completed(completed) => {
@@ -98,6 +115,47 @@ pub(super) async fn run(app: &App, args: Restore) -> Result<Exit, Failure> {
         }
         Ended::Otherwise(exit) => Ok(exit),
     }
+}
+
+/// The stored connections that a restore works with.
+struct Places {
+    archive: String,
+    destination: String,
+    target: String,
+    target_options: serde_json::Value,
+}
+
+/// A restore of stored connections.
+async fn stored(
+    app: &App,
+    places: Places,
+    options: RestoreOptions,
+    resources: ResourcesSpec,
+    detach: bool,
+) -> Result<Exit, Failure> {
+    let mut signals = Signals::install()?;
+    let (runner, service) = managed::open(app, resources.engine_options()).await?;
+    let destination = service.find_connection(&places.destination).await?.id;
+    let target = service.find_connection(&places.target).await?.id;
+    let archive = service.find_archive(&destination, &places.archive).await?;
+    let new = NewRestore {
+        target_options: places.target_options,
+        options,
+        allow_unsealed: app.allow_unsealed(),
+        limit_read: resources.limit_read,
+        limit_write: resources.limit_write,
+        created_by: service::user(),
+        ..NewRestore::new(&destination, &archive, &target)
+    };
+    let created = unless_interrupted(&mut signals, service.restore(new)).await?.map_err(Failure::of_request)?;
+    if detach {
+        return managed::left(app, &created);
+    }
+    let id = created.new.id;
+    managed::run(app, runner, &service, &id, TakeOver::WhenFree, &mut signals, |app, operation, completed| {
+        summary(app, &operation.new.id, &operation.new.destination, completed)
+    })
+    .await
 }
 
 /// Says what was restored, and what reading it back gave.

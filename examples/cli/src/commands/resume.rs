@@ -6,10 +6,11 @@ use crate::app::App;
 use crate::args::{Password, Resources, Resume};
 use crate::failure::{Exit, Failure};
 use crate::keys;
+use crate::managed;
 use crate::operations::{Hold, find, hold, holder_text};
 use crate::run::{Ended, Runner, unless_interrupted};
 use crate::signals::Signals;
-use crate::spec::{CreateSpec, RestoreSpec, Spec};
+use crate::spec::{CreateSpec, ResourcesSpec, RestoreSpec, Spec};
 use backup_core::adapter::Store;
 use backup_core::engine::{OpenOptions, ResumeBackup, ResumeRestore, TakeOver};
 use backup_core::model::{Operation, OperationKind, OperationQuery};
@@ -100,11 +101,28 @@ async fn one(
 ) -> Result<Exit, Failure> {
     let How { take_over, keep_going, password, resources } = how.clone();
     let id = operation.new.id.clone();
+    if operation.new.connections.is_some() {
+        let resources = ResourcesSpec::from(resources);
+        let (runner, service) = managed::open(app, resources.engine_options()).await?;
+        return managed::run(
+            app,
+            runner,
+            &service,
+            &id,
+            take_over,
+            signals,
+            |app, operation, completed| match operation.new.kind {
+                OperationKind::Backup => create::summary(app, &operation.new.id, &operation.new.archive, completed),
+                _ => restore::summary(app, &operation.new.id, &operation.new.destination, completed),
+            },
+        )
+        .await;
+    }
     match Spec::of(operation)? {
         Spec::Create(CreateSpec { from, mut source, to, key, resources: kept }) => {
             source.mongodb.overridden_by(password);
             let resources = kept.overridden_by(resources);
-            let runner = Runner::new(app, store.clone(), resources.engine_options());
+            let (runner, engine) = Runner::with_engine(app, store.clone(), resources.engine_options());
             let request = ResumeBackup {
                 operation: id.clone(),
                 source: from.source(&source).await?,
@@ -113,7 +131,7 @@ async fn one(
                 limits: resources.limits(),
                 take_over,
             };
-            let handle = unless_interrupted(signals, runner.engine.resume_backup(request)).await??;
+            let handle = unless_interrupted(signals, engine.resume_backup(request)).await??;
             match runner.attend(handle, OperationKind::Backup, signals).await? {
                 Ended::Completed(completed) => Ok(create::summary(app, &id, &operation.new.archive, &completed)),
                 Ended::Otherwise(exit) => Ok(exit),
@@ -122,7 +140,7 @@ async fn one(
         Spec::Restore(RestoreSpec { at, to, mut target, key, allow_unsealed, resources: kept }) => {
             target.mongodb.overridden_by(password);
             let resources = kept.overridden_by(resources);
-            let runner = Runner::new(app, store.clone(), resources.engine_options());
+            let (runner, engine) = Runner::with_engine(app, store.clone(), resources.engine_options());
             let request = ResumeRestore {
                 operation: id.clone(),
                 destination: at.destination().await?,
@@ -135,7 +153,7 @@ async fn one(
                 take_over,
                 keep_going,
             };
-            let handle = unless_interrupted(signals, runner.engine.resume_restore(request)).await??;
+            let handle = unless_interrupted(signals, engine.resume_restore(request)).await??;
             match runner.attend(handle, OperationKind::Restore, signals).await? {
                 Ended::Completed(completed) => Ok(restore::summary(app, &id, &operation.new.destination, &completed)),
                 Ended::Otherwise(exit) => Ok(exit),

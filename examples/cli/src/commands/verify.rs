@@ -39,16 +39,14 @@ async fn compare_with_store(
     let records = store.archives(&destination.identity()).await?;
     let mut records = records.into_iter().map(|known| known.record);
     let id = &archive.header().id;
-    Ok(records.find(|r| r.archive == *id && r.manifest_sha256 != archive.manifest_sha256()).map(|record| {
-        Finding {
-            object: None,
-            entry: None,
-            message: format!(
-                "the manifest is not the one that was stored: its SHA-256 is {}, and {} was stored",
-                archive.manifest_sha256(),
-                record.manifest_sha256
-            ),
-        }
+    Ok(records.find(|r| r.archive == *id && r.manifest_sha256 != archive.manifest_sha256()).map(|record| Finding {
+        object: None,
+        entry: None,
+        message: format!(
+            "the manifest is not the one that was stored: its SHA-256 is {}, and {} was stored",
+            archive.manifest_sha256(),
+            record.manifest_sha256
+        ),
     }))
 }
 

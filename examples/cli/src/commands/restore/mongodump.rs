@@ -18,6 +18,10 @@ pub(super) async fn run(app: &App, args: Restore) -> Result<Exit, Failure> {
         archive: _,
         at: _,
         to,
+        destination: _,
+        target: _,
+        target_options: _,
+        detach: _,
         include,
         exclude,
         entries: _,
@@ -29,7 +33,9 @@ pub(super) async fn run(app: &App, args: Restore) -> Result<Exit, Failure> {
         from_mongodump,
         resources: _,
     } = args;
-    let Some(path) = from_mongodump else { return Err(Failure::Usage("name a dump".into())) };
+    let (Some(path), Some(to)) = (from_mongodump, to) else {
+        return Err(Failure::Usage("name a dump and where it is restored".into()));
+    };
     if !to.is_mongodb() {
         return Err(Failure::Usage("a dump of mongodump is restored to mongodb://…".into()));
     }
