@@ -203,10 +203,10 @@ pub(crate) struct Create {
     #[arg(long, value_name = "NAME", conflicts_with = "to", requires = "source", help_heading = "Stored connections")]
     pub(crate) destination: Option<String>,
     /// What the source's kind of connection lets choose, as JSON; `backup connection kinds --json` tells what that is
-    #[arg(long, value_name = "JSON", requires = "source", help_heading = "Stored connections")]
+    #[arg(long, value_name = "JSON", conflicts_with = "from", help_heading = "Stored connections")]
     pub(crate) source_options: Option<String>,
     /// Leave it to a `backup worker`, which may be on another host
-    #[arg(long, requires = "source", help_heading = "Stored connections")]
+    #[arg(long, conflicts_with = "from", help_heading = "Stored connections")]
     pub(crate) detach: bool,
     /// A name for the archive, by which it can be found again
     #[arg(long)]
@@ -384,10 +384,10 @@ pub(crate) struct Restore {
     #[arg(long, value_name = "NAME", conflicts_with_all = ["to", "from_mongodump"], requires = "destination", help_heading = "Stored connections")]
     pub(crate) target: Option<String>,
     /// What the target's kind of connection lets choose, as JSON; `backup connection kinds --json` tells what that is
-    #[arg(long, value_name = "JSON", requires = "target", help_heading = "Stored connections")]
+    #[arg(long, value_name = "JSON", conflicts_with = "to", help_heading = "Stored connections")]
     pub(crate) target_options: Option<String>,
     /// Leave it to a `backup worker`, which may be on another host
-    #[arg(long, requires = "target", help_heading = "Stored connections")]
+    #[arg(long, conflicts_with = "to", help_heading = "Stored connections")]
     pub(crate) detach: bool,
     /// Only what matches, a directory with all below it: `*.txt` at any depth, `/docs` or `docs/*.txt` just there
     #[arg(long, value_name = "GLOB")]

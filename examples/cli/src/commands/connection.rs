@@ -67,6 +67,7 @@ async fn list(app: &App, service: &BackupService) -> Result<Exit, Failure> {
         query.after = Some(last.id.clone());
         all.extend(page);
     }
+    all.sort_by(|a, b| a.name.cmp(&b.name));
     if app.out.json {
         app.out.document(&json!({ "connections": all }))?;
         return Ok(Exit::Done);
