@@ -30,16 +30,16 @@ impl Dialect {
         }
     }
 
-    /// Now, in microseconds since 1970 on the database's clock.
+    /// Now, in microseconds since 1970 on the database's clock: when the statement began, which lets it be compared by an index.
     fn now(self) -> &'static str {
         match self {
             // SQLite's clock has milliseconds.
             #[cfg(feature = "sqlite")]
             Self::Sqlite => "CAST(ROUND(unixepoch('subsec') * 1000) AS INTEGER) * 1000",
             #[cfg(feature = "postgres")]
-            Self::Postgres => "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)",
+            Self::Postgres => "CAST(EXTRACT(EPOCH FROM statement_timestamp()) * 1000000 AS BIGINT)",
             #[cfg(feature = "mysql")]
-            Self::MySql => "CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)",
+            Self::MySql => "CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)",
         }
     }
 
@@ -137,6 +137,12 @@ impl Statement {
     pub(crate) fn push(&mut self, text: &str) -> &mut Self {
         self.text.push_str(text);
         self
+    }
+
+    /// The statement that asks for its plan instead.
+    #[cfg(test)]
+    pub(crate) fn explained(self, explain: &str) -> Self {
+        Self { text: format!("{explain}{}", self.text), ..self }
     }
 
     /// A value, for which a `?` is added.

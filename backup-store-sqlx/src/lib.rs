@@ -26,8 +26,14 @@ mod place;
 mod rows;
 mod sql;
 mod store;
-#[cfg(test)]
+#[cfg(all(test, feature = "sqlite"))]
 mod tests;
+
+#[cfg(all(test, feature = "sqlite", feature = "postgres", feature = "mysql"))]
+#[path = "../tests/databases/mod.rs"]
+mod databases;
+#[cfg(all(test, feature = "sqlite", feature = "postgres", feature = "mysql"))]
+mod plans;
 
 pub use store::SqlxStore;
 

@@ -91,16 +91,47 @@ async fn prepare(db: &Db) -> Result<()> {
         dialect => {
             let mut conn = db.writer.acquire().await.map_err(failed("cannot connect to the database"))?;
             // One process at a time. A lock that is not given back ends with its connection.
-            conn.lock().await.map_err(migration_failed)?;
+            lock(&mut conn, dialect, Lock::Take).await?;
             let migrated = migrate(&mut conn, dialect).await;
-            match (migrated, conn.unlock().await) {
+            match (migrated, lock(&mut conn, dialect, Lock::GiveBack).await) {
                 (Ok(()), Ok(())) => Ok(()),
                 (migrated, unlocked) => {
                     sqlx::Connection::close(conn.detach()).await.map_err(failed("cannot close a connection"))?;
-                    migrated.and(unlocked.map_err(migration_failed))
+                    migrated.and(unlocked)
                 }
             }
         }
+    }
+}
+
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lock {
+    Take,
+    GiveBack,
+}
+
+/// The lock of a database under which its tables are made.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+async fn lock(conn: &mut AnyConnection, dialect: Dialect, lock: Lock) -> Result<()> {
+    match dialect {
+        // sqlx's own lock asks to wait without end in a way that MariaDB takes for not at all.
+        #[cfg(feature = "mysql")]
+        Dialect::MySql => {
+            let statement = match lock {
+                Lock::Take => "SELECT CAST(GET_LOCK(CONCAT('backup.', SHA1(DATABASE())), 60) AS SIGNED)",
+                Lock::GiveBack => "SELECT CAST(RELEASE_LOCK(CONCAT('backup.', SHA1(DATABASE()))) AS SIGNED)",
+            };
+            let row = sqlx::query(statement).fetch_one(conn).await.map_err(failed(CANNOT_MIGRATE))?;
+            match crate::rows::number(&row)? {
+                1 => Ok(()),
+                _ => Err(Error::transient("another process makes the tables, and does not come to an end")),
+            }
+        }
+        _ => match lock {
+            Lock::Take => conn.lock().await.map_err(migration_failed),
+            Lock::GiveBack => conn.unlock().await.map_err(migration_failed),
+        },
     }
 }
 

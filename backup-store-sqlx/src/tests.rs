@@ -16,7 +16,7 @@ async fn pragma(pool: &Pool<Any>, name: &str) -> i64 {
     crate::rows::number(&row).unwrap()
 }
 
-fn new_operation() -> NewOperation {
+pub(crate) fn new_operation() -> NewOperation {
     let now = jiff::Timestamp::now();
     NewOperation {
         id: OperationId::generate(now),

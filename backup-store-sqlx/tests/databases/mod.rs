@@ -50,14 +50,61 @@ impl Server {
     }
 
     /// Runs a statement outside of any of the databases.
-    pub(crate) async fn execute(&self, statement: &str) {
+    async fn execute(&self, statement: &str) {
+        let database = if self.postgres { "postgres" } else { "mysql" };
+        self.execute_in(&format!("{}/{database}", self.url), statement).await;
+    }
+
+    /// Runs a statement in a database.
+    pub(crate) async fn execute_in(&self, url: &str, statement: &str) {
         let statement = AssertSqlSafe(statement.to_owned());
         if self.postgres {
-            let mut conn = PgConnection::connect(&format!("{}/postgres", self.url)).await.unwrap();
-            conn.execute(statement).await.unwrap();
+            PgConnection::connect(url).await.unwrap().execute(statement).await.unwrap();
         } else {
-            let mut conn = MySqlConnection::connect(&format!("{}/mysql", self.url)).await.unwrap();
-            conn.execute(statement).await.unwrap();
+            MySqlConnection::connect(url).await.unwrap().execute(statement).await.unwrap();
         }
+    }
+}
+
+/// Stands between a store and its server, and can cut the line.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    up: tokio::sync::watch::Sender<bool>,
+}
+
+impl Proxy {
+    /// A proxy for the server of a URL, and the URL that leads through it.
+    pub(crate) async fn start(url: &str) -> (Self, String) {
+        let at = url.rfind('@').unwrap() + 1;
+        let to = url[at..].split('/').next().unwrap().to_owned();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let through = url.replacen(&to, &listener.local_addr().unwrap().to_string(), 1);
+        let up = tokio::sync::watch::Sender::new(true);
+        let state = up.subscribe();
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let (mut state, to) = (state.clone(), to.clone());
+                tokio::spawn(async move {
+                    // A closed connection is what clients of a dead server see.
+                    if !*state.borrow() {
+                        return;
+                    }
+                    let Ok(mut server) = tokio::net::TcpStream::connect(&to).await else { return };
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                        _ = state.wait_for(|up| !up) => {}
+                    }
+                });
+            }
+        });
+        (Self { up }, through)
+    }
+
+    pub(crate) fn down(&self) {
+        self.up.send_replace(false);
+    }
+
+    pub(crate) fn up(&self) {
+        self.up.send_replace(true);
     }
 }

@@ -34,6 +34,11 @@ impl TableSource {
         Self { identity: Identity::new("table", name), rows: Arc::new(RwLock::new(rows.into_iter().collect())) }
     }
 
+    /// The table's name.
+    pub fn name(&self) -> &str {
+        &self.identity.location
+    }
+
     /// Sets a value.
     pub fn insert(&self, key: impl Into<String>, value: impl Into<Bytes>) {
         self.rows.write().unwrap_or_else(PoisonError::into_inner).insert(key.into(), value.into());

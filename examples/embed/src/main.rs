@@ -1,49 +1,58 @@
-//! The shortest real program: backs a directory up, prints the progress, and restores the archive elsewhere.
+//! The shortest complete service: connections and history in a database file, backups in the background, everything resumable.
 //!
 //! ```text
-//! cargo run -p backup-example-embed -- ./docs ./backups ./restored
+//! cargo run -p backup-example-embed -- ./state ./docs ./backups ./restored
 //! ```
 
-use backup_core::adapter::Destination;
-use backup_core::engine::{BackupRequest, Engine, OperationHandle, Outcome, RestoreRequest};
-use backup_core::local::{LocalDestination, LocalSource, LocalSourceConfig, LocalTarget, LocalTargetConfig};
-use backup_core::memory::MemoryStore;
-use backup_core::{Error, Result};
+use backup_core::local::LocalAdapter;
+use backup_core::model::{ConnectionId, Operation};
+use backup_core::secrets::{KeyRing, SecretKey};
+use backup_core::service::{BackupService, NewBackup, NewConnection, NewRestore, Role};
+use backup_core::{Error, Result, archive};
+use backup_store_sqlx::SqlxStore;
+use futures::TryStreamExt;
+use std::path::{Path, absolute};
 use std::sync::Arc;
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [from, backups, to] = args.as_slice() else {
-        return Err(Error::invalid("say what to back up, where to keep the archive, and where to restore it"));
+    let [state, from, backups, to] = args.as_slice() else {
+        return Err(Error::invalid(
+            "say where to keep the state and the archives, what to back up, and where to restore",
+        ));
     };
-    let engine = Engine::new(Arc::new(MemoryStore::new()));
-    let destination: Arc<dyn Destination> = Arc::new(LocalDestination::new(backups)?);
+    let store = SqlxStore::open_file(Path::new(state).join("store.db")).await?;
+    // A real service keeps its key elsewhere: `FileKeys`, `EnvKeys`, or a `KeyRingProvider` of its own.
+    let key = SecretKey::parse(&archive::generate_key_file()?)?;
+    let service =
+        BackupService::builder(Arc::new(store)).keys(Arc::new(KeyRing::new(key))).adapter(LocalAdapter).build()?;
 
-    let source = Arc::new(LocalSource::new(LocalSourceConfig { root: from.into(), ..LocalSourceConfig::default() })?);
-    let backup = engine.backup(BackupRequest::new(source, destination.clone())).await?;
-    let archive = backup.archive().clone();
-    attend("backup", backup).await?;
+    let source = connect(&service, from, Role::Source).await?;
+    let disk = connect(&service, backups, Role::Destination).await?;
+    let backup = service.backup(NewBackup::new(&source, &disk)).await?;
+    attend(&service, &backup).await?;
 
-    let target = Arc::new(LocalTarget::new(LocalTargetConfig::new(to))?);
-    let restore = engine.restore(RestoreRequest::new(destination, archive, target)).await?;
-    attend("restore", restore).await
+    let target = connect(&service, to, Role::Target).await?;
+    let restore = service.restore(NewRestore::new(&disk, &backup.new.archive, &target)).await?;
+    attend(&service, &restore).await?;
+    service.shutdown().await;
+    Ok(())
 }
 
-/// Prints the progress of an operation until it ends.
-async fn attend(what: &str, operation: OperationHandle) -> Result<()> {
-    let mut progress = operation.progress();
-    let print = async {
-        while progress.changed().await.is_ok() {
-            let now = progress.borrow_and_update().clone();
-            println!("{what}: {:?}, {} entries, {} bytes", now.phase, now.entries, now.bytes);
-        }
-        std::future::pending().await
-    };
-    let outcome = tokio::select! { outcome = operation.wait() => outcome?, () = print => unreachable!() };
-    match outcome {
-        Outcome::Completed { warnings, .. } => println!("{what}: done with {warnings} warnings"),
-        other => println!("{what}: {other:?}"),
+/// Stores a connection to a directory, after a check that it works.
+async fn connect(service: &BackupService, path: &str, role: Role) -> Result<ConnectionId> {
+    let path = absolute(path).map_err(|e| Error::io(e, "not a path"))?;
+    let config = serde_json::json!({ "path": path }).to_string();
+    let new = NewConnection::new(format!("{role} {}", path.display()), "local", config.into()).checked_as([role]);
+    Ok(service.create_connection(new).await?.id)
+}
+
+/// Prints how an operation comes along, until it stands still.
+async fn attend(service: &BackupService, operation: &Operation) -> Result<()> {
+    let mut watch = std::pin::pin!(service.watch(&operation.new.id));
+    while let Some(now) = watch.try_next().await? {
+        println!("{:?}: {}, {} entries, {} bytes", now.new.kind, now.state, now.progress.entries, now.progress.bytes);
     }
     Ok(())
 }

@@ -9,7 +9,13 @@ fn a_directory_is_backed_up_and_restored() {
     std::fs::create_dir(&from).unwrap();
     std::fs::write(from.join("letter.txt"), "Dear reader").unwrap();
     let program = || Command::new(env!("CARGO_BIN_EXE_backup-example-embed"));
-    let run = program().arg(&from).arg(place.path().join("backups")).arg(place.path().join("back")).output().unwrap();
+    let run = program()
+        .arg(place.path().join("state"))
+        .arg(&from)
+        .arg(place.path().join("backups"))
+        .arg(place.path().join("back"))
+        .output()
+        .unwrap();
     assert!(run.status.success(), "{run:?}");
     assert_eq!(std::fs::read_to_string(place.path().join("back/letter.txt")).unwrap(), "Dear reader");
     assert!(!program().output().unwrap().status.success());
