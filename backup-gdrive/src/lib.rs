@@ -36,8 +36,9 @@ mod error;
 mod folders;
 mod names;
 mod pages;
+mod send;
 mod upload;
 
 pub use api::GDrive;
-pub use config::{Credentials, GDriveConfig, QuotaPolicy};
+pub use config::{Credentials, GDriveConfig, QuotaPolicy, TimeLimits};
 pub use destination::GDriveDestination;
