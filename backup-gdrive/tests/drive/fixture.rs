@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use backup_core::Result;
 use backup_core::adapter::Destination;
+use backup_core::retry::{RetryPolicy, Retrying};
 use backup_gdrive::{Credentials, GDrive, GDriveConfig, GDriveDestination, QuotaPolicy, TimeLimits};
 use backup_testkit::conformance::destination::{DestinationFixture, DestinationPlace};
 use backup_testkit::faulty::When;
@@ -40,6 +41,8 @@ pub(crate) struct Place {
     pub(crate) folder: String,
     /// The shared drive that the folder is in.
     shared: Option<String>,
+    /// Used as the engine does it: what breaks off is taken up again.
+    retrying: bool,
     token: String,
 }
 
@@ -49,7 +52,7 @@ impl Place {
         // Others have files too.
         server.plant("root-of-my-drive", "neighbour/x", Bytes::from_static(b"a neighbour"));
         let (folder, token) = (server.make_folder("backups"), server.refresh_token());
-        Self { server, folder, shared: None, token }
+        Self { server, folder, shared: None, retrying: false, token }
     }
 
     /// In a shared drive in which the account has a role.
@@ -99,10 +102,11 @@ impl Default for Drives {
 
 impl Drives {
     async fn make(&self) -> Place {
-        let place = match self.shared {
+        let mut place = match self.shared {
             Some(role) => Place::shared(role).await,
             None => Place::new().await,
         };
+        place.retrying = matches!(self.fault, Some((_, _, DriveFault::Break { .. })));
         if let Some((operation, when, fault)) = &self.fault {
             place.server.faults().add(*operation, *when, fault.clone());
             self.scripts.lock().unwrap().push(place.server.faults().clone());
@@ -147,11 +151,14 @@ impl DestinationFixture for Drives {
 #[async_trait]
 impl DestinationPlace for Place {
     fn destination(&self) -> Arc<dyn Destination> {
-        self.destination()
+        match self.retrying {
+            true => Retrying::new(self.destination(), RetryPolicy::default()),
+            false => self.destination(),
+        }
     }
 
     async fn again(&self) -> Result<Arc<dyn Destination>> {
-        Ok(self.destination())
+        Ok(DestinationPlace::destination(self))
     }
 
     fn secrets(&self) -> Vec<String> {

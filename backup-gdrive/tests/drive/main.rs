@@ -61,6 +61,7 @@ async fn the_destination_keeps_its_promises_under_every_fault_that_passes() {
         (O::List, DriveFault::Delay(Duration::from_millis(50))),
         (O::Download, DriveFault::unavailable()),
         (O::Download, DriveFault::NotJson),
+        (O::Download, DriveFault::Break { after: 50_000 }),
         (O::GetMetadata, DriveFault::unavailable()),
         (O::GetMetadata, DriveFault::Drop),
         (O::Create, DriveFault::LostReply),
@@ -78,7 +79,7 @@ async fn the_destination_keeps_its_promises_under_every_fault_that_passes() {
             (_, DriveFault::Fail { status: 401, .. }) => When::Nth(2),
             // There are not many of these.
             (O::Token | O::GetMetadata | O::Create | O::About, _) => When::Nth(1),
-            (O::Delete, _) => When::Every(3),
+            (O::Delete, _) | (_, DriveFault::Break { .. }) => When::Every(3),
             _ => When::Every(7),
         };
         let shown = format!("{operation:?}: {fault:?}");

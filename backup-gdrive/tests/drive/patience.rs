@@ -4,7 +4,7 @@ use crate::fixture::{Place, limits};
 use backup_core::ErrorClass;
 use backup_core::adapter::Destination;
 use backup_core::model::ObjectName;
-use backup_gdrive::TimeLimits;
+use backup_gdrive::{GDrive, GDriveDestination, TimeLimits};
 use backup_testkit::faulty::When;
 use backup_testkit::gdrive::{DriveFault, DriveOperation};
 use bytes::Bytes;
@@ -140,4 +140,38 @@ async fn the_service_says_when_to_come_again() {
     let error = destination.stat(&name("a/1")).await.unwrap_err();
     let class = ErrorClass::Throttled { after: Some(Duration::from_secs(90)) };
     assert_eq!(error.class(), class, "{}", error.chain());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_caps_of_a_day_pause_for_as_long_as_the_configuration_says() {
+    let place = Place::new().await;
+    let mut config = place.config();
+    config.quota.pause_s = 777;
+    let destination = GDriveDestination::new(GDrive::new(config).unwrap());
+    destination.put(&name("a/1"), content().into()).await.unwrap();
+    let class = ErrorClass::Throttled { after: Some(Duration::from_secs(777)) };
+    let fail = |reason| DriveFault::Fail { status: 403, reason };
+    place.server.faults().add(DriveOperation::BeginUpload, When::Always, fail("dailyLimitExceeded"));
+    let error = destination.put(&name("a/2"), content().into()).await.unwrap_err();
+    assert_eq!(error.class(), class, "{}", error.chain());
+    place.server.faults().add(DriveOperation::Download, When::Always, fail("downloadQuotaExceeded"));
+    let error = destination.get(&name("a/1"), None).await.map(|_| ()).unwrap_err();
+    assert_eq!(error.class(), class, "{}", error.chain());
+}
+
+/// No answer at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_never_answered_is_given_up_and_sent_again() {
+    for operation in
+        [DriveOperation::UploadChunk, DriveOperation::Download, DriveOperation::List, DriveOperation::Delete]
+    {
+        let place = Place::new().await;
+        let destination = place.destination_with(TimeLimits { answer_ms: 300, still_ms: 300, ..limits() });
+        place.server.faults().add(operation, When::Nth(1), DriveFault::Hang);
+        let check = tokio::time::timeout(Duration::from_secs(60), destination.check()).await;
+        check
+            .unwrap_or_else(|_| panic!("{operation:?}: it hangs"))
+            .unwrap_or_else(|e| panic!("{operation:?}: {}", e.chain()));
+        assert_eq!(place.server.faults().fired(), 1, "{operation:?}");
+    }
 }
