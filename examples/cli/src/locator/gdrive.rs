@@ -46,7 +46,8 @@ impl Parts {
             );
         }
         if folder == "root" {
-            return Err("the top of a drive is another place for each account; write the id of a folder, as `backup gdrive login` makes it".into());
+            let text = "the top of a drive is another place for each account; write the id of a folder (`backup gdrive login` makes one)";
+            return Err(text.into());
         }
         let mut parts =
             Self { folder: decode(folder)?, path: decode(path)?.trim_matches('/').into(), ..Self::default() };
