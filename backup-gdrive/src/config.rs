@@ -13,8 +13,9 @@ use std::time::Duration;
 #[derive(Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GDriveConfig {
-    /// Id of the folder, as its address in the browser ends; `root` is the top of one's own drive. With the usual scope `drive.file` an
-    /// app sees only folders that it made itself.
+    /// Id of the folder, as its address in the browser ends. With the usual scope `drive.file` an app sees only folders that it made itself.
+    /// `root`, the top of one's own drive, is for [`GDrive::make_folder`](crate::GDrive::make_folder) only: it is another place for each
+    /// account, so that no archives are kept under this name.
     pub folder: String,
     /// A path of folders below it, joined by `/`; they are made when they are missing.
     #[serde(default)]
@@ -30,6 +31,9 @@ pub struct GDriveConfig {
     /// How long to wait when the service asks for less.
     #[serde(default)]
     pub quota: QuotaPolicy,
+    /// How long to wait for the service.
+    #[serde(default)]
+    pub limits: TimeLimits,
 }
 
 /// Who asks.
@@ -99,6 +103,40 @@ impl QuotaPolicy {
     }
 }
 
+/// How long to wait for a service that is slow, or is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TimeLimits {
+    /// How long an answer to a request about metadata may take, in milliseconds.
+    pub answer_ms: u64,
+    /// How long a connection may stand still while content is sent or received, in milliseconds.
+    pub still_ms: u64,
+    /// For how long requests are repeated, in seconds, when the service has passing faults (HTTP status 500 to 504) or the connection to it is
+    /// lost. The waits between are those of [`QuotaPolicy`]. As long as it has never answered, requests are repeated twice only.
+    pub outage_s: u64,
+}
+
+impl Default for TimeLimits {
+    /// A minute, a minute and a half, and five minutes.
+    fn default() -> Self {
+        Self { answer_ms: 60_000, still_ms: 90_000, outage_s: 300 }
+    }
+}
+
+impl TimeLimits {
+    pub(crate) fn answer(&self) -> Duration {
+        Duration::from_millis(self.answer_ms)
+    }
+
+    pub(crate) fn still(&self) -> Duration {
+        Duration::from_millis(self.still_ms)
+    }
+
+    pub(crate) fn outage(&self) -> Duration {
+        Duration::from_secs(self.outage_s)
+    }
+}
+
 fn secret<'de, D: Deserializer<'de>>(d: D) -> Result<SecretString, D::Error> {
     String::deserialize(d).map(SecretString::from)
 }
@@ -126,6 +164,7 @@ impl GDriveConfig {
             credentials,
             endpoint: None,
             quota: QuotaPolicy::default(),
+            limits: TimeLimits::default(),
         }
     }
 
@@ -134,7 +173,7 @@ impl GDriveConfig {
     /// # Errors
     /// `Invalid`, naming the field and what to write there.
     pub fn validate(&self) -> Result<()> {
-        let Self { folder, path: _, drive, credentials, endpoint, quota } = self;
+        let Self { folder, path: _, drive, credentials, endpoint, quota, limits } = self;
         if !is_id(folder) {
             let text = "write the id of a folder, which its address in the browser ends with, or `root`";
             return Err(invalid("folder", text));
@@ -156,6 +195,9 @@ impl GDriveConfig {
                 "quota",
                 "the waits must be longer than nothing, and the longest not shorter than the first",
             ));
+        }
+        if limits.answer_ms == 0 || limits.still_ms == 0 {
+            return Err(invalid("limits", "the times must be longer than nothing"));
         }
         match credentials {
             Credentials::User { client_id, .. } if client_id.trim().is_empty() => {
@@ -185,7 +227,7 @@ pub(crate) fn check_endpoint(endpoint: &str) -> Result<()> {
 
 impl fmt::Debug for GDriveConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { folder, path, drive, credentials, endpoint, quota } = self;
+        let Self { folder, path, drive, credentials, endpoint, quota, limits } = self;
         // Somebody may have put credentials there before anything was validated.
         let endpoint = endpoint.as_deref().map(|e| check_endpoint(e).map_or("(not valid)", |()| e));
         f.debug_struct("GDriveConfig")
@@ -195,6 +237,7 @@ impl fmt::Debug for GDriveConfig {
             .field("credentials", credentials)
             .field("endpoint", &endpoint)
             .field("quota", quota)
+            .field("limits", limits)
             .finish()
     }
 }
@@ -239,6 +282,7 @@ mod tests {
         assert!(field(|c| c.drive = Some(String::new())).contains("drive"));
         assert!(field(|c| c.endpoint = Some("http://me:secret@host".into())).contains("endpoint"));
         assert!(field(|c| c.quota.pause_s = 0).contains("quota"));
+        assert!(field(|c| c.limits.still_ms = 0).contains("limits"));
         assert!(
             field(|c| c.credentials = Credentials::ServiceAccount { key: "{}".into(), subject: None }).contains("key")
         );

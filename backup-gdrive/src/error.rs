@@ -11,6 +11,10 @@ pub(crate) struct Refusal {
     /// The reason of the first error, e.g. `storageQuotaExceeded`; empty when the body tells none.
     pub(crate) reason: String,
     message: String,
+    /// The time after which to ask again, if the service tells one.
+    pub(crate) after: Option<Duration>,
+    /// How long to wait for the end of a day's cap.
+    pause: Duration,
 }
 
 #[derive(Deserialize)]
@@ -33,12 +37,12 @@ struct Item {
 }
 
 impl Refusal {
-    pub(crate) fn new(status: u16, body: &[u8]) -> Self {
+    pub(crate) fn new(status: u16, body: &[u8], after: Option<Duration>, pause: Duration) -> Self {
         let parsed = serde_json::from_slice::<Body>(body).ok().map(|body| body.error);
         let (reason, message) = parsed
             .map(|error| (error.errors.into_iter().next().map(|item| item.reason).unwrap_or_default(), error.message))
             .unwrap_or_default();
-        Self { status, reason: shown(&reason), message: shown(&message) }
+        Self { status, reason: shown(&reason), message: shown(&message), after, pause }
     }
 
     /// The service asks for fewer requests.
@@ -60,13 +64,20 @@ impl Refusal {
                 Error::no_space("the storage of the account is full; free some, or buy more")
             }
             (_, "teamDriveFileLimitExceeded") => Error::no_space("the shared drive has as many files as it can have"),
+            (_, "activeItemCreationLimitExceeded") => {
+                Error::no_space("the account has made as many files and folders as it can have; remove some for good")
+            }
             (_, "numChildrenInNonRootLimitExceeded") => Error::no_space("the folder has as many files as it can have"),
             _ if self.is_rate_limit() => {
-                Error::new(ErrorClass::Throttled { after: None }, "the service asks for fewer requests")
+                Error::new(ErrorClass::Throttled { after: self.after }, "the service asks for fewer requests")
             }
             (403, "dailyLimitExceeded") => Error::new(
-                ErrorClass::Throttled { after: Some(Duration::from_secs(4 * 3600)) },
+                ErrorClass::Throttled { after: Some(self.pause) },
                 "the app has made as many requests as it may in a day",
+            ),
+            (403, "downloadQuotaExceeded") => Error::new(
+                ErrorClass::Throttled { after: Some(self.pause) },
+                "the file was downloaded as often as it may be in a day",
             ),
             (401, _) => Error::unauthorized("the service refuses the account's token; sign in again"),
             (403, "accessNotConfigured" | "SERVICE_DISABLED") => {
@@ -76,12 +87,16 @@ impl Refusal {
                 Error::unauthorized("the consent does not cover Drive; sign in again and allow it")
             }
             (403, _) => Error::permanent(
-                "the account may not do this; it needs the right to add and delete files in the folder",
+                "the account may not do this; it needs the right to add and delete files in the folder (on a shared drive, \
+                 `Content manager`)",
             ),
             (404 | 410, _) => Error::not_found("it is not there, or the account cannot see it"),
             (409, _) => Error::transient("another change was under way"),
             (412, _) => Error::changed("it is another version by now"),
             (416, _) => Error::corrupt("it is shorter than the range that was asked for"),
+            (500.., _) if self.after.is_some() => {
+                Error::new(ErrorClass::Throttled { after: self.after }, "the service had a passing fault")
+            }
             (408 | 425, _) => Error::transient("the service had a passing fault"),
             (500.., _) => Error::transient("the service had a passing fault"),
             _ => Error::permanent("the service refuses the request"),
@@ -134,9 +149,11 @@ pub(crate) fn shown(text: &str) -> String {
 mod tests {
     use super::*;
 
+    const PAUSE: Duration = Duration::from_secs(7);
+
     fn class(status: u16, reason: &str) -> ErrorClass {
         let body = serde_json::json!({ "error": { "errors": [{ "reason": reason }], "message": "m" } });
-        Refusal::new(status, body.to_string().as_bytes()).into_error().class()
+        Refusal::new(status, body.to_string().as_bytes(), None, PAUSE).into_error().class()
     }
 
     #[test]
@@ -145,6 +162,7 @@ mod tests {
         for (status, reason, expected) in [
             (403, "storageQuotaExceeded", C::NoSpace),
             (403, "teamDriveFileLimitExceeded", C::NoSpace),
+            (403, "activeItemCreationLimitExceeded", C::NoSpace),
             (403, "userRateLimitExceeded", C::Throttled { after: None }),
             (403, "rateLimitExceeded", C::Throttled { after: None }),
             (429, "", C::Throttled { after: None }),
@@ -159,8 +177,12 @@ mod tests {
         ] {
             assert_eq!(class(status, reason), expected, "{status} {reason}");
         }
-        assert!(matches!(class(403, "dailyLimitExceeded"), C::Throttled { after: Some(_) }));
-        let page = Refusal::new(502, b"<html>\x1b[2J").into_error();
+        for reason in ["dailyLimitExceeded", "downloadQuotaExceeded"] {
+            assert_eq!(class(403, reason), C::Throttled { after: Some(PAUSE) }, "{reason}");
+        }
+        let busy = Refusal::new(503, b"", Some(Duration::from_secs(9)), PAUSE).into_error();
+        assert_eq!(busy.class(), C::Throttled { after: Some(Duration::from_secs(9)) });
+        let page = Refusal::new(502, b"<html>\x1b[2J", None, PAUSE).into_error();
         assert_eq!((page.class(), page.chain().contains('\u{1b}')), (C::Transient, false));
     }
 }

@@ -4,11 +4,11 @@ use crate::GDrive;
 use crate::api::{FOLDER_TYPE, File};
 use crate::names;
 use crate::pages;
+use crate::send::Outage;
 use backup_core::{Error, ErrorClass, Result};
 use serde_json::Map;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use tokio::sync::OnceCell;
 
 /// So many folders are remembered.
 const REMEMBERED: usize = 1000;
@@ -16,7 +16,7 @@ const REMEMBERED: usize = 1000;
 /// The folders that are known: the root, and those below it by their paths.
 #[derive(Debug, Default)]
 pub(crate) struct Folders {
-    root: OnceCell<String>,
+    root: tokio::sync::Mutex<Option<String>>,
     known: Mutex<HashMap<String, String>>,
     /// One folder is made at a time, so that none is made twice.
     making: tokio::sync::Mutex<()>,
@@ -24,8 +24,14 @@ pub(crate) struct Folders {
 
 impl Folders {
     /// The folder that archives are in, made with its path when it is missing.
-    pub(crate) async fn root<'a>(&'a self, drive: &GDrive) -> Result<&'a str> {
-        self.root.get_or_try_init(|| find_root(drive)).await.map(String::as_str)
+    pub(crate) async fn root(&self, drive: &GDrive) -> Result<String> {
+        let mut root = self.root.lock().await;
+        if let Some(root) = &*root {
+            return Ok(root.clone());
+        }
+        let found = find_root(drive).await?;
+        *root = Some(found.clone());
+        Ok(found)
     }
 
     fn known(&self, path: &str) -> Option<String> {
@@ -47,13 +53,19 @@ impl Folders {
         known.retain(|known, _| known != path && !known.starts_with(&below));
     }
 
+    /// Forgets all, the root too: something that was there is not there any more.
+    pub(crate) async fn forget_all(&self) {
+        *self.root.lock().await = None;
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// The folder at a path below the root, e.g. `20261120T061500Z-1a2b3c4d/data`; made when it is missing.
     pub(crate) async fn make(&self, drive: &GDrive, path: &str) -> Result<String> {
         if let Some(id) = self.known(path) {
             return Ok(id);
         }
         let _one = self.making.lock().await;
-        let mut at = self.root(drive).await?.to_owned();
+        let mut at = self.root(drive).await?;
         let mut ends: Vec<usize> = path.match_indices('/').map(|(end, _)| end).collect();
         ends.push(path.len());
         for (depth, end) in ends.into_iter().enumerate() {
@@ -77,7 +89,7 @@ impl Folders {
         if let Some(id) = self.known(name) {
             return Ok(Some(id));
         }
-        let root = self.root(drive).await?.to_owned();
+        let root = self.root(drive).await?;
         let found = Self::child(drive, &root, name, Some("archive"), false).await?;
         if let Some(id) = &found {
             self.learn(name, id);
@@ -112,11 +124,22 @@ impl Folders {
         if let Some(kind) = kind {
             properties.insert(names::FOLDER.into(), kind.into());
         }
-        let made = drive.create_folder(parent, name, properties).await?;
+        let mut outage = Outage::new(drive);
+        let made = loop {
+            match drive.create_folder(parent, name, properties.clone()).await {
+                Ok(made) => break made,
+                Err(error) => outage.failed(error).await?,
+            }
+            // It may have been made, and the answer lost.
+            if let Some(found) = oldest().await? {
+                return Ok(Some(found.id));
+            }
+        };
         // Another process may have made one at the same moment; all take the oldest. The listing may not show it yet.
         match oldest().await? {
             Some(other) if other.id != made => {
-                drive.remove(&made).await?;
+                // Into the bin, lest somebody has put something there already.
+                drive.bin(&made).await?;
                 Ok(Some(other.id))
             }
             _ => Ok(Some(made)),
@@ -136,6 +159,10 @@ pub(crate) fn quoted(text: &str) -> String {
 
 async fn find_root(drive: &GDrive) -> Result<String> {
     let config = drive.config();
+    if config.folder == "root" {
+        let text = "the top of a drive is another place for each account; keep archives in a folder, and write its id";
+        return Err(Error::invalid(text).on("folder root"));
+    }
     let folder = drive.metadata(&config.folder).await.map_err(|e| match e.class() {
         ErrorClass::NotFound => Error::not_found(
             "there is no such folder, or the account cannot see it: with the scope `drive.file`, an app sees only the folders that it made",
@@ -148,7 +175,8 @@ async fn find_root(drive: &GDrive) -> Result<String> {
         return Err(Error::invalid("this is a file and no folder").on(format!("folder {}", config.folder)));
     }
     if folder.trashed {
-        return Err(Error::not_found("the folder is in the bin").on(format!("folder {}", config.folder)));
+        return Err(Error::not_found("the folder is in the bin; take it out, or choose another")
+            .on(format!("folder {}", config.folder)));
     }
     let mut at = folder.id;
     for name in config.components() {

@@ -38,9 +38,10 @@ mod error;
 mod folders;
 mod names;
 mod pages;
+mod send;
 mod upload;
 
 pub use adapter::GDriveAdapter;
 pub use api::GDrive;
-pub use config::{Credentials, GDriveConfig, QuotaPolicy};
+pub use config::{Credentials, GDriveConfig, QuotaPolicy, TimeLimits};
 pub use destination::GDriveDestination;

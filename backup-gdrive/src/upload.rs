@@ -4,14 +4,14 @@
 //! (`Range` of a 308), never what was sent. After any doubt it is asked. A session that is gone is begun anew.
 
 use crate::GDrive;
-use crate::api::{Answered, FIELDS, File, refusal, request};
-use crate::error::{Refusal, no_answer, not_understood};
+use crate::api::{FIELDS, File};
+use crate::error::{Refusal, not_understood};
+use crate::send::{Answered, Outage, SMALL, request};
 use backup_core::adapter::Payload;
-use backup_core::retry::{Attempts, RetryPolicy, SystemBackoff};
 use backup_core::{Error, Result};
 use bytes::Bytes;
 use futures::StreamExt;
-use reqwest::{Body, Method, Response};
+use reqwest::{Body, Client, Method, Response};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use std::sync::Arc;
@@ -34,10 +34,10 @@ enum Progress {
 impl GDrive {
     /// Makes a file of a payload. After an error there may be one all the same, whole, if the last answer got lost.
     pub(crate) async fn upload(&self, metadata: &Value, payload: &Payload) -> Result<File> {
-        let mut attempts = Attempts::new("an upload", RetryPolicy::default(), Arc::new(SystemBackoff));
+        let mut outage = Outage::new(self);
         for _ in 0..SESSIONS {
             let session = self.begin(metadata, payload.len()).await?;
-            if let Some(file) = self.send_all(&session, payload, &mut attempts).await? {
+            if let Some(file) = self.send_all(&session, payload, &mut outage).await? {
                 return Ok(file);
             }
             tracing::debug!("an upload's session is gone; another is begun");
@@ -50,18 +50,23 @@ impl GDrive {
         let url = self.url("/upload/drive/v3/files");
         let (body, total) = (metadata.to_string(), total.to_string());
         let parameters = [("uploadType", "resumable"), ("supportsAllDrives", "true"), ("fields", FIELDS)];
-        let begun = self
-            .success(|http| {
-                request(http, Method::POST, &url, &parameters)
-                    .header("content-type", "application/json; charset=UTF-8")
-                    .header("x-upload-content-type", "application/octet-stream")
-                    .header("x-upload-content-length", &total)
-                    .timeout(std::time::Duration::from_secs(60))
-                    .body(body.clone())
-            })
-            .await?;
-        let place = begun.headers().get("location").and_then(|place| place.to_str().ok());
-        place.map(SecretString::from).ok_or_else(not_understood)
+        let limit = self.config().limits.answer();
+        let build = |http: &Client| {
+            request(http, Method::POST, &url, &parameters)
+                .header("content-type", "application/json; charset=UTF-8")
+                .header("x-upload-content-type", "application/octet-stream")
+                .header("x-upload-content-length", &total)
+                .timeout(limit)
+                .body(body.clone())
+        };
+        let build = &build;
+        // A session that nobody heard of is no file, and goes by itself.
+        self.persist(|| async move {
+            let begun = self.success(build).await?;
+            let place = begun.headers().get("location").and_then(|place| place.to_str().ok());
+            place.map(SecretString::from).ok_or_else(not_understood)
+        })
+        .await
     }
 
     /// Sends everything; `None` when the session is gone.
@@ -69,7 +74,7 @@ impl GDrive {
         &self,
         session: &SecretString,
         payload: &Payload,
-        attempts: &mut Attempts,
+        outage: &mut Outage<'_>,
     ) -> Result<Option<File>> {
         let total = payload.len();
         let mut offset = 0;
@@ -83,15 +88,15 @@ impl GDrive {
             let asked = doubtful;
             doubtful = step.is_err();
             match step {
-                Err(error) => attempts.failed(error).await?,
+                Err(error) => outage.failed(error).await?,
                 Ok(Progress::Done(file)) => return Ok(Some(*file)),
                 Ok(Progress::Gone) => return Ok(None),
                 Ok(Progress::Kept(kept)) if kept > total || kept == total && total > 0 => return Err(not_understood()),
                 Ok(Progress::Kept(kept)) => {
                     if kept > offset {
-                        attempts.progress();
+                        outage.over();
                     } else if !asked {
-                        attempts.failed(Error::transient("the service kept nothing of what was sent")).await?;
+                        outage.failed(Error::transient("the service kept nothing of what was sent")).await?;
                     }
                     offset = kept;
                 }
@@ -115,48 +120,45 @@ impl GDrive {
                     .body(body(payload, offset, end, moved.clone()))
             })
             .await?;
-        progress(answered).await
+        self.progress(answered).await
     }
 
     /// Asks how far the upload is.
     async fn ask(&self, session: &SecretString, total: u64) -> Result<Progress> {
-        let range = format!("bytes */{total}");
+        let (range, limit) = (format!("bytes */{total}"), self.config().limits.answer());
         let answered = self
             .send(&AtomicU64::new(0), |http| {
                 request(http, Method::PUT, session.expose_secret(), &[])
                     .header("content-range", &range)
                     .header("content-length", 0)
+                    .timeout(limit)
             })
             .await?;
-        progress(answered).await
+        self.progress(answered).await
     }
-}
 
-async fn progress(answered: Answered) -> Result<Progress> {
-    let response = match answered {
-        Answered::Answer(response) => response,
-        Answered::Refused(refusal) => return Err(refused(refusal)),
-    };
-    match response.status().as_u16() {
-        200 | 201 => {
-            let body = response.bytes().await.map_err(no_answer)?;
-            serde_json::from_slice(&body).map(|file| Progress::Done(Box::new(file))).map_err(|_| not_understood())
-        }
-        308 => kept(&response).map(Progress::Kept),
-        404 | 410 => {
-            let refusal = refusal(response).await?;
-            match &*refusal.reason {
-                // The last byte is there, but the folder is not.
-                "notFound" if refusal.is_about_a_file() => Err(folder_gone(refusal)),
-                _ => Ok(Progress::Gone),
+    async fn progress(&self, answered: Answered) -> Result<Progress> {
+        let response = match answered {
+            Answered::Answer(response) => response,
+            Answered::Refused(refusal) => return Err(refusal.into_error()),
+        };
+        match response.status().as_u16() {
+            200 | 201 => {
+                let body = self.small(response, SMALL).await?;
+                serde_json::from_slice(&body).map(|file| Progress::Done(Box::new(file))).map_err(|_| not_understood())
             }
+            308 => kept(&response).map(Progress::Kept),
+            404 | 410 => {
+                let refusal = self.refusal(response).await?;
+                match &*refusal.reason {
+                    // The last byte is there, but the folder is not.
+                    "notFound" if refusal.is_about_a_file() => Err(folder_gone(refusal)),
+                    _ => Ok(Progress::Gone),
+                }
+            }
+            _ => Err(self.refusal(response).await?.into_error()),
         }
-        _ => Err(refused(refusal(response).await?)),
     }
-}
-
-fn refused(refusal: Refusal) -> Error {
-    refusal.into_error()
 }
 
 fn folder_gone(refusal: Refusal) -> Error {

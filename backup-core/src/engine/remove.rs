@@ -121,6 +121,10 @@ pub(super) async fn remove_objects(destination: &dyn Destination, archive: &Arch
             count += 1;
         }
     }
+    // Where folders are things of their own, the archive's go now that nothing is in them.
+    if let Err(error) = destination.remove_staged(&names.root()).await {
+        tracing::warn!(%archive, error = %error.chain(), "what an archive without objects leaves behind remains");
+    }
     Ok(count)
 }
 

@@ -3,9 +3,9 @@
 //! Google's particulars: "Using OAuth 2.0 for Web Server Applications" in its documentation. Without `access_type=offline` and
 //! `prompt=consent` there is no refresh token on a second consent.
 
-use crate::api::http_client;
 use crate::config::check_endpoint;
 use crate::error::{no_answer, not_understood, shown};
+use crate::send::{SMALL, date, http_client, read};
 use backup_core::{Digest, Error, ErrorClass, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
@@ -157,7 +157,7 @@ impl OAuthClient {
             ("client_id", &*self.id),
             ("client_secret", self.secret.expose_secret()),
         ];
-        let answer = post(&http_client()?, &self.token, &form).await?;
+        let answer = post(&http_client()?, ANSWER, &self.token, &form).await?;
         answer.refresh.ok_or_else(|| {
             Error::permanent(
                 "Google gave no refresh token; remove the app in the account's settings, and sign in again",
@@ -165,24 +165,43 @@ impl OAuthClient {
         })
     }
 
-    pub(super) async fn refresh(&self, http: &Client, token: &SecretString) -> Result<Answer> {
+    pub(super) async fn refresh(&self, http: &Client, limit: Duration, token: &SecretString) -> Result<Answer> {
         let form = [
             ("grant_type", "refresh_token"),
             ("refresh_token", token.expose_secret()),
             ("client_id", &*self.id),
             ("client_secret", self.secret.expose_secret()),
         ];
-        post(http, &self.token, &form).await
+        Ok(post(http, limit, &self.token, &form).await?)
+    }
+}
+
+/// An answer that is none, or a refusal.
+pub(super) struct Refused {
+    pub(super) error: Error,
+    /// The time on the other side's clock.
+    pub(super) date: Option<jiff::Timestamp>,
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self { error, date: None }
+    }
+}
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        refused.error
     }
 }
 
 /// Asks for tokens. No part of the form or of a good answer gets into an error.
-pub(super) async fn post(http: &Client, url: &str, form: &[(&str, &str)]) -> Result<Answer> {
+pub(super) async fn post(http: &Client, limit: Duration, url: &str, form: &[(&str, &str)]) -> Result<Answer, Refused> {
     let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
-    let request = http.post(url).header("content-type", "application/x-www-form-urlencoded").timeout(ANSWER).body(body);
+    let request = http.post(url).header("content-type", "application/x-www-form-urlencoded").timeout(limit).body(body);
     let response = request.send().await.map_err(no_answer)?;
-    let status = response.status().as_u16();
-    let body = Zeroizing::new(response.bytes().await.map_err(no_answer)?.to_vec());
+    let (status, date) = (response.status().as_u16(), date(response.headers()));
+    let body = Zeroizing::new(read(response, limit, SMALL).await?);
     if status == 200 {
         let Success { access_token, refresh_token, expires_in } =
             serde_json::from_slice(&body).map_err(|_| not_understood())?;
@@ -200,10 +219,11 @@ pub(super) async fn post(http: &Client, url: &str, form: &[(&str, &str)]) -> Res
         _ if failure.is_none() => not_understood(),
         _ => Error::permanent("Google refuses the sign-in"),
     };
-    Err(match failure {
+    let error = match failure {
         Some(Failure { error: code, error_description }) => error.context_of(status, &code, &error_description),
         None => error,
-    })
+    };
+    Err(Refused { error, date })
 }
 
 /// Adds what was answered.

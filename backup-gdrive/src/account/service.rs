@@ -76,16 +76,16 @@ impl ServiceKey {
         &self.file.token_uri
     }
 
-    /// A claim that is signed now.
-    pub(super) fn assertion(&self) -> Result<SecretString> {
-        let now = jiff::Timestamp::now().as_second();
+    /// A claim that is signed at a time.
+    pub(super) fn assertion(&self, now: jiff::Timestamp) -> Result<SecretString> {
+        let now = now.as_second();
         let Self { file, subject } = self;
         let claims = Claims {
             iss: &file.client_email,
             scope: SCOPE,
             aud: &file.token_uri,
             iat: now,
-            exp: now + LIFE,
+            exp: now.saturating_add(LIFE),
             sub: subject.as_deref(),
         };
         let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::RS256);

@@ -1,6 +1,6 @@
 //! Access tokens: kept until shortly before they end, got anew by one request at a time.
 
-use super::oauth::{Answer, post};
+use super::oauth::{Answer, Refused, post};
 use super::service::ServiceKey;
 use super::{OAuthClient, TokenStore};
 use crate::config::{Credentials, GDriveConfig};
@@ -18,11 +18,18 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// A token is got anew so long before its end.
 const EARLY: Duration = Duration::from_secs(60);
 
+/// By how much two clocks may differ without anybody minding.
+const CLOCKS: jiff::SignedDuration = jiff::SignedDuration::from_mins(1);
+const NOT_KEPT: &str =
+    "a new refresh token of Google Drive could not be kept; that is tried again later, and this process goes on";
+
 /// The access token of an account.
 #[derive(Debug)]
 pub(crate) struct Tokens {
     grant: Arc<Grant>,
     http: Client,
+    /// How long an answer may take.
+    limit: Duration,
     current: Arc<Mutex<Option<Current>>>,
 }
 
@@ -40,7 +47,7 @@ impl std::fmt::Debug for Current {
 /// What an access token is got for.
 #[derive(Debug)]
 enum Grant {
-    User { client: OAuthClient, store: Arc<dyn TokenStore> },
+    User(Person),
     Service(ServiceKey),
 }
 
@@ -74,11 +81,11 @@ impl Tokens {
                 if let Some(endpoint) = &config.endpoint {
                     client = client.with_endpoint(endpoint)?;
                 }
-                Grant::User { client, store: store.unwrap_or_else(configured) }
+                Grant::User(Person { client, store: store.unwrap_or_else(configured), unsaved: Mutex::default() })
             }
             Credentials::ServiceAccount { key, subject } => Grant::Service(ServiceKey::new(key, subject.clone())?),
         };
-        Ok(Self { grant: Arc::new(grant), http, current: Arc::default() })
+        Ok(Self { grant: Arc::new(grant), http, limit: config.limits.answer(), current: Arc::default() })
     }
 
     /// A token that counts for a while yet.
@@ -93,7 +100,7 @@ impl Tokens {
 
     async fn current(&self, refused: Option<&SecretString>) -> Result<SecretString> {
         // Goes on when the caller does not wait any more: a refresh token that was rotated must not get lost.
-        let (grant, http, current) = (self.grant.clone(), self.http.clone(), self.current.clone());
+        let (grant, http, limit, current) = (self.grant.clone(), self.http.clone(), self.limit, self.current.clone());
         let mut held = current.lock_owned().await;
         let refused = refused.map(ExposeSecret::expose_secret);
         if let Some(current) = held.as_ref()
@@ -104,7 +111,7 @@ impl Tokens {
         }
         let got = tokio::spawn(async move {
             *held = None;
-            let (token, life) = grant.fetch(&http).await?;
+            let (token, life) = grant.fetch(&http, limit).await?;
             *held =
                 Some(Current { token: token.clone(), until: Instant::now() + life.min(LONGEST).saturating_sub(EARLY) });
             Ok(token)
@@ -115,53 +122,117 @@ impl Tokens {
 
 impl Grant {
     /// A new token, and how long it counts.
-    async fn fetch(&self, http: &Client) -> Result<(SecretString, Duration)> {
+    async fn fetch(&self, http: &Client, limit: Duration) -> Result<(SecretString, Duration)> {
         match self {
             Self::Service(key) => {
-                let assertion = key.assertion()?;
-                let form = [
-                    ("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"),
-                    ("assertion", assertion.expose_secret()),
-                ];
-                let Answer { access, life, .. } =
-                    post(http, key.token_uri(), &form).await.map_err(|e| match e.class() {
-                        ErrorClass::Unauthorized => {
-                            e.context("the service account was refused; check its key, and the clock")
-                        }
-                        _ => e,
-                    })?;
+                let answer = match claim(key, http, limit, jiff::Timestamp::now()).await {
+                    // It would be refused for a clock that is wrong; theirs is the one that counts.
+                    Err(Refused { error, date: Some(theirs) })
+                        if error.class() == ErrorClass::Unauthorized
+                            && theirs.duration_since(jiff::Timestamp::now()).abs() > CLOCKS =>
+                    {
+                        tracing::warn!(%theirs, "this machine's clock differs from Google's; theirs is used to sign in");
+                        claim(key, http, limit, theirs).await
+                    }
+                    answer => answer,
+                };
+                let Answer { access, life, .. } = answer.map_err(|Refused { error, .. }| match error.class() {
+                    ErrorClass::Unauthorized => error.context("the service account was refused; check its key"),
+                    _ => error,
+                })?;
                 Ok((access, life))
             }
-            Self::User { client, store } => {
-                let Some(token) = store.load().await? else {
-                    return Err(Error::unauthorized("nobody has signed in to Google Drive"));
-                };
-                match refresh(client, http, &**store, &token).await {
-                    Err(e) if e.class() == ErrorClass::Unauthorized => {
-                        // Another process may have got a newer one, or somebody has signed in again.
-                        match store.load().await? {
-                            Some(newer) if newer.expose_secret() != token.expose_secret() => {
-                                refresh(client, http, &**store, &newer).await
-                            }
-                            _ => Err(e),
-                        }
-                    }
-                    got => got,
-                }
-            }
+            Self::User(person) => person.fetch(http, limit).await,
         }
     }
 }
 
-async fn refresh(
-    client: &OAuthClient,
-    http: &Client,
-    store: &dyn TokenStore,
-    token: &SecretString,
-) -> Result<(SecretString, Duration)> {
-    let Answer { access, refresh, life } = client.refresh(http, token).await?;
-    if let Some(rotated) = refresh.filter(|rotated| rotated.expose_secret() != token.expose_secret()) {
-        store.save(&rotated).await.map_err(|e| e.context("a new refresh token could not be kept"))?;
+/// Signs in as a service account at a time.
+async fn claim(key: &ServiceKey, http: &Client, limit: Duration, now: jiff::Timestamp) -> Result<Answer, Refused> {
+    let assertion = key.assertion(now)?;
+    let form =
+        [("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"), ("assertion", assertion.expose_secret())];
+    post(http, limit, key.token_uri(), &form).await
+}
+
+/// A person's refresh token, where it is kept.
+struct Person {
+    client: OAuthClient,
+    store: Arc<dyn TokenStore>,
+    unsaved: Mutex<Option<Unsaved>>,
+}
+
+/// A refresh token that was rotated and could not be kept.
+struct Unsaved {
+    token: SecretString,
+    /// The one that is still in the store.
+    instead_of: SecretString,
+}
+
+impl std::fmt::Debug for Person {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Person").field("client", &self.client).field("store", &self.store).finish_non_exhaustive()
     }
-    Ok((access, life))
+}
+
+fn same(a: &SecretString, b: &SecretString) -> bool {
+    a.expose_secret() == b.expose_secret()
+}
+
+impl Person {
+    async fn fetch(&self, http: &Client, limit: Duration) -> Result<(SecretString, Duration)> {
+        let token = self.token().await?;
+        match self.refresh(http, limit, &token).await {
+            Err(e) if e.class() == ErrorClass::Unauthorized => {
+                // Another process may have got a newer one, or somebody has signed in again.
+                match self.store.load().await? {
+                    Some(newer) if !same(&newer, &token) => self.refresh(http, limit, &newer).await,
+                    _ => Err(e),
+                }
+            }
+            got => got,
+        }
+    }
+
+    /// The refresh token that counts: the store's, or a newer one that the store has not taken yet.
+    async fn token(&self) -> Result<SecretString> {
+        let mut unsaved = self.unsaved.lock().await;
+        let stored = self.store.load().await;
+        let Some(Unsaved { token, instead_of }) = &*unsaved else {
+            return stored?.ok_or_else(|| Error::unauthorized("nobody has signed in to Google Drive"));
+        };
+        match stored {
+            // Somebody has signed in again, or out.
+            Ok(stored) if stored.as_ref().is_none_or(|stored| !same(stored, instead_of)) => {
+                *unsaved = None;
+                stored.ok_or_else(|| Error::unauthorized("nobody has signed in to Google Drive"))
+            }
+            _ => {
+                let token = token.clone();
+                match self.store.save(&token).await {
+                    Ok(()) => *unsaved = None,
+                    Err(error) => tracing::warn!(error = error.chain(), "{NOT_KEPT}"),
+                }
+                Ok(token)
+            }
+        }
+    }
+
+    async fn refresh(&self, http: &Client, limit: Duration, token: &SecretString) -> Result<(SecretString, Duration)> {
+        let Answer { access, refresh, life } = self.client.refresh(http, limit, token).await?;
+        if let Some(rotated) = refresh.filter(|rotated| !same(rotated, token)) {
+            let saved = self.store.save(&rotated).await;
+            let mut unsaved = self.unsaved.lock().await;
+            *unsaved = match saved {
+                Ok(()) => None,
+                Err(error) => {
+                    // The one from before counts no more: to lose this one is to lose the consent.
+                    tracing::warn!(error = error.chain(), "{NOT_KEPT}");
+                    let instead_of = unsaved.take().map_or_else(|| token.clone(), |before| before.instead_of);
+                    Some(Unsaved { token: rotated, instead_of })
+                }
+            };
+        }
+        Ok((access, life))
+    }
 }

@@ -5,9 +5,9 @@ use crate::api::FOLDER_TYPE;
 use crate::folders::quoted;
 use crate::names;
 use crate::pages::{self, MANY, found};
-use backup_core::Result;
 use backup_core::adapter::ObjectInfo;
 use backup_core::model::{ObjectName, STAGE_PREFIX};
+use backup_core::{ErrorClass, Result};
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
 use std::collections::HashSet;
@@ -43,7 +43,7 @@ fn of_archive(drive: GDrive, root: String, archive: &str) -> BoxStream<'static, 
 
 pub(super) fn objects(drive: GDrive, prefix: Option<ObjectName>) -> BoxStream<'static, Result<ObjectInfo>> {
     Box::pin(async_stream::try_stream! {
-        let root = drive.folders().root(&drive).await?.to_owned();
+        let root = drive.folders().root(&drive).await?;
         match prefix {
             Some(prefix) => {
                 let below = format!("{prefix}/");
@@ -69,34 +69,49 @@ pub(super) fn objects(drive: GDrive, prefix: Option<ObjectName>) -> BoxStream<'s
 
 pub(super) fn roots(drive: GDrive) -> BoxStream<'static, Result<String>> {
     Box::pin(async_stream::try_stream! {
-        let root = drive.folders().root(&drive).await?.to_owned();
+        let root = drive.folders().root(&drive).await?;
+        let mut names = names_in(drive.clone(), root);
+        let mut next = names.try_next().await;
+        if next.as_ref().is_err_and(|e| e.class() == ErrorClass::NotFound) {
+            // The root was removed since it was found.
+            drive.folders().forget_all().await;
+            let root = drive.folders().root(&drive).await?;
+            names = names_in(drive.clone(), root);
+            next = names.try_next().await;
+        }
         // A name may stand for several folders, and for an object as well.
         let mut seen: HashSet<String> = HashSet::new();
-        let query = format!("'{}' in parents and trashed = false", quoted(&root));
-        let files = found(drive.clone(), query, "name", MANY).try_filter_map(|file| {
-            let (root, drive) = (root.clone(), drive.clone());
-            async move {
-                if file.mime_type != FOLDER_TYPE {
-                    return Ok(names::name_of(&root, &file.app_properties).map(|name| (drive, name.as_str().to_owned(), true)));
-                }
-                let is_ours = file.app_properties.get(names::FOLDER).is_some_and(|kind| kind == "archive");
-                Ok((is_ours && ObjectName::new(&file.name).is_ok()).then_some((drive, file.name, false)))
-            }
-        });
-        let mut names = Box::pin(files.map_ok(|(drive, name, is_object)| {
-            let root = root.clone();
-            async move {
-                // A folder may be empty: what was in it was deleted.
-                let is_there = is_object || !is_empty(&drive, &root, &name).await?;
-                Ok(is_there.then_some(name))
-            }
-        }).try_buffered(AT_ONCE));
-        while let Some(name) = names.try_next().await? {
+        while let Some(name) = next? {
             if let Some(name) = name.filter(|name| seen.insert(name.clone())) {
                 yield name;
             }
+            next = names.try_next().await;
         }
     })
+}
+
+/// The names of archives and objects in the root; nothing in place of an archive that is empty.
+fn names_in(drive: GDrive, root: String) -> BoxStream<'static, Result<Option<String>>> {
+    let query = format!("'{}' in parents and trashed = false", quoted(&root));
+    let of = root.clone();
+    let files = found(drive.clone(), query, "name", MANY).try_filter_map(move |file| {
+        let name = if file.mime_type != FOLDER_TYPE {
+            names::name_of(&of, &file.app_properties).map(|name| (name.as_str().to_owned(), true))
+        } else {
+            let is_ours = file.app_properties.get(names::FOLDER).is_some_and(|kind| kind == "archive");
+            (is_ours && ObjectName::new(&file.name).is_ok()).then_some((file.name, false))
+        };
+        std::future::ready(Ok(name))
+    });
+    let names = files.map_ok(move |(name, is_object)| {
+        let (drive, root) = (drive.clone(), root.clone());
+        async move {
+            // A folder may be empty: what was in it was deleted.
+            let is_there = is_object || !is_empty(&drive, &root, &name).await?;
+            Ok(is_there.then_some(name))
+        }
+    });
+    Box::pin(names.try_buffered(AT_ONCE))
 }
 
 /// Whether an archive has no objects.
@@ -108,7 +123,18 @@ async fn is_empty(drive: &GDrive, root: &str, archive: &str) -> Result<bool> {
 /// Removes what is called as if it were staged, and the folders of an archive that has no objects any more. Files of others stay.
 pub(super) async fn remove_staged(drive: &GDrive, prefix: &ObjectName) -> Result<()> {
     let (archive, _) = names::split(prefix);
-    let root = drive.folders().root(drive).await?.to_owned();
+    match remove_staged_in(drive, archive).await {
+        Err(e) if e.class() == ErrorClass::NotFound => {
+            // A folder was removed since it was found; another may have taken its place.
+            drive.folders().forget_all().await;
+            remove_staged_in(drive, archive).await
+        }
+        removed => removed,
+    }
+}
+
+async fn remove_staged_in(drive: &GDrive, archive: &str) -> Result<()> {
+    let root = drive.folders().root(drive).await?;
     let Some(folder) = drive.folders().archive(drive, archive).await? else { return Ok(()) };
     // Folders are removed from below, each only when nothing is in it.
     let mut folders = vec![folder];
@@ -119,9 +145,12 @@ pub(super) async fn remove_staged(drive: &GDrive, prefix: &ObjectName) -> Result
         let mut files =
             found(drive.clone(), format!("'{}' in parents and trashed = false", quoted(&folder)), "name", MANY);
         while let Some(file) = files.try_next().await? {
-            if file.mime_type == FOLDER_TYPE {
+            if file.mime_type == FOLDER_TYPE && file.app_properties.contains_key(names::FOLDER) {
                 folders.push(file.id);
-            } else if file.name.starts_with(STAGE_PREFIX) && names::name_of(&root, &file.app_properties).is_none() {
+            } else if file.name.starts_with(STAGE_PREFIX)
+                && file.mime_type != FOLDER_TYPE
+                && names::name_of(&root, &file.app_properties).is_none()
+            {
                 drive.remove(&file.id).await?;
             } else {
                 others = true;
@@ -132,8 +161,9 @@ pub(super) async fn remove_staged(drive: &GDrive, prefix: &ObjectName) -> Result
         return Ok(());
     }
     drive.folders().forget(archive);
+    // Into the bin and not for good: there may be files of others that the app cannot see.
     for folder in folders.iter().rev() {
-        drive.remove(folder).await?;
+        drive.bin(folder).await?;
     }
     Ok(())
 }

@@ -1,24 +1,23 @@
 //! A folder as destination: each object of an archive is one file.
 
+mod content;
 mod list;
 mod probe;
+mod put;
 
 use crate::GDrive;
-use crate::api::{File, get, while_it_moves};
-use crate::error::no_answer;
+use crate::api::File;
 use crate::folders::oldest;
 use crate::names;
 use crate::pages;
 use async_trait::async_trait;
 use backup_core::adapter::{ByteStream, Destination, DestinationProperties, ObjectInfo, Payload};
 use backup_core::model::{Identity, ObjectName};
-use backup_core::{Digest, Error, ErrorClass, Result, Sha256};
+use backup_core::{Error, ErrorClass, Result};
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use serde_json::json;
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The largest file of the service, in bytes (5 TB).
@@ -59,38 +58,6 @@ impl Known {
     }
 }
 
-/// What a payload must be when it has arrived.
-struct Digests {
-    md5: String,
-    sha256: String,
-}
-
-impl Digests {
-    /// CPU work, on another thread.
-    async fn of(payload: &Payload) -> Result<Self> {
-        let payload = payload.clone();
-        let hashed = tokio::task::spawn_blocking(move || {
-            use md5::Digest as _;
-            let (mut md5, mut sha256) = (md5::Md5::new(), Sha256::new());
-            for piece in payload.pieces() {
-                md5.update(piece);
-                sha256.update(piece);
-            }
-            let sha256: Digest = sha256.finish();
-            Self { md5: hex::encode(md5.finalize()), sha256: sha256.to_string() }
-        });
-        hashed.await.map_err(|e| Error::permanent("a thread for hashing failed").because(e))
-    }
-
-    /// Whether a file has just these bytes, by the digests that the service keeps.
-    fn fits(&self, file: &File, length: u64) -> Result<bool> {
-        let same_md5 = file.md5_checksum.as_ref().is_some_and(|md5| *md5 == self.md5);
-        // Mostly there.
-        let same_sha256 = file.sha256_checksum.as_ref().is_none_or(|sha256| *sha256 == self.sha256);
-        Ok(file.length()? == length && same_md5 && same_sha256)
-    }
-}
-
 impl GDriveDestination {
     /// A destination. Sends no request.
     pub fn new(drive: GDrive) -> Self {
@@ -115,7 +82,7 @@ impl GDriveDestination {
 
     /// All files that stand for an object.
     async fn files(&self, name: &ObjectName) -> Result<Vec<File>> {
-        let root = self.drive.folders().root(&self.drive).await?;
+        let root = &self.drive.folders().root(&self.drive).await?;
         let query = format!(
             "appProperties has {{ key='{}' and value='{}' }} and trashed = false",
             names::OBJECT,
@@ -137,102 +104,6 @@ impl GDriveDestination {
             Some(known) => Ok(Some(known)),
             None => self.find(name).await,
         }
-    }
-
-    async fn put_new(&self, name: &ObjectName, payload: &Payload) -> Result<()> {
-        let digests = Digests::of(payload).await?;
-        let folders = self.drive.folders();
-        let root = folders.root(&self.drive).await?.to_owned();
-        let folder = match name.as_str().rsplit_once('/') {
-            Some((path, _)) => folders.make(&self.drive, path).await?,
-            None => root.clone(),
-        };
-        let metadata = json!({
-            "name": name.file_name(),
-            "parents": [folder],
-            "mimeType": "application/octet-stream",
-            "appProperties": names::properties(&root, name),
-        });
-        let uploaded = self.drive.upload(&metadata, payload).await.map_err(|e| match e.class() {
-            ErrorClass::NotFound => {
-                // The folder was deleted since it was found. It is looked for again when the put is repeated.
-                folders.forget(names::split(name).0);
-                Error::transient("the folder of the archive is gone").because(e)
-            }
-            _ => e,
-        })?;
-        if uploaded.trashed {
-            folders.forget(names::split(name).0);
-            return Err(Error::transient("the folder of the archive is in the bin"));
-        }
-        if !digests.fits(&uploaded, payload.len())? {
-            if let Err(error) = self.drive.remove(&uploaded.id).await {
-                // The first error counts.
-                tracing::warn!(%name, error = error.chain(), "a file that arrived changed could not be removed");
-            }
-            return Err(Error::transient("what arrived at the service is not what was sent"));
-        }
-        // Another may have been there, or have come meanwhile. The listing may not show our own yet.
-        let mut files = self.files(name).await?;
-        if !files.iter().any(|file| file.id == uploaded.id) {
-            files.push(uploaded.clone());
-        }
-        let Some(first) = oldest(files).filter(|first| first.id != uploaded.id) else {
-            self.learn(name, Known::of(&uploaded)?);
-            return Ok(());
-        };
-        self.drive.remove(&uploaded.id).await?;
-        match digests.fits(&first, payload.len())? {
-            true => {
-                self.learn(name, Known::of(&first)?);
-                Ok(())
-            }
-            false => Err(Error::conflict("an object with other bytes is already there")),
-        }
-    }
-
-    /// The content of a file, or of a range that is not empty.
-    async fn open(&self, known: &Known, range: Option<&Range<u64>>) -> Result<ByteStream> {
-        let url = self.drive.url(&format!("/drive/v3/files/{}", known.id));
-        let parameters = [("alt", "media"), ("supportsAllDrives", "true"), ("acknowledgeAbuse", "true")];
-        let header = range.map(|range| format!("bytes={}-{}", range.start, range.end - 1));
-        let asked = self.drive.success(|http| {
-            let request = get(http, &url, &parameters);
-            match &header {
-                Some(range) => request.header("range", range),
-                None => request,
-            }
-        });
-        let response = asked.await?;
-        let wanted = match range {
-            Some(range) => {
-                let expected = format!("bytes {}-{}/", range.start, range.end - 1);
-                let told = response.headers().get("content-range").and_then(|range| range.to_str().ok());
-                if response.status() != reqwest::StatusCode::PARTIAL_CONTENT {
-                    return Err(Error::unsupported("the service does not send parts of files"));
-                }
-                if !told.is_some_and(|told| told.starts_with(&expected)) {
-                    return Err(Error::corrupt("it is shorter than the range that was asked for"));
-                }
-                range.end - range.start
-            }
-            None => known.size,
-        };
-        let mut content = response.bytes_stream();
-        Ok(async_stream::try_stream! {
-            let mut left = wanted;
-            // Each piece has its own time.
-            let still = AtomicU64::new(0);
-            while let Some(piece) = while_it_moves(&still, content.next()).await? {
-                let piece = piece.map_err(no_answer)?;
-                left = left.checked_sub(piece.len() as u64).ok_or_else(|| Error::corrupt("it is longer than it was"))?;
-                yield piece;
-            }
-            if left > 0 {
-                Err(Error::transient("the content ended early"))?;
-            }
-        }
-        .boxed())
     }
 }
 

@@ -1,15 +1,15 @@
 //! From the first question to tokens that Google rotates and takes back.
 
 use crate::fixture::{Place, config, quick};
-use backup_core::ErrorClass;
 use backup_core::adapter::Destination;
 use backup_core::archive::generate_key_file;
 use backup_core::secrets::{KeyRing, SecretKey};
+use backup_core::{Error, ErrorClass, Result};
 use backup_gdrive::account::{Account, AccountFile, OAuthClient, PendingConsent, TokenStore};
 use backup_gdrive::{Credentials, GDrive, GDriveConfig, GDriveDestination};
 use backup_testkit::faulty::When;
 use backup_testkit::gdrive::{DriveFault, DriveOperation, DriveServer};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -123,12 +123,12 @@ async fn a_token_that_is_said_to_live_for_ever_is_a_token() {
     assert_eq!(place.server.requests(DriveOperation::Token), 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_service_account_signs_for_itself() {
+/// The address of a service account that the server knows, and its private key in PEM.
+pub(crate) fn robot(server: &DriveServer) -> (&'static str, String) {
     use aws_lc_rs::encoding::AsDer as _;
     use aws_lc_rs::signature::KeyPair as _;
     use base64::Engine as _;
-    let server = DriveServer::start().await;
+    const EMAIL: &str = "robot@project.iam.gserviceaccount.com";
     let pair = aws_lc_rs::rsa::KeyPair::generate(aws_lc_rs::rsa::KeySize::Rsa2048).unwrap();
     let pem = |what: &str, der: &[u8]| {
         let body = base64::engine::general_purpose::STANDARD.encode(der);
@@ -141,27 +141,108 @@ async fn a_service_account_signs_for_itself() {
     );
     let public = pair.public_key();
     let public: aws_lc_rs::encoding::PublicKeyX509Der<'_> = public.as_der().unwrap();
-    server.add_service_account("robot@project.iam.gserviceaccount.com", pem("PUBLIC KEY", public.as_ref()).as_bytes());
-    let key = |email: &str| {
-        let key = serde_json::json!({
-            "type": "service_account",
-            "client_email": email,
-            "private_key": private,
-            "private_key_id": "1",
-            "token_uri": format!("{}/token", server.url()),
-        });
-        Credentials::ServiceAccount { key: key.to_string().into(), subject: None }
-    };
+    server.add_service_account(EMAIL, pem("PUBLIC KEY", public.as_ref()).as_bytes());
+    (EMAIL, private)
+}
+
+/// A destination for which a service account signs in.
+pub(crate) fn robots(server: &DriveServer, folder: &str, email: &str, private: &str) -> GDriveDestination {
+    let key = serde_json::json!({
+        "type": "service_account",
+        "client_email": email,
+        "private_key": private,
+        "private_key_id": "1",
+        "token_uri": format!("{}/token", server.url()),
+    });
+    let credentials = Credentials::ServiceAccount { key: key.to_string().into(), subject: None };
+    let mut config = GDriveConfig::new(folder, credentials);
+    (config.endpoint, config.quota) = (Some(server.url().to_owned()), quick());
+    assert!(!format!("{config:?}").contains("PRIVATE"));
+    GDriveDestination::new(GDrive::new(config).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_account_signs_for_itself() {
+    let server = DriveServer::start().await;
+    let (email, private) = robot(&server);
     let folder = server.make_folder("backups");
-    let destination = |email: &str| {
-        let mut config = GDriveConfig::new(&*folder, key(email));
-        (config.endpoint, config.quota) = (Some(server.url().to_owned()), quick());
-        assert!(!format!("{config:?}").contains("PRIVATE"));
-        GDriveDestination::new(GDrive::new(config).unwrap())
-    };
-    destination("robot@project.iam.gserviceaccount.com").check().await.unwrap();
-    let error = destination("another@project.iam.gserviceaccount.com").check().await.unwrap_err();
+    robots(&server, &folder, email, &private).check().await.unwrap();
+    let other = robots(&server, &folder, "another@project.iam.gserviceaccount.com", &private);
+    let error = other.check().await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::Unauthorized, "{}", error.chain());
+    // Two clocks agree, so that signing again would be of no use.
+    assert_eq!(server.requests(DriveOperation::Token), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_account_signs_in_although_the_clock_is_wrong() {
+    for hours in [-30, -2, 2, 30] {
+        let server = DriveServer::start().await;
+        server.set_clock_offset(hours * 3600);
+        let (email, private) = robot(&server);
+        let folder = server.make_folder("backups");
+        let destination = robots(&server, &folder, email, &private);
+        destination.check().await.unwrap_or_else(|e| panic!("{hours}: {}", e.chain()));
+        assert_eq!(server.requests(DriveOperation::Token), 2, "{hours}");
+    }
+}
+
+/// A store that takes nothing for a while.
+#[derive(Debug)]
+struct Stubborn {
+    inner: AccountFile,
+    refusals: std::sync::atomic::AtomicU32,
+}
+
+#[async_trait::async_trait]
+impl TokenStore for Stubborn {
+    async fn load(&self) -> Result<Option<SecretString>> {
+        self.inner.load().await
+    }
+
+    async fn save(&self, refresh_token: &SecretString) -> Result<()> {
+        use std::sync::atomic::Ordering;
+        if self.refusals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+            return Err(Error::no_space("the disk is full"));
+        }
+        self.inner.save(refresh_token).await
+    }
+}
+
+/// The one from before counts no more as soon as another was given: what cannot be kept now is used, and kept later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotated_token_that_cannot_be_kept_at_once_is_not_lost() {
+    for refusals in [1, 2, 3] {
+        let place = Place::new().await;
+        let dir = tempfile::tempdir().unwrap();
+        let store = file(&dir);
+        let account = |token: String| Account {
+            client_id: place.server.client_id().into(),
+            client_secret: place.server.client_secret().into(),
+            refresh_token: token.into(),
+        };
+        store.write(&account(place.server.refresh_token())).await.unwrap();
+        place.server.set_rotation(true);
+        let stubborn = Arc::new(Stubborn { inner: store.clone(), refusals: refusals.into() });
+        let config = config(&place.server, &place.folder, "not this one");
+        let destination = GDriveDestination::new(GDrive::with_token_store(config, stubborn.clone()).unwrap());
+        for _ in 0..3 {
+            destination.now().await.unwrap_or_else(|e| panic!("{refusals}: {}", e.chain()));
+            place.server.expire_access_tokens();
+        }
+        assert_eq!(stubborn.refusals.load(std::sync::atomic::Ordering::Relaxed), 0);
+        destination.now().await.unwrap();
+        let kept = store.load().await.unwrap().unwrap();
+        assert!(place.server.refresh_tokens().contains(&kept.expose_secret().to_owned()), "{refusals}");
+
+        // Somebody signs in anew while a token waits to be kept: that one counts.
+        stubborn.refusals.store(1, std::sync::atomic::Ordering::Relaxed);
+        place.server.expire_access_tokens();
+        destination.now().await.unwrap();
+        place.server.revoke_all();
+        store.write(&account(place.server.refresh_token())).await.unwrap();
+        destination.now().await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

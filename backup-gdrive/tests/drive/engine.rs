@@ -4,7 +4,7 @@ use crate::fixture::{Place, config};
 use backup_core::Result;
 use backup_core::engine::{
     Archive, BackupRequest, Engine, Limits, OpenOptions, OperationHandle, Outcome, RestoreRequest, ResumeBackup,
-    TakeOver, VerifyMode,
+    SweepOptions, TakeOver, VerifyMode, delete_archive, sweep,
 };
 use backup_core::local::{LocalSource, LocalSourceConfig, LocalTarget, LocalTargetConfig};
 use backup_core::memory::MemoryStore;
@@ -168,4 +168,42 @@ async fn a_full_drive_pauses_the_backup_as_a_matter_of_space() {
     assert!(matches!(outcome, Outcome::Paused { reason: PauseReason::NoSpace, .. }), "{outcome:?}");
     place.server.set_quota(None);
     assert!(is_complete(&resume(&engine, &id, from.path(), place.destination()).await.unwrap()));
+}
+
+/// Archives that go take their folders with them, by whichever way they go.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_folder_is_left_of_archives_that_were_deleted_cancelled_or_swept() {
+    let from = tempfile::tempdir().unwrap();
+    tree(from.path());
+    let place = Place::new().await;
+    let store = Arc::new(MemoryStore::new());
+    let engine = Engine::new(store.clone());
+    let destination = place.destination();
+    let left = || -> Vec<String> {
+        let paths = place.server.folders().into_iter().map(|folder| folder.path);
+        paths.filter(|path| path.contains("/of one/")).collect()
+    };
+    let unfinished = async || {
+        place.server.faults().add(DriveOperation::BeginUpload, When::From(6), DriveFault::rate_limit());
+        let backup = begin(&engine, from.path(), place.destination()).await.unwrap();
+        let id = backup.id().clone();
+        assert!(matches!(backup.wait().await.unwrap(), Outcome::Paused { .. }));
+        place.server.faults().clear();
+        assert!(!left().is_empty());
+        id
+    };
+    let backup = begin(&engine, from.path(), place.destination()).await.unwrap();
+    let archive = backup.archive().clone();
+    assert!(is_complete(&backup.wait().await.unwrap()));
+    delete_archive(&destination, Some(&*store), &archive).await.unwrap();
+    assert_eq!(left(), [""; 0], "deleted");
+
+    let id = unfinished().await;
+    engine.cancel_backup(&id, &destination).await.unwrap();
+    assert_eq!(left(), [""; 0], "cancelled");
+
+    unfinished().await;
+    let options = SweepOptions { min_age: std::time::Duration::ZERO, dry_run: false };
+    assert_eq!(sweep(&destination, &options).await.unwrap().swept.len(), 1);
+    assert_eq!(left(), [""; 0], "swept");
 }

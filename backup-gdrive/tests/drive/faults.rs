@@ -145,18 +145,6 @@ async fn no_space_is_an_error_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_that_is_deleted_under_way_is_made_anew() {
-    let place = Place::new().await;
-    let destination = backup_core::retry::Retrying::new(place.destination(), Default::default());
-    destination.put(&name("a/data/1"), bytes(10).into()).await.unwrap();
-    let folder = place.destination();
-    folder.delete(&name("a/data/1")).await.unwrap();
-    folder.remove_staged(&name("a")).await.unwrap();
-    destination.put(&name("a/data/2"), bytes(10).into()).await.unwrap();
-    assert!(place.server.files().iter().any(|file| file.path.ends_with("/a/data/2")));
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn folders_that_are_missing_or_of_others_are_named() {
     let place = Place::new().await;
     for folder in ["nowhere", "file"] {
@@ -201,15 +189,13 @@ async fn the_oldest_of_several_files_for_one_object_counts_and_all_go_together()
 async fn content_that_arrives_changed_is_no_success() {
     let place = Place::new().await;
     let destination = place.destination();
-    destination.check().await.unwrap();
-    // A bit of the answer with the digests: one of the MD5, which comes first behind the size.
-    let object = name("a/1");
-    let content = bytes(1000);
-    place.server.faults().add(DriveOperation::UploadChunk, When::Nth(1), DriveFault::Flip { at: 700 });
-    let put = destination.put(&object, content.clone().into()).await;
-    if let Err(error) = put {
-        assert!(error.is_retryable(), "{}", error.chain());
-    }
+    let before = place.server.files().len();
+    let (object, content) = (name("a/1"), bytes(1000));
+    place.server.faults().add(DriveOperation::UploadChunk, When::Nth(1), DriveFault::StoreFlipped { at: 700 });
+    let error = destination.put(&object, content.clone().into()).await.unwrap_err();
+    assert_eq!(place.server.faults().fired(), 1);
+    assert!(error.is_retryable() && error.chain().contains("not what was sent"), "{}", error.chain());
+    assert_eq!(place.server.files().len(), before, "the changed file is left");
     destination.put(&object, content.clone().into()).await.unwrap();
     assert!(whole(&destination, &object).await.unwrap() == content);
 }
@@ -221,12 +207,17 @@ async fn listings_and_reads_meet_answers_that_are_no_json_and_connections_that_b
     let (object, content) = (name("a/1"), bytes(MIB));
     destination.put(&object, content.clone().into()).await.unwrap();
     for operation in [DriveOperation::List, DriveOperation::Token] {
-        let fresh = place.destination();
-        place.server.faults().add(operation, When::Nth(1), DriveFault::NotJson);
-        let listed: Result<Vec<_>> = fresh.list(None).try_collect().await;
-        let error = listed.unwrap_err();
-        assert_eq!(error.class(), ErrorClass::Transient, "{operation:?}: {}", error.chain());
-        place.server.faults().clear();
+        for when in [When::Always, When::Nth(1)] {
+            let fresh = place.destination();
+            place.server.faults().add(operation, when, DriveFault::NotJson);
+            let listed: Result<Vec<_>> = fresh.list(None).try_collect().await;
+            match (when, listed) {
+                (When::Always, Err(e)) if e.class() == ErrorClass::Transient => {}
+                (When::Nth(_), Ok(found)) if found.len() == 1 => {}
+                (_, other) => panic!("{operation:?} {when:?}: {other:?}"),
+            }
+            place.server.faults().clear();
+        }
     }
     place.server.faults().add(DriveOperation::Download, When::Nth(1), DriveFault::Break { after: 1000 });
     let retrying = backup_core::retry::Retrying::new(place.destination(), Default::default());
@@ -254,4 +245,54 @@ async fn pages_without_files_are_not_the_end_of_a_listing() {
     place.destination().delete(&object).await.unwrap();
     place.server.faults().clear();
     assert!(place.destination().stat(&object).await.unwrap().is_none());
+}
+
+/// What something in between says in place of the service: before the first byte it is an error, as long as it lasts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_something_in_between_is_no_content() {
+    let place = Place::new().await;
+    let (object, content) = (name("a/1"), bytes(1000));
+    place.destination().put(&object, content.clone().into()).await.unwrap();
+    for range in [None, Some(0..24), Some(10..20)] {
+        let destination = place.destination();
+        let expected = range.clone().map_or(&content[..], |range| &content[range.start as usize..range.end as usize]);
+        place.server.faults().add(DriveOperation::Download, When::Always, DriveFault::NotJson);
+        let error = destination.get(&object, range.clone()).await.map(|_| ()).unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Transient, "{range:?}: {}", error.chain());
+        place.server.faults().clear();
+        place.server.faults().add(DriveOperation::Download, When::Nth(1), DriveFault::NotJson);
+        let pieces: Vec<Bytes> = destination.get(&object, range).await.unwrap().try_collect().await.unwrap();
+        assert!(pieces.concat() == expected);
+        place.server.faults().clear();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_counts_when_the_service_says_so_and_not_something_in_between() {
+    let place = Place::new().await;
+    let destination = place.destination();
+    destination.put(&name("a/1"), bytes(10).into()).await.unwrap();
+    let files = place.server.files().len();
+    place.server.faults().add(DriveOperation::Delete, When::Always, DriveFault::NotJson);
+    let error = destination.delete(&name("a/1")).await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Transient, "{}", error.chain());
+    assert_eq!(place.server.files().len(), files);
+    place.server.faults().clear();
+    place.server.faults().add(DriveOperation::Delete, When::Nth(1), DriveFault::NotJson);
+    destination.delete(&name("a/1")).await.unwrap();
+    assert_eq!((place.server.files().len(), place.server.faults().fired() > 1), (files - 1, true));
+}
+
+/// The one upload of a volume is not to be done again because what comes after it fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_for_doubles_that_fails_costs_no_second_upload() {
+    let place = Place::new().await;
+    let destination = place.destination();
+    destination.put(&name("a/data/1"), bytes(10).into()).await.unwrap();
+    place.server.reset_requests();
+    place.server.faults().add(DriveOperation::List, When::First(10), DriveFault::unavailable());
+    destination.put(&name("a/data/2"), bytes(10).into()).await.unwrap();
+    let count = |operation| place.server.requests(operation);
+    assert_eq!((count(DriveOperation::List), count(DriveOperation::UploadChunk)), (11, 1));
+    assert_eq!(place.server.open_uploads(), 0);
 }

@@ -3,16 +3,22 @@
 use async_trait::async_trait;
 use backup_core::Result;
 use backup_core::adapter::Destination;
-use backup_gdrive::{Credentials, GDrive, GDriveConfig, GDriveDestination, QuotaPolicy};
+use backup_core::retry::{RetryPolicy, Retrying};
+use backup_gdrive::{Credentials, GDrive, GDriveConfig, GDriveDestination, QuotaPolicy, TimeLimits};
 use backup_testkit::conformance::destination::{DestinationFixture, DestinationPlace};
 use backup_testkit::faulty::When;
-use backup_testkit::gdrive::{DriveFault, DriveOperation, DriveServer};
+use backup_testkit::gdrive::{DriveFault, DriveFaults, DriveOperation, DriveRole, DriveServer};
 use bytes::Bytes;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// Waits are short, and the cap of a day is met after a moment.
 pub(crate) fn quick() -> QuotaPolicy {
     QuotaPolicy { first_wait_ms: 2, longest_wait_ms: 20, patience_s: 2, pause_s: 4 * 3600 }
+}
+
+/// An outage is over after a moment, or lasts too long.
+pub(crate) fn limits() -> TimeLimits {
+    TimeLimits { outage_s: 2, ..TimeLimits::default() }
 }
 
 pub(crate) fn config(server: &DriveServer, folder: &str, refresh_token: &str) -> GDriveConfig {
@@ -24,7 +30,7 @@ pub(crate) fn config(server: &DriveServer, folder: &str, refresh_token: &str) ->
     let mut config = GDriveConfig::new(folder, credentials);
     config.path = "archives/of one".to_owned();
     config.endpoint = Some(server.url().to_owned());
-    config.quota = quick();
+    (config.quota, config.limits) = (quick(), limits());
     config
 }
 
@@ -33,6 +39,10 @@ pub(crate) fn config(server: &DriveServer, folder: &str, refresh_token: &str) ->
 pub(crate) struct Place {
     pub(crate) server: Arc<DriveServer>,
     pub(crate) folder: String,
+    /// The shared drive that the folder is in.
+    shared: Option<String>,
+    /// Used as the engine does it: what breaks off is taken up again.
+    retrying: bool,
     token: String,
 }
 
@@ -42,15 +52,32 @@ impl Place {
         // Others have files too.
         server.plant("root-of-my-drive", "neighbour/x", Bytes::from_static(b"a neighbour"));
         let (folder, token) = (server.make_folder("backups"), server.refresh_token());
-        Self { server, folder, token }
+        Self { server, folder, shared: None, retrying: false, token }
     }
 
-    pub(crate) fn drive(&self) -> GDrive {
-        GDrive::new(config(&self.server, &self.folder, &self.token)).unwrap()
+    /// In a shared drive in which the account has a role.
+    pub(crate) async fn shared(role: DriveRole) -> Self {
+        let place = Self::new().await;
+        let drive = place.server.make_shared_drive(role);
+        let folder = place.server.make_folder_in(&drive, "backups");
+        Self { folder, shared: Some(drive), ..place }
+    }
+
+    pub(crate) fn config(&self) -> GDriveConfig {
+        GDriveConfig { drive: self.shared.clone(), ..config(&self.server, &self.folder, &self.token) }
     }
 
     pub(crate) fn destination(&self) -> Arc<GDriveDestination> {
-        Arc::new(GDriveDestination::new(self.drive()))
+        self.destination_with(limits())
+    }
+
+    pub(crate) fn destination_with(&self, limits: TimeLimits) -> Arc<GDriveDestination> {
+        Arc::new(GDriveDestination::new(GDrive::new(GDriveConfig { limits, ..self.config() }).unwrap()))
+    }
+
+    /// The id of a folder, by the end of its path.
+    pub(crate) fn folder_at(&self, end: &str) -> String {
+        self.server.folders().into_iter().find(|folder| folder.path.ends_with(end)).unwrap().id
     }
 }
 
@@ -61,21 +88,35 @@ pub(crate) struct Drives {
     pub(crate) fault: Option<(DriveOperation, When, DriveFault)>,
     /// How many objects a listing has.
     pub(crate) many: usize,
+    /// In a shared drive, in which the account has a role.
+    pub(crate) shared: Option<DriveRole>,
+    /// The scripts of all places.
+    pub(crate) scripts: Mutex<Vec<DriveFaults>>,
 }
 
 impl Default for Drives {
     fn default() -> Self {
-        Self { fault: None, many: 1200 }
+        Self { fault: None, many: 1200, shared: None, scripts: Mutex::default() }
     }
 }
 
 impl Drives {
     async fn make(&self) -> Place {
-        let place = Place::new().await;
+        let mut place = match self.shared {
+            Some(role) => Place::shared(role).await,
+            None => Place::new().await,
+        };
+        place.retrying = matches!(self.fault, Some((_, _, DriveFault::Break { .. })));
         if let Some((operation, when, fault)) = &self.fault {
             place.server.faults().add(*operation, *when, fault.clone());
+            self.scripts.lock().unwrap().push(place.server.faults().clone());
         }
         place
+    }
+
+    /// How many faults were met in all places.
+    pub(crate) fn fired(&self) -> usize {
+        self.scripts.lock().unwrap().iter().map(DriveFaults::fired).sum()
     }
 }
 
@@ -110,16 +151,19 @@ impl DestinationFixture for Drives {
 #[async_trait]
 impl DestinationPlace for Place {
     fn destination(&self) -> Arc<dyn Destination> {
-        self.destination()
+        match self.retrying {
+            true => Retrying::new(self.destination(), RetryPolicy::default()),
+            false => self.destination(),
+        }
     }
 
     async fn again(&self) -> Result<Arc<dyn Destination>> {
-        Ok(self.destination())
+        Ok(DestinationPlace::destination(self))
     }
 
     fn secrets(&self) -> Vec<String> {
         let mut secrets = vec![self.token.clone(), self.server.client_secret().to_owned()];
-        secrets.extend(self.server.access_tokens());
+        secrets.extend(self.server.secrets());
         secrets
     }
 

@@ -6,17 +6,28 @@ mod accounts;
 mod engine;
 mod faults;
 mod fixture;
+mod folders;
 mod independent;
+mod patience;
 mod secrets;
 
 use backup_testkit::conformance::destination;
 use backup_testkit::faulty::When;
-use backup_testkit::gdrive::{DriveFault, DriveOperation};
+use backup_testkit::gdrive::{DriveFault, DriveOperation, DriveRole};
 use fixture::Drives;
+use futures::{FutureExt, StreamExt};
+use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_destination_keeps_its_promises() {
     destination::run_all(&Drives::default()).await.assert_passed(&[]);
+}
+
+/// Where the account may put things into the bin, but not remove them for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_destination_keeps_its_promises_in_a_shared_drive() {
+    let fixture = Drives { shared: Some(DriveRole::FileOrganizer), many: 150, ..Drives::default() };
+    destination::run_all(&fixture).await.assert_passed(&[]);
 }
 
 /// Faults that pass must not be noticed, apart from the time that they take.
@@ -39,12 +50,45 @@ async fn the_destination_keeps_its_promises_under_every_fault_that_passes() {
         (O::List, DriveFault::Fail { status: 401, reason: "authError" }),
         (O::Download, DriveFault::Fail { status: 401, reason: "authError" }),
         (O::UploadChunk, DriveFault::Fail { status: 401, reason: "authError" }),
+        (O::UploadChunk, DriveFault::Drop),
+        (O::UploadChunk, DriveFault::Partial { kept: 256 << 10 }),
+        (O::UploadChunk, DriveFault::Delay(Duration::from_millis(50))),
+        (O::BeginUpload, DriveFault::unavailable()),
+        (O::BeginUpload, DriveFault::LostReply),
+        (O::List, DriveFault::unavailable()),
+        (O::List, DriveFault::Drop),
+        (O::List, DriveFault::NotJson),
+        (O::List, DriveFault::Delay(Duration::from_millis(50))),
+        (O::Download, DriveFault::unavailable()),
+        (O::Download, DriveFault::NotJson),
+        (O::Download, DriveFault::Break { after: 50_000 }),
+        (O::GetMetadata, DriveFault::unavailable()),
+        (O::GetMetadata, DriveFault::Drop),
+        (O::Create, DriveFault::LostReply),
+        (O::Create, DriveFault::unavailable()),
+        (O::Delete, DriveFault::LostReply),
+        (O::Delete, DriveFault::FailAfter { status: 500 }),
+        (O::Delete, DriveFault::NotJson),
+        (O::About, DriveFault::unavailable()),
+        (O::Token, DriveFault::unavailable()),
+        (O::Token, DriveFault::Drop),
     ];
-    for (operation, fault) in faults {
-        println!("{operation:?}: {fault:?}");
+    let run = async |(operation, fault): (O, DriveFault)| {
         // A token that was just got anew and is refused again is no fault that passes.
-        let when = if matches!(fault, DriveFault::Fail { status: 401, .. }) { When::Nth(2) } else { When::Every(7) };
-        let fixture = Drives { fault: Some((operation, when, fault)), many: 30 };
-        destination::run_all(&fixture).await.assert_passed(&[]);
-    }
+        let when = match (operation, &fault) {
+            (_, DriveFault::Fail { status: 401, .. }) => When::Nth(2),
+            // There are not many of these.
+            (O::Token | O::GetMetadata | O::Create | O::About, _) => When::Nth(1),
+            (O::Delete, _) | (_, DriveFault::Break { .. }) => When::Every(3),
+            _ => When::Every(7),
+        };
+        let shown = format!("{operation:?}: {fault:?}");
+        let fixture = Drives { fault: Some((operation, when, fault)), many: 30, ..Drives::default() };
+        let report = destination::run_all(&fixture).await;
+        println!("{shown}: {} times", fixture.fired());
+        report.assert_passed(&[]);
+        assert!(fixture.fired() > 0, "{shown} did not happen");
+    };
+    let runs = faults.map(|fault| run(fault).boxed_local());
+    futures::stream::iter(runs).buffer_unordered(6).collect::<()>().await;
 }

@@ -1,7 +1,7 @@
 //! Answers.
 
 use bytes::Bytes;
-use futures::stream;
+use futures::{StreamExt, stream};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
@@ -34,6 +34,13 @@ pub(super) fn broken(bytes: Bytes, after: usize) -> Body {
     let sent = bytes.slice(..after);
     let error = io::Error::other("a fault of the test's script");
     BodyExt::boxed_unsync(StreamBody::new(stream::iter([Ok(Frame::data(sent)), Err(error)])))
+}
+
+/// The first so many bytes, and then nothing more, for ever.
+pub(super) fn stalled(bytes: &Bytes, after: usize) -> Body {
+    let sent = bytes.slice(..bytes.len().min(after));
+    let frames = stream::once(std::future::ready(Ok(Frame::data(sent)))).chain(stream::pending());
+    BodyExt::boxed_unsync(StreamBody::new(frames))
 }
 
 pub(super) fn empty(status: u16) -> Answer {

@@ -45,10 +45,27 @@ pub enum DriveFault {
         /// Bytes of the body that are sent.
         after: usize,
     },
-    /// One bit of the answer's body is another: no server may do that.
-    Flip {
+    /// After so many bytes of the answer's body nothing more comes, and the connection stays open.
+    StallBody {
+        /// Bytes of the body that are sent.
+        after: usize,
+    },
+    /// One bit of the request's body is another before it is taken: no server may do that.
+    StoreFlipped {
         /// In which byte of the body.
         at: usize,
+    },
+    /// So many blanks come before the answer's body.
+    Padded {
+        /// The number of blanks.
+        blanks: usize,
+    },
+    /// It is answered with an error and the time after which to ask again (`Retry-After`); nothing is done.
+    Busy {
+        /// The HTTP status.
+        status: u16,
+        /// The seconds.
+        after_s: u64,
     },
     /// It is answered with status 200 and something that is no JSON.
     NotJson,
@@ -72,6 +89,7 @@ impl DriveFault {
     }
 }
 
+/// One line of the script.
 #[derive(Debug)]
 struct Rule {
     operation: DriveOperation,

@@ -2,11 +2,10 @@
 
 use super::answer::{self, Answer};
 use super::query;
-use super::state::{FOLDER, File, State};
+use super::state::{DriveRole, FOLDER, File, State};
 use bytes::Bytes;
 use hyper::HeaderMap;
 use hyper::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RANGE};
-use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 
@@ -31,8 +30,27 @@ pub(super) fn about(state: &State, parameters: &Parameters) -> Answer {
     answer::json(200, &json!({ "storageQuota": quota, "user": { "displayName": "A Test" } }))
 }
 
-pub(super) fn list(state: &State, parameters: &Parameters) -> Answer {
-    let Some(terms) = query::parse(parameter(parameters, "q")) else { return answer::error(400, "invalid") };
+pub(super) fn list(state: &mut State, parameters: &Parameters) -> Answer {
+    state.lists += 1;
+    let state = &*state;
+    let Some(mut terms) = query::parse(parameter(parameters, "q")) else { return answer::error(400, "invalid") };
+    let is_true = |name| parameter(parameters, name) == "true";
+    let drive = match (parameter(parameters, "driveId"), parameter(parameters, "corpora")) {
+        ("", "" | "user") => None,
+        (drive, "drive") if is_true("includeItemsFromAllDrives") && is_true("supportsAllDrives") => Some(drive),
+        _ => return answer::error(400, "invalid"),
+    };
+    if let Some(drive) = drive.filter(|drive| !state.drives.contains_key(*drive)) {
+        return answer::not_found(drive);
+    }
+    for term in &mut terms {
+        if let query::Term::Parent(parent) = term {
+            *parent = state.resolve(parent).to_owned();
+            if state.visible(parent, parameters).is_none() {
+                return answer::not_found(".");
+            }
+        }
+    }
     let size = match parameter(parameters, "pageSize") {
         "" => 100,
         size => match size.parse() {
@@ -40,7 +58,9 @@ pub(super) fn list(state: &State, parameters: &Parameters) -> Answer {
             _ => return answer::error(400, "invalid"),
         },
     };
-    let mut found: Vec<&File> = state.files.values().filter(|file| terms.iter().all(|term| term.holds(file))).collect();
+    let shows = |file: &File| !file.hidden && file.drive.as_deref() == drive && file.listed_from <= state.lists;
+    let holds = |file: &File| terms.iter().all(|term| term.holds(file, state.is_trashed(file)));
+    let mut found: Vec<&File> = state.files.values().filter(|file| shows(file) && holds(file)).collect();
     match parameter(parameters, "orderBy") {
         "" => {}
         "name" => found.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id))),
@@ -62,7 +82,7 @@ pub(super) fn list(state: &State, parameters: &Parameters) -> Answer {
     let page = &found[start..found.len().min(start + size)];
     let fields = parameter(parameters, "fields");
     let of_files = fields.split_once("files(").and_then(|(_, rest)| rest.split_once(')')).map_or("", |(of, _)| of);
-    let mut body = json!({ "files": page.iter().map(|file| file.resource(of_files)).collect::<Vec<Value>>() });
+    let mut body = json!({ "files": page.iter().map(|file| file.resource(state, of_files)).collect::<Vec<Value>>() });
     if let (Some(last), Some(map)) = (page.last(), body.as_object_mut())
         && start + size < found.len()
         && (fields.is_empty() || fields.contains("nextPageToken"))
@@ -82,8 +102,8 @@ fn unhex(text: &str) -> String {
 }
 
 pub(super) fn metadata(state: &State, id: &str, parameters: &Parameters) -> Answer {
-    match state.files.get(state.resolve(id)) {
-        Some(file) => answer::json(200, &file.resource(parameter(parameters, "fields"))),
+    match state.visible(id, parameters) {
+        Some(file) => answer::json(200, &file.resource(state, parameter(parameters, "fields"))),
         None => answer::not_found(id),
     }
 }
@@ -97,14 +117,14 @@ pub(super) struct Described {
 }
 
 /// Reads the metadata of a new file.
-pub(super) fn described(state: &State, body: &[u8]) -> Result<Described, Box<Answer>> {
+pub(super) fn described(state: &State, parameters: &Parameters, body: &[u8]) -> Result<Described, Box<Answer>> {
     let value: Value = serde_json::from_slice(body).map_err(|_| Box::new(answer::error(400, "parseError")))?;
     let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     let parents = match value.get("parents").and_then(Value::as_array) {
         Some(list) => list.iter().filter_map(Value::as_str).map(|id| state.resolve(id).to_owned()).collect(),
         None => vec![state.resolve("root").to_owned()],
     };
-    if let Some(missing) = parents.iter().find(|id| !state.files.get(*id).is_some_and(File::is_folder)) {
+    if let Some(missing) = parents.iter().find(|id| !state.visible(id, parameters).is_some_and(File::is_folder)) {
         return Err(Box::new(answer::not_found(missing)));
     }
     if parents.len() != 1 {
@@ -123,7 +143,7 @@ fn properties(value: &Value) -> Option<BTreeMap<String, String>> {
 }
 
 pub(super) fn create(state: &mut State, parameters: &Parameters, body: &[u8]) -> Answer {
-    let Described { name, mime, parents, app_properties } = match described(state, body) {
+    let Described { name, mime, parents, app_properties } = match described(state, parameters, body) {
         Ok(described) => described,
         Err(answer) => return *answer,
     };
@@ -142,15 +162,32 @@ pub(super) fn add(
     use md5::Digest as _;
     let md5 = md5::Md5::digest(&content).iter().map(|b| format!("{b:02x}")).collect();
     let sha256 = backup_core::Digest::of(&content).to_string();
-    let created = Timestamp::now();
-    let file =
-        File { id: id.clone(), name, mime, parents, app_properties, content, md5, sha256, created, trashed: false };
+    let drive = parents.first().and_then(|parent| state.files.get(parent)?.drive.clone());
+    let file = File {
+        id: id.clone(),
+        name,
+        mime,
+        parents,
+        app_properties,
+        content,
+        md5,
+        sha256,
+        created: state.now(),
+        trashed: false,
+        hidden: false,
+        drive,
+        // At once, without a lag.
+        listed_from: if state.lag == 0 { 0 } else { state.lists + 1 + state.lag },
+    };
     state.files.insert(id, file);
 }
 
 pub(super) fn update(state: &mut State, id: &str, parameters: &Parameters, body: &[u8]) -> Answer {
     let Ok(value) = serde_json::from_slice::<Value>(body) else { return answer::error(400, "parseError") };
     let id = state.resolve(id).to_owned();
+    if state.visible(&id, parameters).is_none() {
+        return answer::not_found(&id);
+    }
     let Some(file) = state.files.get_mut(&id) else { return answer::not_found(&id) };
     if let Some(trashed) = value.get("trashed").and_then(Value::as_bool) {
         file.trashed = trashed;
@@ -161,16 +198,18 @@ pub(super) fn update(state: &mut State, id: &str, parameters: &Parameters, body:
     metadata(state, &id, parameters)
 }
 
-pub(super) fn delete(state: &mut State, id: &str) -> Answer {
-    if !state.files.contains_key(id) {
-        return answer::not_found(id);
+pub(super) fn delete(state: &mut State, id: &str, parameters: &Parameters) -> Answer {
+    let Some(file) = state.visible(id, parameters) else { return answer::not_found(id) };
+    let role = file.drive.as_ref().and_then(|drive| state.drives.get(drive));
+    if role.is_some_and(|role| *role != DriveRole::Organizer) {
+        return answer::error(403, "insufficientFilePermissions");
     }
     state.remove(id);
     answer::empty(204)
 }
 
-pub(super) fn download(state: &State, id: &str, headers: &HeaderMap) -> Answer {
-    let Some(file) = state.files.get(state.resolve(id)) else { return answer::not_found(id) };
+pub(super) fn download(state: &State, id: &str, parameters: &Parameters, headers: &HeaderMap) -> Answer {
+    let Some(file) = state.visible(id, parameters) else { return answer::not_found(id) };
     if file.is_folder() {
         return answer::error(403, "fileNotDownloadable");
     }

@@ -32,4 +32,4 @@ mod wire;
 pub use faults::{DriveFault, DriveFaults};
 pub use operation::DriveOperation;
 pub use server::DriveServer;
-pub use state::DriveFile;
+pub use state::{DriveFile, DriveRole};

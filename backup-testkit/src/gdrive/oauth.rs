@@ -35,6 +35,7 @@ pub(super) fn authorize(state: &mut State, parameters: &Parameters) -> Answer {
         .finish();
     let joint = if redirect.contains('?') { '&' } else { '?' };
     let place = format!("{redirect}{joint}{query}");
+    state.given.push(code.clone());
     state.codes.insert(code, Code { redirect, challenge });
     let mut found = answer::empty(302);
     found.headers_mut().extend(HeaderValue::try_from(place).map(|place| (LOCATION, place)));
@@ -73,8 +74,8 @@ pub(super) fn token(state: &mut State, parameters: &Parameters) -> Answer {
             access(state, Some(&refresh))
         }
         "urn:ietf:params:oauth:grant-type:jwt-bearer" => match check_assertion(state, text("assertion")) {
-            true => access(state, None),
-            false => answer::oauth_error("invalid_grant", "Invalid JWT Signature."),
+            Ok(()) => access(state, None),
+            Err(why) => answer::oauth_error("invalid_grant", why),
         },
         _ => answer::oauth_error("unsupported_grant_type", "Invalid grant_type."),
     }
@@ -83,12 +84,14 @@ pub(super) fn token(state: &mut State, parameters: &Parameters) -> Answer {
 pub(super) fn new_refresh_token(state: &mut State) -> String {
     let token = format!("1//refresh/{}", state.id("token"));
     state.refresh_tokens.insert(token.clone());
+    state.given.push(token.clone());
     token
 }
 
 fn access(state: &mut State, refresh: Option<&str>) -> Answer {
     let token = format!("ya29.access.{}", state.id("token"));
     state.access_tokens.insert(token.clone());
+    state.given.push(token.clone());
     let mut body = json!({
         "access_token": token,
         "expires_in": state.token_life,
@@ -106,14 +109,27 @@ fn access(state: &mut State, refresh: Option<&str>) -> Answer {
 struct Claims {
     iss: String,
     scope: String,
+    iat: i64,
+    exp: i64,
 }
 
-fn check_assertion(state: &State, assertion: &str) -> bool {
-    let Some(claimed) = assertion.split('.').nth(1).and_then(|part| BASE64.decode(part).ok()) else { return false };
-    let Ok(claimed) = serde_json::from_slice::<Claims>(&claimed) else { return false };
-    let Some(pem) = state.service_accounts.get(&claimed.iss) else { return false };
-    let Ok(key) = jsonwebtoken::DecodingKey::from_rsa_pem(pem) else { return false };
+/// By how many seconds the clocks may differ.
+const LEEWAY: i64 = 30;
+
+fn check_assertion(state: &State, assertion: &str) -> Result<(), &'static str> {
+    const WRONG: &str = "Invalid JWT Signature.";
+    let claimed = assertion.split('.').nth(1).and_then(|part| BASE64.decode(part).ok()).ok_or(WRONG)?;
+    let claimed = serde_json::from_slice::<Claims>(&claimed).map_err(|_| WRONG)?;
+    let pem = state.service_accounts.get(&claimed.iss).ok_or(WRONG)?;
+    let key = jsonwebtoken::DecodingKey::from_rsa_pem(pem).map_err(|_| WRONG)?;
     let mut rules = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::RS256);
-    rules.validate_aud = false;
-    jsonwebtoken::decode::<Claims>(assertion, &key, &rules).is_ok_and(|token| !token.claims.scope.is_empty())
+    // By the server's own clock, below.
+    (rules.validate_aud, rules.validate_exp) = (false, false);
+    let Claims { iss: _, scope, iat, exp } =
+        jsonwebtoken::decode::<Claims>(assertion, &key, &rules).map_err(|_| WRONG)?.claims;
+    let now = state.now().as_second();
+    if iat > now + LEEWAY || exp < now - LEEWAY || exp - iat > 3600 {
+        return Err("Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe.");
+    }
+    if scope.is_empty() { Err(WRONG) } else { Ok(()) }
 }

@@ -76,10 +76,10 @@ fn quoted(text: &str) -> Option<(String, &str)> {
 }
 
 impl Term {
-    pub(super) fn holds(&self, file: &File) -> bool {
+    pub(super) fn holds(&self, file: &File, is_trashed: bool) -> bool {
         match self {
             Self::Parent(parent) => file.parents.contains(parent),
-            Self::Trashed(trashed) => file.trashed == *trashed,
+            Self::Trashed(trashed) => is_trashed == *trashed,
             Self::Mime { equal, value } => (file.mime == *value) == *equal,
             Self::Name(name) => file.name == *name,
             Self::AppProperty { key, value } => file.app_properties.get(key) == Some(value),

@@ -1,6 +1,6 @@
 //! The server's life, and what a test has in hand.
 
-use super::state::{DriveFile, FOLDER, File, ROOT, State};
+use super::state::{DriveFile, DriveRole, FOLDER, File, ROOT, State};
 use super::wire::{self, Wire};
 use super::{DriveFaults, DriveOperation, files, oauth};
 use bytes::Bytes;
@@ -123,15 +123,59 @@ impl DriveServer {
 
     /// Makes a folder in the drive's root; returns its id.
     pub fn make_folder(&self, name: &str) -> String {
+        self.make_folder_in(ROOT, name)
+    }
+
+    /// Makes a folder in a folder or in a shared drive; returns its id.
+    pub fn make_folder_in(&self, parent: &str, name: &str) -> String {
         let mut state = self.wire.state();
         let id = state.id("folder");
-        let described = (name.to_owned(), FOLDER.to_owned(), vec![ROOT.to_owned()], BTreeMap::new());
+        let described = (name.to_owned(), FOLDER.to_owned(), vec![parent.to_owned()], BTreeMap::new());
         files::add(&mut state, id.clone(), described, Bytes::new());
         id
     }
 
+    /// Makes a shared drive in which the account has a role; returns its id.
+    pub fn make_shared_drive(&self, role: DriveRole) -> String {
+        let mut state = self.wire.state();
+        let id = state.id("drive");
+        let described = (String::from("A shared drive"), FOLDER.to_owned(), Vec::new(), BTreeMap::new());
+        files::add(&mut state, id.clone(), described, Bytes::new());
+        if let Some(root) = state.files.get_mut(&id) {
+            root.drive = Some(id.clone());
+        }
+        state.drives.insert(id.clone(), role);
+        id
+    }
+
+    /// After how many further listings a new file shows up in listings: on shared drives they may lag.
+    pub fn set_list_lag(&self, lists: u64) {
+        self.wire.state().lag = lists;
+    }
+
+    /// By how many seconds the server's clock is ahead of this machine's, or behind it.
+    pub fn set_clock_offset(&self, seconds: i64) {
+        self.wire.state().clock = jiff::SignedDuration::from_secs(seconds);
+    }
+
+    /// Puts a file or folder into the bin past the code under test, or takes it out.
+    pub fn set_trashed(&self, id: &str, trashed: bool) {
+        if let Some(file) = self.wire.state().files.get_mut(id) {
+            file.trashed = trashed;
+        }
+    }
+
     /// Puts a file into a folder past the code under test, as another program would; missing folders of the path are made.
     pub fn plant(&self, folder: &str, path: &str, content: Bytes) {
+        self.plant_as(folder, path, content, false);
+    }
+
+    /// The same with a file of somebody else's that the app cannot see: with the scope `drive.file` it sees only its own.
+    pub fn plant_hidden(&self, folder: &str, path: &str, content: Bytes) {
+        self.plant_as(folder, path, content, true);
+    }
+
+    fn plant_as(&self, folder: &str, path: &str, content: Bytes, hidden: bool) {
         let mut state = self.wire.state();
         let mut parent = folder.to_owned();
         let mut parts: Vec<&str> = path.split('/').collect();
@@ -147,11 +191,28 @@ impl DriveServer {
             });
         }
         let id = state.id("file");
-        files::add(&mut state, id, (name, "text/plain".to_owned(), vec![parent], BTreeMap::new()), content);
+        files::add(&mut state, id.clone(), (name, "text/plain".to_owned(), vec![parent], BTreeMap::new()), content);
+        if let Some(file) = state.files.get_mut(&id) {
+            file.hidden = hidden;
+        }
     }
 
-    /// All files, no folders, by path.
+    /// All files that are not in the bin, no folders, by path.
     pub fn files(&self) -> Vec<DriveFile> {
+        self.all(|file, is_trashed| !file.is_folder() && !is_trashed)
+    }
+
+    /// All folders that are not in the bin, by path.
+    pub fn folders(&self) -> Vec<DriveFile> {
+        self.all(|file, is_trashed| file.is_folder() && !is_trashed)
+    }
+
+    /// What is in the bin, files and folders, by path.
+    pub fn bin(&self) -> Vec<DriveFile> {
+        self.all(|_, is_trashed| is_trashed)
+    }
+
+    fn all(&self, which: impl Fn(&File, bool) -> bool) -> Vec<DriveFile> {
         let state = self.wire.state();
         let file = |file: &File| DriveFile {
             id: file.id.clone(),
@@ -159,7 +220,7 @@ impl DriveServer {
             path: state.path(file),
             content: file.content.clone(),
         };
-        let mut files: Vec<_> = state.files.values().filter(|f| !f.is_folder() && !f.trashed).map(file).collect();
+        let mut files: Vec<_> = state.files.values().filter(|f| which(f, state.is_trashed(f))).map(file).collect();
         files.sort_by(|a, b| (&a.path, &a.id).cmp(&(&b.path, &b.id)));
         files
     }
@@ -182,9 +243,9 @@ impl DriveServer {
         self.wire.state().sessions.values().filter(|session| session.file.is_none()).count()
     }
 
-    /// Ids of upload sessions: secrets, since whoever has one can write.
-    pub fn session_ids(&self) -> Vec<String> {
-        self.wire.state().sessions.keys().cloned().collect()
+    /// Tokens, codes and ids of upload sessions (whoever has one can write) that were ever given out.
+    pub fn secrets(&self) -> Vec<String> {
+        self.wire.state().given.clone()
     }
 
     /// The script of faults.

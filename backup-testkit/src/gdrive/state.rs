@@ -1,7 +1,8 @@
 //! What the server remembers.
 
+use super::files::Parameters;
 use bytes::Bytes;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -21,7 +22,23 @@ pub(super) struct File {
     pub(super) md5: String,
     pub(super) sha256: String,
     pub(super) created: Timestamp,
+    /// By itself; what lies in a folder in the bin is in the bin as well.
     pub(super) trashed: bool,
+    /// Of somebody else's, in a place that is ours: the app cannot see it.
+    pub(super) hidden: bool,
+    /// The shared drive that it is in.
+    pub(super) drive: Option<String>,
+    /// From which listing on it shows up.
+    pub(super) listed_from: u64,
+}
+
+/// What the account may do in a shared drive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DriveRole {
+    /// `organizer`, "Manager": everything.
+    Organizer,
+    /// `fileOrganizer`, "Content manager": adds files and puts them into the bin, but removes none for good.
+    FileOrganizer,
 }
 
 /// A file as a test sees it.
@@ -43,7 +60,7 @@ impl File {
     }
 
     /// The resource, cut down to the fields that were asked for (`*` and nothing stand for the usual ones).
-    pub(super) fn resource(&self, fields: &str) -> Value {
+    pub(super) fn resource(&self, state: &State, fields: &str) -> Value {
         let time = self.created.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string();
         let mut all = json!({
             "kind": "drive#file",
@@ -54,7 +71,7 @@ impl File {
             "appProperties": self.app_properties,
             "createdTime": time,
             "modifiedTime": time,
-            "trashed": self.trashed,
+            "trashed": state.is_trashed(self),
         });
         if !self.is_folder()
             && let Some(map) = all.as_object_mut()
@@ -62,6 +79,9 @@ impl File {
             map.insert("size".into(), self.content.len().to_string().into());
             map.insert("md5Checksum".into(), self.md5.clone().into());
             map.insert("sha256Checksum".into(), self.sha256.clone().into());
+        }
+        if let (Some(drive), Some(map)) = (&self.drive, all.as_object_mut()) {
+            map.insert("driveId".into(), drive.clone().into());
         }
         match fields {
             "*" => all,
@@ -113,6 +133,16 @@ pub(super) struct State {
     /// Bytes that there is room for in all; `None` is without a limit.
     pub(super) quota: Option<u64>,
     pub(super) made: u64,
+    /// Shared drives, and what the account may do there.
+    pub(super) drives: HashMap<String, DriveRole>,
+    /// Tokens, codes and ids of upload sessions that were ever given out.
+    pub(super) given: Vec<String>,
+    /// Listings that were asked for.
+    pub(super) lists: u64,
+    /// After how many further listings a new file shows up.
+    pub(super) lag: u64,
+    /// By how much the server's clock is ahead of this machine's.
+    pub(super) clock: SignedDuration,
 }
 
 impl State {
@@ -126,8 +156,19 @@ impl State {
         self.files.values().map(|file| file.content.len() as u64).sum()
     }
 
-    pub(super) fn exists(&self, id: &str) -> bool {
-        self.files.get(id).is_some_and(|file| !file.trashed)
+    pub(super) fn now(&self) -> Timestamp {
+        Timestamp::now().saturating_add(self.clock).unwrap_or(Timestamp::MAX)
+    }
+
+    /// A file as requests see it: nobody else's, and on a shared drive only for those that say that they know of such.
+    pub(super) fn visible(&self, id: &str, parameters: &Parameters) -> Option<&File> {
+        let all_drives = parameters.get("supportsAllDrives").is_some_and(|all| all == "true");
+        self.files.get(self.resolve(id)).filter(|file| !file.hidden && (file.drive.is_none() || all_drives))
+    }
+
+    /// Whether a file is in the bin, by itself or with a folder above it.
+    pub(super) fn is_trashed(&self, file: &File) -> bool {
+        file.trashed || file.parents.iter().filter_map(|id| self.files.get(id)).any(|above| self.is_trashed(above))
     }
 
     /// `root` is another name of the drive's root.
@@ -150,7 +191,8 @@ impl State {
     }
 
     pub(super) fn path(&self, file: &File) -> String {
-        let above = file.parents.first().and_then(|parent| self.files.get(parent)).filter(|parent| parent.id != ROOT);
+        let above =
+            file.parents.first().and_then(|parent| self.files.get(parent)).filter(|parent| !parent.parents.is_empty());
         match above {
             Some(above) => format!("{}/{}", self.path(above), file.name),
             None => file.name.clone(),

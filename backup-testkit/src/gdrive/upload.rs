@@ -14,7 +14,7 @@ pub(super) fn begin(state: &mut State, own: &str, parameters: &Parameters, heade
     if parameters.get("uploadType").map(String::as_str) != Some("resumable") {
         return answer::error(400, "badRequest");
     }
-    let Described { name, mime, parents, app_properties } = match files::described(state, body) {
+    let Described { name, mime, parents, app_properties } = match files::described(state, parameters, body) {
         Ok(described) => described,
         Err(answer) => return *answer,
     };
@@ -25,12 +25,14 @@ pub(super) fn begin(state: &mut State, own: &str, parameters: &Parameters, heade
     }
     let mime = if mime.is_empty() { text("x-upload-content-type").to_owned() } else { mime };
     let id = state.id("session");
+    state.given.push(id.clone());
     state
         .sessions
         .insert(id.clone(), Session { name, mime, parents, app_properties, total, kept: Vec::new(), file: None });
     let mut begun = answer::empty(200);
     let fields = parameters.get("fields").map(|fields| format!("&fields={fields}")).unwrap_or_default();
-    let place = format!("{own}/upload/drive/v3/files?uploadType=resumable&upload_id={id}{fields}");
+    let drives = parameters.get("supportsAllDrives").map(|all| format!("&supportsAllDrives={all}")).unwrap_or_default();
+    let place = format!("{own}/upload/drive/v3/files?uploadType=resumable&upload_id={id}{fields}{drives}");
     begun.headers_mut().extend(HeaderValue::try_from(place).map(|place| (LOCATION, place)));
     begun
 }
@@ -90,7 +92,7 @@ pub(super) fn chunk(
     let content = Bytes::from(std::mem::take(&mut session.kept));
     let described =
         (session.name.clone(), session.mime.clone(), session.parents.clone(), session.app_properties.clone());
-    if let Some(missing) = described.2.iter().find(|parent| !state.exists(parent)).cloned() {
+    if let Some(missing) = described.2.iter().find(|parent| !state.files.contains_key(*parent)).cloned() {
         state.sessions.remove(&id);
         return answer::not_found(&missing);
     }

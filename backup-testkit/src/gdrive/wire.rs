@@ -8,7 +8,7 @@ use super::{DriveFault, DriveFaults, DriveOperation, oauth, upload};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, DATE, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, DATE, HeaderValue, RETRY_AFTER};
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request};
 use hyper_util::rt::TokioIo;
@@ -95,17 +95,31 @@ impl Wire {
                 let bytes = body.collect().await.map_err(|_| Closed)?.to_bytes();
                 Answer::from_parts(head, answer::broken(bytes, after))
             }
-            Some(DriveFault::Flip { at }) => {
+            Some(DriveFault::StallBody { after }) => {
                 let (head, body) = self.serve(&request, None, true).into_parts();
-                let mut bytes = body.collect().await.map_err(|_| Closed)?.to_bytes().to_vec();
+                let bytes = body.collect().await.map_err(|_| Closed)?.to_bytes();
+                Answer::from_parts(head, answer::stalled(&bytes, after))
+            }
+            Some(DriveFault::Padded { blanks }) => {
+                let (head, body) = self.serve(&request, None, true).into_parts();
+                let bytes = body.collect().await.map_err(|_| Closed)?.to_bytes();
+                Answer::from_parts(head, answer::body([vec![b' '; blanks].as_slice(), &bytes].concat().into()))
+            }
+            Some(DriveFault::StoreFlipped { at }) => {
+                let mut bytes = body.to_vec();
                 if let Some(byte) = bytes.get_mut(at) {
                     *byte ^= 1;
                 }
-                Answer::from_parts(head, answer::body(bytes.into()))
+                self.serve(&Served { body: &bytes.into(), ..request }, None, true)
+            }
+            Some(DriveFault::Busy { status, after_s }) => {
+                let mut busy = answer::error(status, "backendError");
+                busy.headers_mut().insert(RETRY_AFTER, after_s.into());
+                busy
             }
             _ => self.serve(&request, None, true),
         };
-        let date = jiff::Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        let date = self.state().now().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
         answer.headers_mut().extend(HeaderValue::try_from(date).map(|date| (DATE, date)));
         Ok(answer)
     }
@@ -135,12 +149,12 @@ impl Wire {
                 oauth::token(&mut state, &form(body))
             }
             DriveOperation::About => files::about(&state, &parameters),
-            DriveOperation::List => files::list(&state, &parameters),
+            DriveOperation::List => files::list(&mut state, &parameters),
             DriveOperation::GetMetadata => files::metadata(&state, id, &parameters),
-            DriveOperation::Download => files::download(&state, id, headers),
+            DriveOperation::Download => files::download(&state, id, &parameters, headers),
             DriveOperation::Create => files::create(&mut state, &parameters, body),
             DriveOperation::Update => files::update(&mut state, id, &parameters, body),
-            DriveOperation::Delete => files::delete(&mut state, id),
+            DriveOperation::Delete => files::delete(&mut state, id, &parameters),
             DriveOperation::BeginUpload => upload::begin(&mut state, &self.own, &parameters, headers, body),
             DriveOperation::UploadChunk | DriveOperation::UploadStatus => {
                 upload::chunk(&mut state, &parameters, headers, body, partial, whole)

@@ -7,6 +7,8 @@ use crate::failure::{Exit, Failure};
 use backup_core::{Error, ErrorClass, Result as CoreResult};
 use backup_gdrive::account::{Account, OAuthClient, PendingConsent};
 use backup_gdrive::{Credentials, GDrive, GDriveConfig};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::json;
@@ -19,6 +21,11 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// No request line of a browser is longer.
 const LONGEST_REQUEST: usize = 16 << 10;
+
+/// How long a connection may take to say what it wants.
+const SILENCE: Duration = Duration::from_secs(10);
+/// So many connections are listened to at once.
+const AT_ONCE: usize = 64;
 
 pub(super) async fn run(app: &App, args: Gdrive) -> Result<Exit, Failure> {
     match args {
@@ -111,10 +118,17 @@ async fn wait_for_browser(
     oauth: &OAuthClient,
     pending: &PendingConsent,
 ) -> CoreResult<SecretString> {
+    // Side by side: one that says nothing must not keep the right one waiting.
+    let mut asking = FuturesUnordered::new();
     loop {
-        let (stream, _) = listener.accept().await.map_err(|e| Error::io(e, "cannot listen for the browser"))?;
-        // One that says nothing must not keep the right one waiting.
-        let asked = tokio::time::timeout(Duration::from_secs(10), request(stream)).await;
+        let asked = tokio::select! {
+            accepted = listener.accept(), if asking.len() < AT_ONCE => {
+                let (stream, _) = accepted.map_err(|e| Error::io(e, "cannot listen for the browser"))?;
+                asking.push(tokio::time::timeout(SILENCE, request(stream)));
+                continue;
+            }
+            Some(asked) = asking.next() => asked,
+        };
         let Ok(Ok((mut stream, parameters))) = asked else { continue };
         let Some(state) = parameters.get("state") else {
             // An icon, or somebody else.

@@ -45,6 +45,10 @@ impl Parts {
                     .into(),
             );
         }
+        if folder == "root" {
+            let text = "the top of a drive is another place for each account; write the id of a folder (`backup gdrive login` makes one)";
+            return Err(text.into());
+        }
         let mut parts =
             Self { folder: decode(folder)?, path: decode(path)?.trim_matches('/').into(), ..Self::default() };
         for option in options.split('&').filter(|option| !option.is_empty()) {
@@ -173,7 +177,7 @@ mod tests {
     fn what_is_kept_means_the_same_again() {
         for (rest, kept) in [
             ("1AbC_d-e", "1AbC_d-e"),
-            ("//root/a/b c/", "root/a/b%20c"),
+            ("//1x/a/b c/", "1x/a/b%20c"),
             ("1x?account=me@example.org&drive=0ABC", "1x?account=me@example.org&drive=0ABC"),
             ("1x/y?credentials=/k/robot.json", "1x/y?credentials=/k/robot.json"),
         ] {
@@ -187,6 +191,7 @@ mod tests {
     fn what_cannot_be_right_is_refused() {
         for (rest, why) in [
             ("", "id is missing"),
+            ("root/a", "another place for each account"),
             ("a b", "id of a folder"),
             ("1x/../y", "path"),
             ("1x?account=../z", "name of an account"),
