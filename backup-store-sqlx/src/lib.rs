@@ -27,12 +27,15 @@ mod rows;
 mod sql;
 mod store;
 #[cfg(all(test, feature = "sqlite"))]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
 mod tests;
 
 #[cfg(all(test, feature = "sqlite", feature = "postgres", feature = "mysql"))]
 #[path = "../tests/databases/mod.rs"]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
 mod databases;
 #[cfg(all(test, feature = "sqlite", feature = "postgres", feature = "mysql"))]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
 mod plans;
 
 pub use store::SqlxStore;

@@ -7,7 +7,9 @@ use crate::place::Place;
 use backup_core::{Error, Result};
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::migrate::{Migrate, MigrateError, Migrator};
-use sqlx::{Any, AnyConnection, ConnectOptions, Pool};
+#[cfg(feature = "sqlite")]
+use sqlx::{Any, Pool};
+use sqlx::{AnyConnection, ConnectOptions};
 use std::str::FromStr;
 use std::sync::Once;
 use std::time::{Duration, Instant};
@@ -128,6 +130,7 @@ async fn lock(conn: &mut AnyConnection, dialect: Dialect, lock: Lock) -> Result<
                 _ => Err(Error::transient("another process makes the tables, and does not come to an end")),
             }
         }
+        #[allow(unreachable_patterns, reason = "which databases there are is for features to say")]
         _ => match lock {
             Lock::Take => conn.lock().await.map_err(migration_failed),
             Lock::GiveBack => conn.unlock().await.map_err(migration_failed),

@@ -31,6 +31,7 @@ pub(crate) enum Place {
 impl Place {
     /// Understands the URL of a store. Errors never repeat the whole URL: there may be a password in it.
     pub(crate) fn parse(url: &str) -> Result<Self> {
+        #[cfg_attr(not(feature = "sqlite"), allow(unused_variables, reason = "only files are told by it"))]
         let Some((scheme, rest)) = url.split_once(':') else {
             return Err(Error::invalid("not the URL of a store; give one such as sqlite:///var/lib/backup/store.db"));
         };

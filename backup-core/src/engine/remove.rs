@@ -80,7 +80,9 @@ pub(super) async fn cancel_backup(
 /// Removes all objects of an archive without a manifest. `None` when it has one: what is complete is removed by its own name only.
 pub(super) async fn remove_unfinished(destination: &dyn Destination, archive: &ArchiveId) -> Result<Option<u64>> {
     let names = |sealed| ObjectNames::new(archive.clone(), Codec::None, sealed);
-    if destination.stat(&names(false).swept()).await?.is_none() {
+    // A manifest without a header is what a worker put that woke up after a sweep; it completes nothing.
+    let is_whole = destination.stat(&names(false).header()).await?.is_some();
+    if is_whole && destination.stat(&names(false).swept()).await?.is_none() {
         for manifest in [names(false).manifest(), names(true).manifest()] {
             if destination.stat(&manifest).await?.is_some() {
                 return Ok(None);

@@ -288,7 +288,7 @@ impl BackupService {
         }
     }
 
-    /// Changes the bandwidth of an operation that runs in this process, from now on; `false` when it does not run here.
+    /// Changes the bandwidth of an operation that the worker of this process runs, from now on; `false` when it does not.
     pub fn set_limits(&self, id: &OperationId, read: Option<NonZeroU64>, write: Option<NonZeroU64>) -> bool {
         let limits = self.inner.limits.lock().unwrap_or_else(PoisonError::into_inner);
         match limits.get(id) {

@@ -101,7 +101,7 @@ impl BackupService {
     pub async fn run_now(&self, id: &OperationId, take_over: TakeOver) -> Result<Option<OperationHandle>> {
         Spec::of(&self.operation(id).await?)?;
         match self.inner.engine.try_claim(id, take_over).await? {
-            Some(claimed) => begin(self, claimed).await.map(Some),
+            Some(claimed) => Ok(Some(Box::pin(begin(self, claimed)).await?.0)),
             None => Ok(None),
         }
     }
@@ -228,8 +228,9 @@ impl Job {
         let id = claimed.operation().new.id.clone();
         // Nobody may be listening.
         let _ = self.inner.events.send(ServiceEvent::Started(Box::new(claimed.operation().clone())));
-        match begin(&service, claimed).await {
-            Ok(handle) => {
+        match Box::pin(begin(&service, claimed)).await {
+            Ok((handle, limits)) => {
+                self.inner.limits.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), limits);
                 let token = handle.hand_over_token();
                 self.handles.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), token.clone());
                 // A shutdown that came meanwhile did not find the handle.
@@ -249,16 +250,18 @@ impl Job {
 }
 
 /// What an operation is continued with.
+#[derive(Debug)]
 enum Work {
     Backup(BackupWork),
     Restore(RestoreWork),
 }
 
 /// Builds the adapters of a claimed operation and begins. When they cannot be built, the operation pauses or fails.
-async fn begin(service: &BackupService, claimed: Claimed) -> Result<OperationHandle> {
+async fn begin(service: &BackupService, claimed: Claimed) -> Result<(OperationHandle, Limits)> {
+    let engine = &service.inner.engine;
     match Box::pin(prepare(service, &claimed)).await {
-        Ok(Work::Backup(work)) => service.inner.engine.continue_backup(claimed, work).await,
-        Ok(Work::Restore(work)) => service.inner.engine.continue_restore(claimed, work).await,
+        Ok((Work::Backup(work), limits)) => Ok((engine.continue_backup(claimed, work).await?, limits)),
+        Ok((Work::Restore(work), limits)) => Ok((engine.continue_restore(claimed, work).await?, limits)),
         Err(error) => {
             let text = error.chain();
             claimed.broke_off(error).await?;
@@ -267,29 +270,32 @@ async fn begin(service: &BackupService, claimed: Claimed) -> Result<OperationHan
     }
 }
 
-async fn prepare(service: &BackupService, claimed: &Claimed) -> Result<Work> {
+async fn prepare(service: &BackupService, claimed: &Claimed) -> Result<(Work, Limits)> {
     let operation = claimed.operation();
     let spec = Spec::of(operation)?;
     let OperationConnections { source, destination } = connections(operation)?;
-    let limits = |limits: Limits| {
-        let mut all = service.inner.limits.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(operation.new.id.clone(), limits.clone());
-        limits
-    };
     match spec {
-        Spec::Backup { options, sealed, limits: rates } => Ok(Work::Backup(BackupWork {
-            source: service.source(&source, &options).await?,
-            destination: service.destination(&destination).await?,
-            // Without keys the engine says so in its own way.
-            keys: service.archive_keys(sealed).unwrap_or_default(),
-            limits: limits(rates.limits()),
-        })),
-        Spec::Restore { options, allow_unsealed, limits: rates } => Ok(Work::Restore(RestoreWork {
-            destination: service.destination(&source).await?,
-            target: service.target(&destination, &options).await?,
-            open: service.open_options(allow_unsealed),
-            limits: limits(rates.limits()),
-            keep_going: false,
-        })),
+        Spec::Backup { options, sealed, limits } => {
+            let limits = limits.limits();
+            let work = BackupWork {
+                source: service.source(&source, &options).await?,
+                destination: service.destination(&destination).await?,
+                // Without keys the engine says so in its own way.
+                keys: service.archive_keys(sealed).unwrap_or_default(),
+                limits: limits.clone(),
+            };
+            Ok((Work::Backup(work), limits))
+        }
+        Spec::Restore { options, allow_unsealed, limits } => {
+            let limits = limits.limits();
+            let work = RestoreWork {
+                destination: service.destination(&source).await?,
+                target: service.target(&destination, &options).await?,
+                open: service.open_options(allow_unsealed),
+                limits: limits.clone(),
+                keep_going: false,
+            };
+            Ok((Work::Restore(work), limits))
+        }
     }
 }

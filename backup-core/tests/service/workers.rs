@@ -5,6 +5,8 @@ use backup_core::adapter::{LogSink, Store};
 use backup_core::model::{LogRecord, OperationId};
 use backup_core::service::{NewBackup, ServiceEvent, WorkerOptions};
 use backup_core::state::State;
+use backup_testkit::Method;
+use backup_testkit::record::{Recorder, RecordingStore};
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -131,6 +133,22 @@ async fn a_connection_has_no_more_operations_at_once_than_allowed() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(most, 1);
+}
+
+#[tokio::test]
+async fn an_idle_worker_asks_one_question_a_second() {
+    let place = Place::new();
+    let recorder = Recorder::new();
+    let store = RecordingStore::new(Arc::new(place.store.clone()), recorder.clone());
+    let worker = place.builder_on(store).worker(WorkerOptions::default()).build().unwrap();
+    tokio::time::sleep(Duration::from_millis(3200)).await;
+    worker.shutdown().await;
+    assert!(recorder.count(Method::ClaimNext).calls <= 4, "{recorder:?}");
+    // Once at the start, and every 15 seconds, for what dead processes of this host left.
+    assert!(recorder.count(Method::Query).calls <= 1, "{recorder:?}");
+    let all: u64 =
+        [Method::Get, Method::Claim, Method::Renew, Method::Totals].map(|m| recorder.count(m).calls).iter().sum();
+    assert_eq!(all, 0, "{recorder:?}");
 }
 
 #[derive(Debug, Default)]
