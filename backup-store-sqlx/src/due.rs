@@ -9,7 +9,7 @@ use crate::error::failed;
 use crate::{rows, sql};
 use backup_core::Result;
 use backup_core::adapter::check_claim_next;
-use backup_core::model::{Claim, ClaimNext, ClaimOver, ClaimRequest, ConnectionId, OperationId};
+use backup_core::model::{Claim, ClaimNext, ConnectionId, OperationId};
 use sqlx::AnyConnection;
 use std::collections::BTreeSet;
 
@@ -84,7 +84,14 @@ impl Db {
         let lock = self.dialect.query(sql::LOCK_FREE_OPERATION).bind(candidate.operation.to_string());
         let row = lock.fetch_optional(&mut *tx).await.map_err(failed("cannot lock the operation"))?;
         let Some(row) = row else { return Ok(Tried::Gone) };
-        let (before, now) = rows::operation(&row)?;
+        let (before, now) = match rows::operation(&row) {
+            Ok(read) => read,
+            // Of a newer version perhaps; it must not keep the others waiting.
+            Err(error) => {
+                tracing::warn!(error = %error.chain(), "an operation that is due cannot be read");
+                return Ok(Tried::Gone);
+            }
+        };
         if before.due_at().is_none_or(|due_at| due_at > now) {
             return Ok(Tried::Gone);
         }
@@ -96,8 +103,8 @@ impl Db {
                 return Ok(Tried::Busy(connection.clone()));
             }
         }
-        let request = ClaimRequest { holder: next.holder.clone(), lease: next.lease, over: ClaimOver::Nobody };
-        let claim = self.write_claim(&mut tx, before, &request, now).await?;
+        let claimed = before.claim_due(next, rand::random(), now)?;
+        let claim = self.write_claim(&mut tx, &before, claimed, now).await?;
         self.commit(tx).await?;
         Ok(Tried::Claimed(Box::new(claim)))
     }

@@ -12,7 +12,9 @@ use sqlx::AnyConnection;
 
 /// Records in one statement: a database allows a limited number of bound values (SQLite 32,766).
 const ROWS_PER_INSERT: usize = 200;
-/// Operations whose logs are cleared in one transaction.
+/// Records that are cleared in one transaction, about.
+const CLEARED_ROWS: i64 = 5_000;
+/// Operations whose logs are looked for at once.
 const CLEARED_AT_ONCE: i64 = 100;
 const CANNOT_WRITE: &str = "cannot write the job log";
 const CANNOT_CLEAR: &str = "cannot clear old logs";
@@ -62,9 +64,28 @@ impl Db {
             let Some(last) = ids.last() else { return Ok(cleared) };
             after = last.to_string();
             let mut tx = self.begin().await?;
+            let mut in_tx = 0;
             for id in &ids {
-                let clear = self.dialect.query(sql::CLEAR_LOG).bind(id.to_string()).bind(before.as_microsecond());
-                cleared += clear.execute(&mut *tx).await.map_err(failed(CANNOT_CLEAR))?.rows_affected();
+                loop {
+                    let bound = self.dialect.query(sql::BOUND_OLD_LOG).bind(id.to_string());
+                    let bound = bound.bind(before.as_microsecond()).bind(CLEARED_ROWS);
+                    let bound = bound.fetch_optional(&mut *tx).await.map_err(failed(CANNOT_CLEAR))?;
+                    let bound = bound.as_ref().map(rows::number).transpose()?;
+                    let clear = self.dialect.query(sql::CLEAR_LOG).bind(id.to_string()).bind(before.as_microsecond());
+                    let clear = clear.bind(bound.unwrap_or(i64::MAX)).execute(&mut *tx).await;
+                    let rows = clear.map_err(failed(CANNOT_CLEAR))?.rows_affected();
+                    cleared += rows;
+                    in_tx += rows;
+                    // Others have to write too.
+                    if in_tx >= CLEARED_ROWS.unsigned_abs() {
+                        self.commit(tx).await?;
+                        tx = self.begin().await?;
+                        in_tx = 0;
+                    }
+                    if bound.is_none() {
+                        break;
+                    }
+                }
             }
             self.commit(tx).await?;
         }

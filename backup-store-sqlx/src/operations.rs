@@ -6,8 +6,8 @@ use crate::error::failed;
 use crate::{rows, sql};
 use backup_core::adapter::{DEFAULT_QUERY_LIMIT, StoredOperation, no_such_operation, operation_exists};
 use backup_core::model::{
-    Checkpoint, Claim, ClaimRequest, Fence, NewOperation, Operation, OperationId, OperationQuery, OperationTotals,
-    Progress, Renewal, Request, Transition,
+    Checkpoint, Claim, ClaimRequest, Fence, LogRecord, NewOperation, Operation, OperationId, OperationQuery,
+    OperationTotals, Progress, Renewal, Request, Transition,
 };
 use backup_core::{Error, ErrorClass, Result};
 use jiff::Timestamp;
@@ -76,7 +76,8 @@ impl Db {
     pub(crate) async fn claim(&self, id: &OperationId, request: &ClaimRequest) -> Result<Claim> {
         let mut tx = self.begin().await?;
         let (before, now) = self.lock_operation(&mut tx, id).await?;
-        let claim = self.write_claim(&mut tx, before, request, now).await?;
+        let claimed = before.claim(request, rand::random(), now)?;
+        let claim = self.write_claim(&mut tx, &before, claimed, now).await?;
         self.commit(tx).await?;
         Ok(claim)
     }
@@ -128,17 +129,16 @@ impl Db {
         rows::operation(&row)
     }
 
-    /// Claims an operation that this transaction has locked.
+    /// Writes the claim of an operation that this transaction has locked.
     pub(crate) async fn write_claim(
         &self,
         conn: &mut AnyConnection,
-        before: StoredOperation,
-        request: &ClaimRequest,
+        before: &StoredOperation,
+        (stored, record): (StoredOperation, LogRecord),
         now: Timestamp,
     ) -> Result<Claim> {
-        let (stored, record) = before.claim(request, rand::random(), now)?;
         let id = stored.operation.new.id.clone();
-        self.update(conn, &before, &stored).await?;
+        self.update(conn, before, &stored).await?;
         self.append(conn, &id, &[record]).await?;
         let checkpoint = self.load_checkpoint(conn, &id).await?;
         Ok(Claim { fence: stored.fence(), operation: stored.at(now), checkpoint })

@@ -81,7 +81,12 @@ pub(crate) const PAGE_LOG: &str = "SELECT sequence, time, level, step, message, 
 pub(crate) const LIST_OLD_LOGS: &str = "SELECT id FROM backup_operations WHERE id > ? AND id < ? AND EXISTS (SELECT 1 \
     FROM backup_log_records WHERE operation_id = backup_operations.id AND time < ?) ORDER BY id LIMIT ?";
 
-pub(crate) const CLEAR_LOG: &str = "DELETE FROM backup_log_records WHERE operation_id = ? AND time < ?";
+/// The first record behind so many; what comes before it can be cleared in one transaction.
+pub(crate) const BOUND_OLD_LOG: &str = "SELECT sequence FROM backup_log_records WHERE operation_id = ? AND time < ? \
+    ORDER BY sequence LIMIT 1 OFFSET ?";
+
+pub(crate) const CLEAR_LOG: &str =
+    "DELETE FROM backup_log_records WHERE operation_id = ? AND time < ? AND sequence < ?";
 
 /// What [`rows::archive`](crate::rows::archive) reads.
 macro_rules! select_archive {

@@ -62,7 +62,7 @@ pub trait Store: ConnectionStore {
     /// - Operations without connections are never claimed so.
     /// - One of whose connections `per_connection` other operations work with under running leases is passed over.
     /// - Of several claims at once each gets another operation, and the limits hold.
-    /// - The claim is as one by [`claim`](Self::claim); `None` when nothing is due.
+    /// - The claim is as one by [`claim`](Self::claim), but for a stored pause, which stays; `None` when nothing is due.
     async fn claim_next(&self, request: &ClaimNext) -> Result<Option<Claim>>;
 
     /// Extends a lease.

@@ -95,6 +95,17 @@ impl StoredOperation {
         Ok((next, LogRecord { time: now, ..log }))
     }
 
+    /// The operation after a claim of what is due, and the log record of it. A wish for a pause that its worker did not live to see to stays.
+    ///
+    /// # Errors
+    /// As [`claim`](Self::claim).
+    pub fn claim_due(&self, next: &ClaimNext, nonce: u32, now: Timestamp) -> Result<(Self, LogRecord)> {
+        let ClaimNext { holder, lease, per_connection: _ } = next.clone();
+        let (mut claimed, log) = self.claim(&ClaimRequest { holder, lease, over: ClaimOver::Nobody }, nonce, now)?;
+        claimed.operation.request = self.operation.request.filter(|request| *request == Request::Pause);
+        Ok((claimed, log))
+    }
+
     /// The operation with its lease extended from now on.
     ///
     /// # Errors

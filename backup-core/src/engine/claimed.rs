@@ -7,6 +7,7 @@ use crate::model::{Claim, ClaimNext, ClaimOver, ClaimRequest, Operation, Operati
 use crate::state::Event;
 use crate::{Error, ErrorClass, Result};
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 /// The right to work on an operation, until its lease runs out: it is renewed only once the work has begun.
 #[derive(Debug)]
@@ -19,6 +20,28 @@ impl Claimed {
     /// The operation after the claim.
     pub fn operation(&self) -> &Operation {
         &self.claim.operation
+    }
+
+    /// A token that hands the operation over when it is cancelled; it goes on to be that of the [handle](super::OperationHandle).
+    pub fn hand_over_token(&self) -> CancellationToken {
+        self.session.hand_over.clone()
+    }
+
+    /// Runs what must be done before the work can begin, under the lease. `None` when the operation is to pause, or to be handed over,
+    /// before that is done: then [`stop`](Self::stop) it.
+    ///
+    /// # Errors
+    /// What `work` met; `Conflict` when the claim is void.
+    pub async fn before_work<T>(&self, work: impl Future<Output = Result<T>>) -> Result<Option<T>> {
+        self.session.before_work(work).await
+    }
+
+    /// Pauses the operation, or hands it over, as was asked for.
+    ///
+    /// # Errors
+    /// What the store met.
+    pub async fn stop(self) -> Result<Outcome> {
+        self.session.paused().await
     }
 
     /// Gives the operation back because the work cannot begin: it pauses when a human can mend that, else it fails.
@@ -64,5 +87,9 @@ pub(super) async fn orphan(engine: &Engine, operation: &Operation) -> Result<Opt
     if !operation.state.is_held() || !operation.holder.as_ref().is_some_and(holder_is_dead) {
         return Ok(None);
     }
-    try_claim(engine, &operation.new.id, TakeOver::WhenFree).await
+    match try_claim(engine, &operation.new.id, TakeOver::WhenFree).await {
+        // It has ended meanwhile.
+        Err(e) if matches!(e.class(), ErrorClass::Conflict | ErrorClass::NotFound) => Ok(None),
+        result => result,
+    }
 }

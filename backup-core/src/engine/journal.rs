@@ -37,13 +37,8 @@ impl Journal {
             waiting.left_out += 1;
             return;
         }
-        if waiting.left_out > 0 && waiting.bytes < FULL {
-            let text = format!(
-                "{} records of level debug were left out, because the store did not take them in time",
-                waiting.left_out
-            );
-            waiting.left_out = 0;
-            waiting.push(LogRecord::debug("log", text));
+        if waiting.bytes < FULL {
+            waiting.tell_gap();
         }
         waiting.push(record);
     }
@@ -60,7 +55,11 @@ impl Journal {
 
     /// All that waits. It stays until [`written`](Self::written): a write that is dropped loses nothing.
     pub(super) fn waiting(&self) -> Vec<LogRecord> {
-        self.lock().records.clone()
+        let mut waiting = self.lock();
+        if waiting.bytes < FULL {
+            waiting.tell_gap();
+        }
+        waiting.records.clone()
     }
 
     /// Takes out the first so many, which the store has now.
@@ -76,6 +75,16 @@ impl Journal {
 }
 
 impl Waiting {
+    /// Says how many records were left out, if any were.
+    fn tell_gap(&mut self) {
+        let left_out = std::mem::take(&mut self.left_out);
+        if left_out > 0 {
+            let text =
+                format!("{left_out} records of level debug were left out, because the store did not take them in time");
+            self.push(LogRecord::debug("log", text));
+        }
+    }
+
     fn push(&mut self, record: LogRecord) {
         self.bytes += size(&record);
         self.records.push(record);

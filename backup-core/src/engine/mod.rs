@@ -183,6 +183,14 @@ impl Engine {
         remove::cancel_backup(&self.store, id, &*destination).await
     }
 
+    /// Cancels an operation without removing what it has written; cancelling it by its kind then does that. No place need be reached.
+    ///
+    /// # Errors
+    /// `Conflict` when it is already completing or completed; `NotFound` when there is none; what the store met.
+    pub async fn give_up(&self, id: &OperationId) -> Result<Operation> {
+        remove::set_cancelled(&self.store, id, |_| Ok(())).await
+    }
+
     /// Cancels a restore, running or not, and removes what it left staged at its target; of one that is cancelled already, what is
     /// left of that. Entries that were restored stay.
     ///

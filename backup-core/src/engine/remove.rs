@@ -184,13 +184,18 @@ async fn at_work_on(store: &dyn Store, id: &ArchiveId, place: &Identity) -> Resu
         query.before = Some(last.new.id.clone());
         let at_work = page.into_iter().find(|o| {
             o.new.archive == *id
-                && (o.new.kind == OperationKind::Backup || o.state.is_held())
+                && (o.new.kind == OperationKind::Backup || waits_or_runs(&o.state))
                 && place_of_archive(o) == place
         });
         if at_work.is_some() {
             return Ok(at_work);
         }
     }
+}
+
+/// Whether a restore goes on, or is meant to.
+fn waits_or_runs(state: &State) -> bool {
+    state.is_held() || matches!(state, State::Pending | State::Paused { .. })
 }
 
 fn place_of_archive(operation: &Operation) -> &Identity {

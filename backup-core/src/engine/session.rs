@@ -147,12 +147,20 @@ impl Session {
             tokio::select! {
                 () = self.keep() => {}
                 () = self.lost.cancelled() => {}
+                () = self.watch_deadline() => {}
             }
         };
         tokio::select! {
             biased;
             result = work => result,
             () = keep => Err(self.lost_error()),
+        }
+    }
+
+    /// Ends when the lease has run out, whatever a call to the store is still waiting for.
+    async fn watch_deadline(&self) {
+        while self.ensure_held().is_ok() {
+            tokio::time::sleep(RENEW_AT_MOST.min(self.lease / 3)).await;
         }
     }
 
@@ -175,7 +183,11 @@ impl Session {
                 }
                 continue;
             }
-            match self.store.renew(&self.fence, self.lease, Some(&progress)).await {
+            // A store that hangs is asked again in time.
+            let patience = (self.lease / 3).max(RENEW_AT_MOST);
+            let renewal =
+                tokio::time::timeout(patience, self.store.renew(&self.fence, self.lease, Some(&progress))).await;
+            match renewal.unwrap_or_else(|_| Err(Error::transient("the store does not answer in time"))) {
                 Ok(renewal) => {
                     self.lease_runs_from(start);
                     renewed = start;
@@ -205,7 +217,9 @@ impl Session {
         if records.is_empty() {
             return;
         }
-        match self.store.append_log(&self.fence.operation, &records).await {
+        let patience = (self.lease / 3).max(RENEW_AT_MOST);
+        let written = tokio::time::timeout(patience, self.store.append_log(&self.fence.operation, &records)).await;
+        match written.unwrap_or_else(|_| Err(Error::transient("the store does not answer in time"))) {
             Ok(()) => self.journal.written(records.len()),
             Err(e) => tracing::warn!(error = %e.chain(), "the job log could not be written yet"),
         }
@@ -279,7 +293,7 @@ impl Session {
         transition.progress = Some(self.meter.publish());
         with(&mut transition);
         self.leaving.store(transition.event != Event::Commit, Ordering::Release);
-        let result = self.store.transition(transition).await;
+        let result = self.change(transition).await;
         if let Err(error) = &result {
             self.leaving.store(false, Ordering::Release);
             if error.class() == ErrorClass::Conflict {
@@ -287,6 +301,45 @@ impl Session {
             }
         }
         result
+    }
+
+    /// Makes a change of state, again while passing faults are all that it meets and the hold lasts. One whose answer got lost has
+    /// happened.
+    async fn change(&self, transition: Transition) -> Result<Operation> {
+        let mut wait = self.retry.initial;
+        let mut repeated = false;
+        loop {
+            let error = match self.store.transition(transition.clone()).await {
+                Ok(operation) => return Ok(operation),
+                Err(error) => error,
+            };
+            let passing = error.is_retryable() && self.ensure_held().is_ok();
+            if passing || repeated {
+                let now = self.store.get(&self.fence.operation).await;
+                if let Ok(Some(now)) = now
+                    && (now.attempt, now.nonce) == (self.fence.attempt, self.fence.nonce)
+                    && has_happened(&transition.event, &now.state)
+                {
+                    return Ok(now);
+                }
+            }
+            if !passing {
+                return Err(error);
+            }
+            tracing::warn!(error = %error.chain(), "the store does not answer as it should; trying again");
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(self.retry.max);
+            repeated = true;
+        }
+    }
+
+    /// Runs what comes before the work of an attempt, under the lease. `None` when the attempt is to stop before that.
+    pub(super) async fn before_work<T>(&self, work: impl Future<Output = Result<T>>) -> Result<Option<T>> {
+        tokio::select! {
+            biased;
+            result = self.hold(work) => result.map(Some),
+            () = self.pause.cancelled() => Ok(None),
+        }
     }
 
     /// Waits until no task of this worker writes any more; all have been told to stop.
@@ -314,7 +367,8 @@ impl Session {
     /// Makes sure that an operation whose data is complete stands in `Committing`, from which it cannot be cancelled: after a
     /// failure there it was claimed as `Running`.
     pub(super) async fn committing(&self) -> Result<()> {
-        let operation = self.store.get(&self.fence.operation).await?.ok_or_else(|| no_such(&self.fence.operation))?;
+        let operation = self.persist(|| self.store.get(&self.fence.operation)).await?;
+        let operation = operation.ok_or_else(|| no_such(&self.fence.operation))?;
         if operation.state == State::Running {
             let log = LogRecord::info("commit", "all data had been stored before; completing the archive");
             self.transition(Event::Commit, log, |_| {}).await?;
@@ -325,7 +379,7 @@ impl Session {
     /// Stops on request: paused, or handed over. A pause that somebody has asked for meanwhile goes before a hand-over.
     pub(super) async fn paused(&self) -> Result<Outcome> {
         if self.hand_over.is_cancelled() {
-            let operation = self.store.get(&self.fence.operation).await?;
+            let operation = self.persist(|| self.store.get(&self.fence.operation)).await?;
             if operation.is_none_or(|operation| operation.request != Some(Request::Pause)) {
                 let text = "handed over: everything that was read is stored, and any worker may go on";
                 self.transition(Event::HandOver, LogRecord::info("hand-over", text), |_| {}).await?;
@@ -428,8 +482,34 @@ pub(super) fn no_such(id: &OperationId) -> Error {
     Error::not_found("there is no such operation in this store").on(format!("operation {id}"))
 }
 
+/// Whether a state is what an event has led to.
+fn has_happened(event: &Event, state: &State) -> bool {
+    match (event, state) {
+        (Event::Commit, State::Committing) | (Event::HandOver, State::Pending) => true,
+        (Event::Complete { warnings }, State::Completed { warnings: has }) => warnings == has,
+        (Event::Pause { reason, .. }, State::Paused { reason: has, .. }) => reason == has,
+        (Event::Fail { error }, State::Failed { error: has }) => error == has,
+        _ => false,
+    }
+}
+
 /// Stores a pause request; an operation whose worker is dead is paused on the spot.
 pub(super) async fn request_pause(store: &Arc<dyn Store>, id: &OperationId) -> Result<Operation> {
+    loop {
+        match try_request_pause(store, id).await {
+            // It changed meanwhile; look again, unless what it is now takes no pause.
+            Err(e) if e.class() == ErrorClass::Conflict => {
+                let now = store.get(id).await?.ok_or_else(|| no_such(id))?;
+                if now.state != State::Running {
+                    return Err(e);
+                }
+            }
+            result => return result,
+        }
+    }
+}
+
+async fn try_request_pause(store: &Arc<dyn Store>, id: &OperationId) -> Result<Operation> {
     let operation = store.get(id).await?.ok_or_else(|| no_such(id))?;
     let dead = operation.holder.as_ref().is_some_and(holder_is_dead) || !operation.lease_running;
     if operation.state == State::Running && dead {

@@ -7,9 +7,9 @@ use crate::adapter::{
     no_such_operation, operation_exists, stored_time, unknown_archive,
 };
 use crate::model::{
-    ArchiveId, ArchiveRecord, Checkpoint, Claim, ClaimNext, ClaimOver, ClaimRequest, ConnectionId, Fence, Identity,
-    KnownArchive, LogPage, LogQuery, LogRecord, NewOperation, Operation, OperationId, OperationQuery, OperationTotals,
-    Progress, Renewal, Request, StorageUse, StoredLogRecord, Transition,
+    ArchiveId, ArchiveRecord, Checkpoint, Claim, ClaimNext, ClaimRequest, ConnectionId, Fence, Identity, KnownArchive,
+    LogPage, LogQuery, LogRecord, NewOperation, Operation, OperationId, OperationQuery, OperationTotals, Progress,
+    Renewal, Request, StorageUse, StoredLogRecord, Transition,
 };
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
@@ -209,8 +209,7 @@ impl Store for MemoryStore {
         let next = next.min_by_key(|row| due(row)).map(|row| row.stored.operation.new.id.clone());
         let Some(id) = next else { return Ok(None) };
         let row = data.row(&id)?;
-        let claim = ClaimRequest { holder: request.holder.clone(), lease: request.lease, over: ClaimOver::Nobody };
-        let (stored, log) = row.stored.claim(&claim, rand::random(), now)?;
+        let (stored, log) = row.stored.claim_due(request, rand::random(), now)?;
         row.stored = stored.clone();
         row.append(log);
         Ok(Some(Claim { fence: stored.fence(), operation: stored.at(now), checkpoint: row.checkpoint.clone() }))

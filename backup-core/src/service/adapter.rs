@@ -47,7 +47,8 @@ pub trait Adapter: fmt::Debug + Send + Sync + 'static {
     /// A JSON Schema (draft 2020-12) of the configuration, from which any frontend can draw a form.
     ///
     /// # Behavior
-    /// - Secrets are strings with `"writeOnly": true`; they are stored sealed and never shown. No other value is a secret.
+    /// - Secrets are strings with `"writeOnly": true`, each a property of its own (not an item of a list, nor under a name that the schema
+    ///   does not tell); they are stored sealed and never shown. No other value is a secret.
     fn config_schema(&self) -> Value;
 
     /// A JSON Schema of what can be chosen anew for each operation, in a role; none of it secret.
@@ -105,6 +106,7 @@ impl Registry {
         if adapter.roles().is_empty() {
             return Err(Error::invalid("an adapter must say what its places can be used as").on(kind));
         }
+        super::config::check_schema(&adapter.config_schema()).map_err(|e| e.on(&kind))?;
         match self.0.insert(kind.clone(), adapter) {
             None => Ok(()),
             Some(_) => Err(Error::conflict("two adapters of one kind were given").on(kind)),

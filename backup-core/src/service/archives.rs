@@ -96,6 +96,10 @@ impl BackupService {
         delete_archive(&self.destination(at).await?, Some(&*self.inner.store), id).await
     }
 
+    async fn is_known(&self, id: &ArchiveId, place: &Identity) -> Result<bool> {
+        Ok(self.inner.store.places(id).await?.iter().any(|known| known.record.destination == *place))
+    }
+
     /// Deletes an archive at every place where the store knows it, by whatever connections lead there.
     ///
     /// # Errors
@@ -122,6 +126,8 @@ impl BackupService {
             }
             match result {
                 Ok(_) => answer.deleted.push(place),
+                // Its objects were gone already; now the store has forgotten it too.
+                Err(_) if !self.is_known(id, &place).await? => answer.deleted.push(place),
                 Err(error) => answer.failed.push((place, error)),
             }
         }

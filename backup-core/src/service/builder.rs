@@ -82,7 +82,8 @@ impl BackupServiceBuilder {
         self
     }
 
-    /// The clock for ids and for the times of checks; leases are judged on the store's. By default that of the system.
+    /// The clock for the ids of connections, the times of checks and the age of logs; leases are judged on the store's. By default that of
+    /// the system.
     #[must_use]
     pub fn clock(mut self, clock: Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>) -> Self {
         self.clock = clock;

@@ -193,6 +193,56 @@ fn secret_paths(schema: &Value) -> BTreeSet<Vec<String>> {
     found
 }
 
+/// Where secrets of a schema would not be found: they must have a place of their own.
+const UNSEEN: [&str; 12] = [
+    "items",
+    "prefixItems",
+    "contains",
+    "additionalProperties",
+    "patternProperties",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+    "if",
+    "then",
+    "else",
+    "not",
+    "dependentSchemas",
+];
+
+/// Checks that all secrets of a schema are found.
+///
+/// # Errors
+/// `Invalid` when one is in a list, under a name that is not told, or there only under a condition.
+pub(super) fn check_schema(schema: &Value) -> Result<()> {
+    match has_unseen(schema, schema, false, 0) {
+        false => Ok(()),
+        true => Err(Error::invalid(
+            "a secret (`writeOnly`) of the configuration's schema is in a list, under a name that is not told, or there only \
+             under a condition: give each secret a property of its own",
+        )),
+    }
+}
+
+fn has_unseen(root: &Value, schema: &Value, unseen: bool, depth: usize) -> bool {
+    if depth > MAX_DEPTH {
+        return false;
+    }
+    match schema {
+        Value::Object(fields) => {
+            (unseen && fields.get("writeOnly") == Some(&Value::Bool(true)))
+                || fields.iter().any(|(name, value)| match (name.as_str(), value) {
+                    ("$ref", Value::String(to)) => {
+                        let referred = to.strip_prefix('#').and_then(|to| root.pointer(to));
+                        unseen && referred.is_some_and(|referred| has_unseen(root, referred, true, depth + 1))
+                    }
+                    (name, value) => has_unseen(root, value, unseen || UNSEEN.contains(&name), depth + 1),
+                })
+        }
+        Value::Array(items) => items.iter().any(|item| has_unseen(root, item, unseen, depth + 1)),
+        _ => false,
+    }
+}
+
 /// A schema that refers to itself ends here.
 const MAX_DEPTH: usize = 32;
 
@@ -330,6 +380,20 @@ mod tests {
         let set = set(&patched, "/credentials/a~1b", &"x".into()).unwrap();
         assert_eq!(value(&set)["credentials"]["a/b"], "x");
         assert!(super::set(&patched, "/nowhere/x", &"x".into()).is_err());
+    }
+
+    #[test]
+    fn a_schema_must_not_hide_secrets() {
+        check_schema(&schema()).unwrap();
+        let secret = json!({ "writeOnly": true });
+        for bad in [
+            json!({ "properties": { "hosts": { "items": { "properties": { "password": secret } } } } }),
+            json!({ "additionalProperties": secret }),
+            json!({ "properties": { "a": { "items": { "$ref": "#/$defs/x" } } }, "$defs": { "x": secret } }),
+            json!({ "if": {}, "then": { "properties": { "password": secret } } }),
+        ] {
+            assert!(check_schema(&bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

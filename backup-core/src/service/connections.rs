@@ -3,7 +3,7 @@
 use super::BackupService;
 use super::adapter::{Adapter, Role};
 use super::config::{self, AdapterConfig};
-use super::keeper::ConnectionKeeper;
+use super::keeper::{ConnectionKeeper, UnstoredKeeper};
 use crate::adapter::{Destination, RestoreTarget, Source};
 use crate::model::{
     Connection, ConnectionCheck, ConnectionContent, ConnectionId, ConnectionQuery, Identity, NewConnection as Stored,
@@ -120,18 +120,17 @@ impl BackupService {
     pub async fn create_connection(&self, new: NewConnection) -> Result<ConnectionView> {
         let NewConnection { name, kind, config, check_as } = new;
         let adapter = self.inner.adapters.get(&kind)?;
-        let config::Parts { settings, secrets } = config::split(&adapter.config_schema(), &config)?;
+        // Before anybody is asked to check it.
+        config::split(&adapter.config_schema(), &config)?;
         let at = self.now();
-        check(&**adapter, &AdapterConfig::new(config), &check_as)
-            .await
-            .map_err(|e| e.context("the connection does not work"))?;
+        let config = checked(&**adapter, config, &check_as).await?;
+        let config::Parts { settings, secrets } = config::split(&adapter.config_schema(), &config)?;
         let id = ConnectionId::generate(self.now());
         let ring = self.inner.keys.ring().await?;
         let secret = secrets.map(|secrets| seal_connection(&ring, &id, &kind, &secrets)).transpose()?;
         let content = ConnectionContent { name, settings, secret };
-        self.inner.store.create_connection(Stored { id: id.clone(), kind, content }).await?;
-        let checked = ConnectionCheck { at, error: None };
-        Ok(self.inner.store.record_check(&id, checked).await?.into())
+        let created = self.inner.store.create_connection(Stored { id: id.clone(), kind, content }).await?;
+        Ok(self.with_check(created, ConnectionCheck { at, error: None }).await.into())
     }
 
     /// Lists connections, in order of their ids.
@@ -186,24 +185,31 @@ impl BackupService {
         if let Some(name) = name {
             content.name = name;
         }
-        let mut checked = None;
+        let mut found = None;
         if let Some(patch) = config {
             let adapter = self.inner.adapters.get(&connection.kind)?;
-            let config = config::patch(&self.whole_config(&connection).await?, &patch)?;
+            let before = match self.whole_config(&connection).await {
+                // Secrets that cannot be opened any more can be given anew.
+                Err(e) if matches!(e.class(), ErrorClass::Unauthorized | ErrorClass::Corrupt) => {
+                    config::join(&connection.content.settings, None)?
+                }
+                before => before?,
+            };
+            let config = config::patch(&before, &patch)?;
+            config::split(&adapter.config_schema(), &config)?;
+            found = Some(ConnectionCheck { at: self.now(), error: None });
+            let config = checked(&**adapter, config, &check_as).await?;
             let config::Parts { settings, secrets } = config::split(&adapter.config_schema(), &config)?;
-            checked = Some(ConnectionCheck { at: self.now(), error: None });
-            let config = AdapterConfig::new(config);
-            check(&**adapter, &config, &check_as).await.map_err(|e| e.context("the connection does not work"))?;
             let ring = self.inner.keys.ring().await?;
             content.settings = settings;
             content.secret =
                 secrets.map(|secrets| seal_connection(&ring, id, &connection.kind, &secrets)).transpose()?;
         }
         let changed = self.inner.store.update_connection(id, version, content).await?;
-        match checked {
-            Some(check) => Ok(self.inner.store.record_check(id, check).await?.into()),
-            None => Ok(changed.into()),
-        }
+        Ok(match found {
+            Some(check) => self.with_check(changed, check).await.into(),
+            None => changed.into(),
+        })
     }
 
     /// Checks a stored connection again and keeps what was found, which stands in [`ConnectionView::last_check`].
@@ -263,6 +269,17 @@ impl BackupService {
                         Err(e) => return Err(e),
                     }
                 }
+            }
+        }
+    }
+
+    /// Keeps what a check found beside a connection that is stored already; that it cannot be kept is no reason to fail.
+    async fn with_check(&self, connection: Connection, check: ConnectionCheck) -> Connection {
+        match self.inner.store.record_check(&connection.id, check).await {
+            Ok(checked) => checked,
+            Err(error) => {
+                tracing::warn!(error = %error.chain(), "what a check of a connection found was not kept");
+                connection
             }
         }
     }
@@ -334,6 +351,14 @@ impl BackupService {
 
 fn of_connection(error: Error, connection: &Connection) -> Error {
     error.context(format!("the connection {} cannot be used", connection.content.name.escape_debug()))
+}
+
+/// Checks a configuration that is not stored yet. Gives it as it is after that: a service may have replaced a secret.
+async fn checked(adapter: &dyn Adapter, config: SecretString, roles: &[Role]) -> Result<SecretString> {
+    let keeper = Arc::new(UnstoredKeeper::new(config.clone()));
+    let config = AdapterConfig::new(config).with_keeper(keeper.clone());
+    check(adapter, &config, roles).await.map_err(|e| e.context("the connection does not work"))?;
+    Ok(keeper.config())
 }
 
 /// Checks a place in each of the roles; without any, in the one that the adapter prefers.

@@ -8,7 +8,40 @@ use crate::{Error, ErrorClass, Result};
 use async_trait::async_trait;
 use secrecy::SecretString;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The secrets of a configuration that is not stored yet.
+pub(super) struct UnstoredKeeper(Mutex<SecretString>);
+
+impl UnstoredKeeper {
+    pub(super) fn new(config: SecretString) -> Self {
+        Self(Mutex::new(config))
+    }
+
+    /// The configuration as it is now.
+    pub(super) fn config(&self) -> SecretString {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl fmt::Debug for UnstoredKeeper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("UnstoredKeeper")
+    }
+}
+
+#[async_trait]
+impl SecretKeeper for UnstoredKeeper {
+    async fn load(&self, pointer: &str) -> Result<Option<SecretString>> {
+        Ok(config::get(&self.config(), pointer))
+    }
+
+    async fn save(&self, pointer: &str, secret: &SecretString) -> Result<()> {
+        let mut config = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *config = config::set(&config, pointer, secret)?;
+        Ok(())
+    }
+}
 
 /// The secrets of one connection.
 pub(super) struct ConnectionKeeper {

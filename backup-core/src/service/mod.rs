@@ -106,8 +106,8 @@ struct Inner {
     events: broadcast::Sender<ServiceEvent>,
     /// Something may be due now.
     due: Notify,
-    /// Of operations that run in this process.
-    limits: Mutex<HashMap<OperationId, Limits>>,
+    /// Of operations that the worker of this process runs, with the attempts.
+    limits: Mutex<HashMap<OperationId, (u64, Limits)>>,
     worker: Mutex<Option<worker::Running>>,
 }
 

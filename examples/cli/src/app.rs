@@ -91,7 +91,7 @@ impl App {
         match &self.global.store {
             // What came from the environment is there for the next command too.
             Some(url) if std::env::var("BACKUP_STORE").ok().as_ref() != Some(url) => {
-                format!("backup --store {} {words}", quoted(url))
+                format!("backup --store {} {words}", quoted(&shown(url)))
             }
             _ => format!("backup {words}"),
         }
@@ -109,6 +109,21 @@ fn key_hint(error: backup_core::Error, options: &OpenOptions) -> Failure {
     }
 }
 
+/// The URL of a store without its password.
+fn shown(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    // A parameter may hold a password as well.
+    let path = rest[authority_end..].split(['?', '#']).next().unwrap_or_default();
+    match rest[..authority_end].rsplit_once('@') {
+        Some((user, host)) => {
+            let user = user.split(':').next().unwrap_or_default();
+            format!("{scheme}://{user}:PASSWORD@{host}{path}")
+        }
+        None => format!("{scheme}://{}{path}", &rest[..authority_end]),
+    }
+}
+
 /// A word for a shell.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:=+,@%".contains(c);
@@ -118,6 +133,14 @@ fn quoted(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_password_of_a_store_is_not_repeated() {
+        assert_eq!(shown("postgres://me:sec@ret@host:5/db?password=secret"), "postgres://me:PASSWORD@host:5/db");
+        assert_eq!(shown("postgres://host/db"), "postgres://host/db");
+        assert_eq!(shown("/a/b.db"), "/a/b.db");
+        assert_eq!(shown("sqlite:///a/b.db"), "sqlite:///a/b.db");
+    }
 
     #[test]
     fn words_are_quoted_for_a_shell() {

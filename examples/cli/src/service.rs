@@ -3,9 +3,10 @@
 use crate::app::App;
 use crate::failure::Failure;
 use crate::secrets;
-use backup_core::adapter::LogSink;
+use backup_core::adapter::{LogSink, Store};
 use backup_core::engine::EngineOptions;
 use backup_core::local::LocalAdapter;
+use backup_core::model::ConnectionQuery;
 use backup_core::service::{BackupService, BackupServiceBuilder, WorkerOptions};
 use backup_gdrive::GDriveAdapter;
 use backup_mongo::MongoAdapter;
@@ -30,8 +31,11 @@ pub(crate) struct Means {
 pub(crate) async fn open(app: &App, means: Means, make: bool) -> Result<BackupService, Failure> {
     let Means { engine, sinks, worker } = means;
     let missing = "there is no key for the secrets of connections; it is made with the first connection, or copy it from where that was made";
+    let store = app.store().await?;
+    // A second key beside one of another host would keep the workers of each from the secrets of the other.
+    let make = make && !secrets::key_file()?.exists() && !has_secrets(&*store).await?;
     let ring = secrets::ring(make, missing)?;
-    let builder = BackupService::builder(app.store().await?)
+    let builder = BackupService::builder(store)
         .keys(Arc::new(ring))
         .adapter(LocalAdapter)
         .adapter(S3Adapter)
@@ -48,6 +52,19 @@ pub(crate) async fn open(app: &App, means: Means, make: bool) -> Result<BackupSe
         None => builder.without_worker(),
     };
     Ok(builder.build()?)
+}
+
+/// Whether a connection of the store has secrets.
+async fn has_secrets(store: &dyn Store) -> Result<bool, Failure> {
+    let mut query = ConnectionQuery::default();
+    loop {
+        let page = store.connections(&query).await?;
+        let Some(last) = page.last() else { return Ok(false) };
+        query.after = Some(last.id.clone());
+        if page.iter().any(|connection| connection.content.secret.is_some()) {
+            return Ok(true);
+        }
+    }
 }
 
 /// Who uses this program, for the history.

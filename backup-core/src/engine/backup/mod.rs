@@ -187,7 +187,7 @@ async fn begin(
 ) -> Result<OperationHandle> {
     let id = session.fence().operation.clone();
     let opened = async { open_checkpoint(claim, keys.as_deref()).await };
-    match opened.await {
+    match session.hold(opened).await {
         Ok((head, body, key)) => Ok(spawn(engine, session, adapters, head, body, key)),
         Err(error) if error.class() == ErrorClass::Unauthorized && claim.operation.state == State::Running => {
             let of = session.clone();

@@ -163,8 +163,12 @@ async fn begin(engine: &Engine, session: Arc<Session>, claim: Claim, work: Resto
         saved.body.options.keep_going |= keep_going;
         Ok::<_, Error>((archive, saved))
     };
-    match opened.await {
-        Ok((archive, saved)) => {
+    match session.before_work(opened).await {
+        Ok(None) => {
+            let of = session.clone();
+            OperationHandle::of(&of, claim.operation.new.archive, async move { session.paused().await })
+        }
+        Ok(Some((archive, saved))) => {
             let target = Retrying::new(target, engine.options.retry);
             // Nobody has prepared the target yet when this is the first attempt.
             spawn(engine, session, archive, target, limits, saved, claim.fence.attempt > 1)

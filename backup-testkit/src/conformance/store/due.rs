@@ -170,5 +170,16 @@ pub(super) async fn a_claim_of_what_is_due_is_as_any_claim(store: &Arc<dyn Store
     let log = log_of(&**store, &id).await?;
     ensure_eq!(log[log.len() - 1].record.step, "claim", "the newest record's step");
     conflict(store.renew(&first.fence, LONG, None).await, "the fence of the claim before")?;
+
+    // A pause that no worker lived to see to stays, for the next one to see to.
+    let asked = pending_with(&**store, &from, &to).await?;
+    store.claim(&asked, claim_for(SHORT)).await?;
+    store.request(&asked, Request::Pause).await?;
+    tokio::time::sleep(2 * SHORT).await;
+    let Some(claim) = store.claim_next(&claim_next_for(LONG)).await? else {
+        return Err(crate::conformance::Stop::Failed("what a dead worker left was not claimed".into()));
+    };
+    ensure_eq!(claim.operation.new.id, asked, "the operation that was claimed");
+    ensure_eq!(store.renew(&claim.fence, LONG, None).await?.request, Some(Request::Pause), "the request");
     Ok(())
 }

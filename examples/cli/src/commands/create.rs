@@ -129,7 +129,7 @@ async fn stored(
         return managed::left(app, &created);
     }
     let id = created.new.id;
-    managed::run(app, runner, &service, &id, TakeOver::WhenFree, &mut signals, |app, operation, completed| {
+    managed::run(app, runner, &service, &id, (TakeOver::WhenFree, false), &mut signals, |app, operation, completed| {
         summary(app, &operation.new.id, &operation.new.archive, completed)
     })
     .await

@@ -7,9 +7,11 @@ use crate::failure::{Exit, Failure};
 use crate::operations::{kind_text, reason_text, state_text};
 use crate::output::{Lines, table};
 use crate::progress::figures;
-use crate::service::{self, Means};
 use crate::units;
-use backup_core::model::{ConnectionId, Operation, OperationKind, OperationQuery, OperationTotals, StorageUse};
+use backup_core::Error;
+use backup_core::model::{
+    ConnectionId, ConnectionQuery, Operation, OperationKind, OperationQuery, OperationTotals, StorageUse,
+};
 use serde_json::json;
 
 pub(super) async fn run(app: &App, args: History) -> Result<Exit, Failure> {
@@ -17,8 +19,13 @@ pub(super) async fn run(app: &App, args: History) -> Result<Exit, Failure> {
     let store = app.store().await?;
     let connection = async |name: Option<String>| -> Result<Option<ConnectionId>, Failure> {
         let Some(name) = name else { return Ok(None) };
-        let service = service::open(app, Means::default(), false).await?;
-        Ok(Some(service.find_connection(&name).await?.id))
+        let query = ConnectionQuery { name: Some(name.clone()), ..ConnectionQuery::default() };
+        match (store.connections(&query).await?.pop(), name.parse()) {
+            (Some(connection), _) => Ok(Some(connection.id)),
+            // One that is deleted may still be in the history.
+            (None, Ok(id)) => Ok(Some(id)),
+            (None, Err(_)) => Err(Error::not_found("there is no such connection").on(name.escape_debug()).into()),
+        }
     };
     let query = OperationQuery {
         kind: kind.map(|kind| match kind {

@@ -109,7 +109,7 @@ async fn one(
             runner,
             &service,
             &id,
-            take_over,
+            (take_over, keep_going),
             signals,
             |app, operation, completed| match operation.new.kind {
                 OperationKind::Backup => create::summary(app, &operation.new.id, &operation.new.archive, completed),
