@@ -39,6 +39,8 @@ enum Halt {
     Source(Error),
     /// A pause cut the reading of a large entry short.
     Paused,
+    /// The reading ended before the entry did: by a pause, or in an error that it knows.
+    ReadingEnded,
 }
 
 impl From<Stopped> for Halt {
@@ -76,6 +78,7 @@ impl Assembler {
                 Ok(()) if self.ctx.stop.is_cancelled() => Ended::Paused,
                 Ok(()) => Ended::Complete,
             },
+            Err(Halt::ReadingEnded) => source_ended.await.map_or_else(Ended::Broken, |()| Ended::Paused),
             Err(Halt::Source(error)) => Ended::Broken(error),
             Err(Halt::Paused) => Ended::Paused,
             Err(Halt::Stopped) => return Err(Error::cancelled("the backup was stopped")),
@@ -84,7 +87,7 @@ impl Assembler {
             if matches!(ended, Ended::Complete) {
                 self.stream.end().await?;
             }
-            self.stream.flush(true).await
+            self.stream.finish().await
         };
         finish.await.map_err(|Stopped| Error::cancelled("the backup was stopped"))?;
         Ok(ended)
@@ -123,21 +126,21 @@ impl Assembler {
         }
     }
 
-    /// The next range of an entry; `None` when a pause cut its reading short.
-    async fn range(&mut self, wanted: u64) -> Result<Option<Result<RangeRead>>, Halt> {
+    /// The next range of an entry.
+    async fn range(&mut self, wanted: u64) -> Result<Result<RangeRead>, Halt> {
         while let Some(step) = self.next().await? {
             match step {
                 Step::Range { serial, mut read } if serial == wanted => {
-                    return Ok(Some(patiently(&mut self.stream, read.join()).await?));
+                    return Ok(patiently(&mut self.stream, read.join()).await?);
                 }
                 Step::Range { .. } => {}
                 other => {
                     self.queue.push_front(other);
-                    return Ok(None);
+                    return Err(Halt::Paused);
                 }
             }
         }
-        Ok(None)
+        Err(Halt::ReadingEnded)
     }
 
     async fn event(&mut self, event: SourceEvent) -> Result<(), Halt> {
@@ -206,8 +209,7 @@ impl Assembler {
             self.abandoned.store(serial, Ordering::Release);
             return Ok(());
         }
-        let Some(first) = self.range(serial).await? else { return Err(Halt::Paused) };
-        let first = match first {
+        let first = match self.range(serial).await? {
             Ok(first) => first,
             Err(error) => {
                 self.abandoned.store(serial, Ordering::Release);
@@ -259,20 +261,19 @@ impl Assembler {
         let mut mixes = serial != GO_ON || tries + 1 >= TRIES;
         while self.stream.position.open.as_ref().is_some_and(|open| open.offset < open.size) {
             match self.range(serial).await? {
-                None => return Err(Halt::Paused),
-                Some(Ok(read)) if !mixes && self.is_other_version(&read) => {
+                Ok(read) if !mixes && self.is_other_version(&read) => {
                     self.abandoned.store(serial, Ordering::Release);
                     let error = Error::changed("changed since the backup was interrupted");
                     return self.broke_off(entry.clone(), tries, error).await;
                 }
-                Some(Ok(read)) => {
+                Ok(read) => {
                     mixes = true;
                     if !self.take(read).await? {
                         self.abandoned.store(serial, Ordering::Release);
                         break;
                     }
                 }
-                Some(Err(error)) => {
+                Err(error) => {
                     self.abandoned.store(serial, Ordering::Release);
                     return self.broke_off(entry.clone(), tries, error).await;
                 }

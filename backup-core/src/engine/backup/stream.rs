@@ -368,16 +368,28 @@ impl StreamWriter {
         Ok(())
     }
 
-    /// The end of an entry goes into the frame of its last bytes: by itself it may have no length, and no frame may be empty.
     async fn flush_full(&mut self) -> Result<(), Stopped> {
-        let at_the_end = self.position.open.as_ref().is_some_and(|open| open.offset == open.size);
         let full = self.frame.length >= self.frame_size || self.metadata >= MAX_METADATA;
-        if full && !at_the_end { self.flush(false).await } else { Ok(()) }
+        if full { self.flush(false).await } else { Ok(()) }
     }
 
     /// Sends what there is of the frame; with `cut`, the volume ends behind it.
+    ///
+    /// The end of an entry goes into the frame of its last bytes: by itself it may have no length, and no frame may be empty. So
+    /// a frame at whose end all content of the open entry is in waits for that end, which comes next.
     pub(super) async fn flush(&mut self, cut: bool) -> Result<(), Stopped> {
-        if self.frame.parts.is_empty() {
+        let before_the_end = self.position.open.as_ref().is_some_and(|open| open.offset == open.size);
+        self.send(cut, before_the_end).await
+    }
+
+    /// Sends all that there is, also before the end of an entry: nothing else comes. The volume ends behind it.
+    pub(super) async fn finish(&mut self) -> Result<(), Stopped> {
+        self.send(true, false).await
+    }
+
+    async fn send(&mut self, cut: bool, keep: bool) -> Result<(), Stopped> {
+        // The end of an entry alone, without padding, goes into the next frame. It belongs to no checkpoint as long as there is none.
+        if keep || self.frame.length == 0 {
             if cut && self.uncut {
                 self.cut_is_sent();
                 return self.out.send(ToPack::Cut).await.map_err(|_| Stopped);
