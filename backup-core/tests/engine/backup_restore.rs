@@ -415,11 +415,20 @@ async fn a_group_that_comes_again_replaces_what_came_before() {
             async || engine(&store).resume_backup(resume_request(&id, &faulty, Arc::new(destination.clone()))).await;
         // The second group is so short that it does not break off.
         if wait(resume().await.unwrap()).await.is_err() {
-            complete(resume().await.unwrap()).await;
+            assert_eq!(complete(resume().await.unwrap()).await, 0);
         }
         assert_sound(&destination, &archive, None).await;
         let opened = Archive::open(Arc::new(destination.clone()), &archive, &OpenOptions::default()).await.unwrap();
         assert_eq!(opened.manifest().superseded.len(), 1, "one record of a group is enough");
+        // For whoever unpacks with `tar`, there are files of the first reading that nothing replaces.
+        let files = untar(&destination, &archive).await;
+        assert!(files.contains_key("g/000010.bin"));
+        let notes = String::from_utf8_lossy(&files[WARNINGS_FILE]);
+        assert!(
+            notes.starts_with("group g was read again; files of it from the first reading (among the first "),
+            "{notes}"
+        );
+        assert_eq!((opened.manifest().totals.warnings, opened.warnings().await.unwrap()), (0, None));
         let target = restore(&destination, &archive, None).await;
         let items = target.items();
         assert_eq!(items.len(), expected.len() + 2);
