@@ -1,17 +1,19 @@
 //! A resume while a disk is not mounted: nothing is written where the disk of the destination should be, and what is not where the
-//! disk of the source should be is not taken for gone.
+//! disk of the source should be is not taken for gone. Nor is a restore begun anew beside the disk that it was begun on.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use backup_core::ErrorClass;
+use backup_core::adapter::RestoreTarget;
 use backup_core::engine::{
-    Archive, BackupOptions, BackupRequest, Engine, OpenOptions, Outcome, ResumeBackup, Selection,
+    Archive, BackupOptions, BackupRequest, Engine, OpenOptions, Outcome, RestoreRequest, ResumeBackup, ResumeRestore,
+    Selection,
 };
-use backup_core::local::{LocalDestination, LocalSource, LocalSourceConfig};
+use backup_core::local::{LocalDestination, LocalSource, LocalSourceConfig, LocalTarget, LocalTargetConfig};
 use backup_core::memory::MemoryStore;
 use backup_core::model::{ArchiveId, OperationId};
 use backup_testkit::Method;
 use backup_testkit::doubles::{Blob, MemoryDestination, MemorySource};
-use backup_testkit::faulty::{Fault, FaultyDestination, Rule, Script, When};
+use backup_testkit::faulty::{Fault, FaultyDestination, FaultyTarget, Rule, Script, When};
 use futures::TryStreamExt;
 use std::sync::Arc;
 
@@ -174,4 +176,75 @@ async fn a_tree_that_has_another_inode_since_its_disk_was_mounted_again_goes_on_
     let outcome = broken.resume().await.unwrap();
     assert!(matches!(outcome, Outcome::Completed { warnings: 1, .. }), "{outcome:?}");
     assert_eq!(broken.names().await.len(), files.len());
+}
+
+/// Restores to a disk below `dir`, breaks off by a rule, and gives what a resume needs.
+async fn restore_broken_off(dir: &std::path::Path, rule: Rule, pause: bool) -> (Engine, impl Fn() -> ResumeRestore) {
+    let mut source = MemorySource::new("source");
+    for n in 0..2 {
+        source = source.file(&format!("d/{n}"), "small").stored(&format!("large/{n}"), Blob::pattern(n, 17 << 20));
+    }
+    let destination = Arc::new(MemoryDestination::default());
+    let engine = Engine::new(Arc::new(MemoryStore::new()));
+    let handle = engine.backup(BackupRequest::new(Arc::new(source), destination.clone())).await.unwrap();
+    let archive = handle.archive().clone();
+    handle.wait().await.unwrap();
+    let target = Arc::new(LocalTarget::new(LocalTargetConfig::new(dir.join("disk"))).unwrap());
+    let script = Script::new().rule(rule);
+    let faulty = FaultyTarget::new(target, script.clone());
+    let handle = engine.restore(RestoreRequest::new(destination.clone(), archive, faulty)).await.unwrap();
+    let operation = handle.id().clone();
+    if pause {
+        while script.fired().is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        handle.pause();
+    }
+    let ended = handle.wait().await;
+    assert_eq!(ended.is_ok(), pause, "{ended:?}");
+    let root = dir.join("disk");
+    let resume = move || ResumeRestore {
+        operation: operation.clone(),
+        destination: destination.clone(),
+        target: Arc::new(LocalTarget::new(LocalTargetConfig::new(&root)).unwrap()) as Arc<dyn RestoreTarget>,
+        open: OpenOptions::default(),
+        limits: Default::default(),
+        take_over: Default::default(),
+        keep_going: false,
+    };
+    (engine, resume)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_does_not_go_on_where_the_disk_that_it_wrote_to_is_not_mounted() {
+    let dir = tempfile::tempdir().unwrap();
+    // The second of the large ones waits; something was written by then.
+    let rule = Rule::new(Method::WriteLarge, When::Nth(2), Fault::Delay(std::time::Duration::from_millis(300)));
+    let (engine, resume) = restore_broken_off(dir.path(), rule, true).await;
+    let (root, elsewhere) = (dir.path().join("disk"), dir.path().join("elsewhere"));
+    std::fs::rename(&root, &elsewhere).unwrap();
+    for mount_point in [false, true] {
+        if mount_point {
+            std::fs::create_dir(&root).unwrap();
+        }
+        let error = engine.resume_restore(resume()).await.unwrap().wait().await.unwrap_err();
+        assert_eq!(error.class(), ErrorClass::NotFound);
+        assert!(error.to_string().contains("is the disk mounted?"), "{error}");
+        assert_eq!(root.exists(), mount_point);
+    }
+    std::fs::remove_dir(&root).unwrap();
+    std::fs::rename(&elsewhere, &root).unwrap();
+    let outcome = engine.resume_restore(resume()).await.unwrap().wait().await.unwrap();
+    assert!(matches!(outcome, Outcome::Completed { warnings: 0, .. }), "{outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_ended_before_its_target_was_prepared_prepares_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let rule = Rule::new(Method::Prepare, When::Always, Fault::Fail(ErrorClass::Permanent));
+    let (engine, resume) = restore_broken_off(dir.path(), rule, false).await;
+    assert!(!dir.path().join("disk").exists());
+    let outcome = engine.resume_restore(resume()).await.unwrap().wait().await.unwrap();
+    assert!(matches!(outcome, Outcome::Completed { warnings: 0, .. }), "{outcome:?}");
+    assert!(dir.path().join("disk/d/0").exists());
 }
