@@ -5,13 +5,14 @@ use crate::args::{Codec, Create};
 use crate::failure::{Exit, Failure};
 use crate::keys;
 use crate::locator::SourceOptions;
-use crate::run::{Completed, Ended, Runner, unless_interrupted};
+use crate::run::{Completed, Ended, Runner, begin};
 use crate::signals::Signals;
 use crate::spec::{CreateSpec, ResourcesSpec, Spec};
 use crate::units;
 use backup_core::archive::{self, Compression};
 use backup_core::engine::{BackupOptions, BackupRequest};
 use backup_core::model::{ArchiveId, OperationId, OperationKind};
+use std::ops::ControlFlow;
 
 /// The engine makes no volume longer than this part of its memory.
 const VOLUMES_IN_MEMORY: u64 = 6;
@@ -46,8 +47,14 @@ pub(super) async fn run(app: &App, args: Create) -> Result<Exit, Failure> {
         limits: resources.limits(),
         spec: Spec::Create(spec).to_json()?,
     };
-    let runner = Runner::new(app, app.store().await?, engine_options);
-    let handle = unless_interrupted(&mut signals, runner.engine.backup(request)).await?.map_err(Failure::of_request)?;
+    let store = app.store().await?;
+    let runner = Runner::new(app, store.clone(), engine_options);
+    let (kind, spec) = (OperationKind::Backup, request.spec.clone());
+    let work = runner.engine.backup(request);
+    let handle = match begin(app, &*store, &mut signals, (kind, &spec), work).await? {
+        ControlFlow::Continue(handle) => handle,
+        ControlFlow::Break(exit) => return Ok(exit),
+    };
     let (operation, archive) = (handle.id().clone(), handle.archive().clone());
     match runner.attend(handle, OperationKind::Backup, &mut signals).await? {
         Ended::Completed(completed) => Ok(summary(app, &operation, &archive, &completed)),
