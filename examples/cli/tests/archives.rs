@@ -225,6 +225,10 @@ fn an_export_is_a_stream_that_tar_reads() {
         assert!(tar.status.success(), "{name}: {}", text(&tar.stderr));
         place.assert_same("tree", &to);
     }
+    // Nobody else may read what may have been sealed.
+    let mode =
+        |name: &str| std::os::unix::fs::PermissionsExt::mode(&place.path(name).metadata().unwrap().permissions());
+    assert_eq!(mode("x.tar") & 0o777, 0o600);
     // A file that is there stays, unless told.
     let before = std::fs::metadata(place.path("x.tar")).unwrap().modified().unwrap();
     place.ends(2, &["export", "latest", "--at", "backups", "--output", "x.tar"]);
