@@ -97,6 +97,12 @@ pub trait PlanEntries: std::fmt::Debug + Send + Sync + 'static {
         None
     }
 
+    /// How many entries earlier attempts have written at the target, as far as that was saved; `None` when it is not known that one has
+    /// prepared it. A target that is not there any more, or is empty again, is not to be made anew after that: its disk may not be mounted.
+    fn written(&self) -> Option<u64> {
+        None
+    }
+
     /// What large entries recorded that are not done, for a target that [discards](RestoreTarget::discard) by upload ids and
     /// the like. What was begun and has recorded nothing, or not in time, is not among it.
     fn unfinished(&self) -> Vec<SavedProgress> {
@@ -362,7 +368,8 @@ pub trait RestoreTarget: std::fmt::Debug + Send + Sync + 'static {
     /// Makes the root ready.
     ///
     /// # Behavior
-    /// - Creates the root if it is missing; writes no entry.
+    /// - Creates the root if it is missing; writes no entry. Where it may be missing because a disk is not mounted, that is `NotFound`
+    ///   when an earlier attempt is known to have [written](PlanEntries::written) there.
     /// - Repeating it is harmless.
     async fn prepare(&self, plan: &RestorePlan) -> Result<()>;
 

@@ -205,8 +205,8 @@ fn is_about_the_archive(error: &Error) -> bool {
 /// name), or `latest` (the newest complete one).
 ///
 /// # Errors
-/// `NotFound` when none fits, `Invalid` when it is the beginning of several ids and no name; otherwise what reading the
-/// destination met.
+/// `NotFound` when none fits; `Invalid` when it is the beginning of several ids and no name, or the beginning of one archive's id
+/// and the name of another one; otherwise what reading the destination met.
 pub async fn find_archive(destination: &Arc<impl Destination + ?Sized>, selector: &str) -> Result<ArchiveId> {
     find(&*retrying(destination), selector).await
 }
@@ -221,12 +221,20 @@ async fn find(destination: &dyn Destination, selector: &str) -> Result<ArchiveId
     if selector.is_empty() {
         return Err(Error::invalid("an archive is named by its id, the beginning of one, its name, or `latest`"));
     }
-    let fitting: Vec<_> = ids.iter().filter(|id| id.as_str().starts_with(selector)).collect();
-    if let [id] = fitting[..] {
+    if let Some(id) = ids.iter().find(|id| id.as_str() == selector) {
         return Ok(id.clone());
     }
-    if let Some(id) = newest_complete(destination, &ids, |header| header.name == selector).await? {
-        return Ok(id);
+    let fitting: Vec<_> = ids.iter().filter(|id| id.as_str().starts_with(selector)).collect();
+    let named = newest_complete(destination, &ids, |header| header.name == selector).await?;
+    match (&fitting[..], named) {
+        // Whichever is taken, the other one may be meant.
+        ([id], Some(named)) if **id != named => {
+            let text = format!("the id of {id} starts like this, and {named} has this name; use the whole id");
+            return Err(Error::invalid(text).on(selector));
+        }
+        (_, Some(named)) => return Ok(named),
+        ([id], None) => return Ok((*id).clone()),
+        (_, None) => {}
     }
     if fitting.is_empty() {
         let text = format!("no archive at {} has this id or name", destination.identity());

@@ -11,7 +11,8 @@ use futures::TryStreamExt;
 const MAX_TAIL: u64 = 16 << 20;
 
 impl Archive {
-    /// The text of `BACKUP-WARNINGS.txt`, with which the tar stream ends; `None` when no warning was met. Reads the end of the
+    /// The text of `BACKUP-WARNINGS.txt`, with which the tar stream ends; `None` when no warning was met: what it may say then is of
+    /// use only to whoever unpacks with `tar`. Reads the end of the
     /// archive only. The text holds names from the source: escape it before it reaches a terminal.
     ///
     /// # Errors

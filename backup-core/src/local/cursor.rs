@@ -5,13 +5,17 @@
 //! ```text
 //! record  0xC1 flags  path        flags: bit 0 directory, bits 1-3 kind of the change
 //!         [change]                of the table of links that this entry made
-//! base    0xC2 flags  count  count x (version seen name)     flags: bit 0 some links are missing
+//! base    0xC2 flags  [root] count  count x (version seen name)
+//!                                     flags: bit 0 some links are missing, bit 1 the root's inode number follows
 //! ```
 //!
 //! The first record names the entry. The table of links there is the base, with the changes of the records applied from the
 //! last to the first. So consecutive entries share their bytes: the cursor of an entry is that of the entry before it with
 //! one record put in front, and a table of 48 KiB costs each of a hundred entries nothing but a part of one buffer.
 //! Numbers are LEB128; byte strings have their length in front.
+//!
+//! By the root's inode number a resume tells the tree from an empty directory whose disk is not mounted. The device's number is
+//! not kept: the next boot may give the same disk another one.
 
 use super::links::{Change, Link, Links};
 use super::metadata::{FileVersion, Inode};
@@ -23,6 +27,8 @@ use std::ops::Range;
 
 const RECORD: u8 = 0xC1;
 const BASE: u8 = 0xC2;
+/// Bytes of a base without its links, at most: mark, flags, root, and the number of links.
+const BASE_HEAD: usize = 16;
 
 /// What a cursor says.
 #[derive(Clone, Debug)]
@@ -33,6 +39,8 @@ pub(crate) struct Position {
     pub(crate) directory: bool,
     /// Open hard links.
     pub(crate) links: Links,
+    /// Inode number of the directory that the names are relative to, if it is the source's root.
+    pub(crate) root: Option<u64>,
 }
 
 /// Makes the cursors of consecutive entries.
@@ -40,6 +48,8 @@ pub(crate) struct Position {
 pub(crate) struct CursorWriter {
     /// Bytes of a base, at most.
     base_bound: usize,
+    /// Inode number of the root.
+    root: Option<u64>,
     out: Vec<u8>,
     /// Where the cursor of each entry is in `out`.
     cursors: Vec<Range<usize>>,
@@ -50,10 +60,11 @@ pub(crate) struct CursorWriter {
 }
 
 impl CursorWriter {
-    /// A writer whose bases are at most so many bytes.
-    pub(crate) fn new(base_bound: usize) -> Self {
+    /// A writer whose bases are at most so many bytes, for a tree whose root has this inode number.
+    pub(crate) fn new(base_bound: usize, root: Option<u64>) -> Self {
         Self {
             base_bound,
+            root,
             out: Vec::new(),
             cursors: Vec::new(),
             base: Vec::new(),
@@ -71,14 +82,15 @@ impl CursorWriter {
             self.end_run();
             let start = self.out.len();
             self.out.extend_from_slice(&record);
-            write_base(&mut self.out, before, 8);
+            write_base(&mut self.out, self.root, before, 0);
             self.cursors.push(start..self.out.len());
             return;
         }
         if self.ends.is_empty() || self.base.len() + self.records.len() + record.len() > MAX_CURSOR {
             self.end_run();
             self.base.clear();
-            write_base(&mut self.base, before, self.base_bound.min(MAX_CURSOR - record.len()));
+            let bound = self.base_bound.min(MAX_CURSOR - record.len());
+            write_base(&mut self.base, self.root, before, bound);
         }
         self.records.extend_from_slice(&record);
         self.ends.push(self.records.len());
@@ -136,9 +148,8 @@ fn write_record(out: &mut Vec<u8>, path: &[u8], directory: bool, change: &Change
 }
 
 /// Writes the newest links that fit `bound` bytes.
-fn write_base(out: &mut Vec<u8>, links: &Links, bound: usize) {
-    // Room for the flags and the number of links.
-    let bound = bound.saturating_sub(8);
+fn write_base(out: &mut Vec<u8>, root: Option<u64>, links: &Links, bound: usize) {
+    let bound = bound.saturating_sub(BASE_HEAD);
     let mut list = Vec::new();
     let mut count = 0;
     let mut missing = links.lost;
@@ -154,7 +165,10 @@ fn write_base(out: &mut Vec<u8>, links: &Links, bound: usize) {
         }
         count += 1;
     }
-    out.extend_from_slice(&[BASE, u8::from(missing)]);
+    out.extend_from_slice(&[BASE, u8::from(missing) | u8::from(root.is_some()) << 1]);
+    if let Some(root) = root {
+        write_number(out, root);
+    }
     write_number(out, count);
     out.extend_from_slice(&list);
 }
@@ -213,11 +227,13 @@ impl Reader<'_> {
                 _ => return None,
             }
         }
-        match self.byte()? {
-            0 => {}
-            1 => links.lost = true,
-            _ => return None,
+        let flags = self.byte()?;
+        if flags > 3 {
+            return None;
         }
+        links.lost = flags & 1 == 1;
+        // Earlier versions did not write it.
+        let root = if flags & 2 == 2 { Some(self.number()?) } else { None };
         let mut list = Vec::new();
         for _ in 0..self.number()? {
             let (version, seen) = (self.version()?, self.number()?);
@@ -231,7 +247,7 @@ impl Reader<'_> {
             links.apply(path, change);
         }
         let (path, directory, _) = records.into_iter().next()?;
-        Some(Position { path, directory, links })
+        Some(Position { path, directory, links, root })
     }
 
     fn record(&mut self) -> Option<(EntryName, bool, Change)> {
@@ -315,9 +331,10 @@ mod tests {
             // Inode (0: a single name), and length of the path.
             entries in prop::collection::vec((0_u64..20, prop_oneof![9 => 1_usize..60, 1 => 1_usize..30_000]), 1..200),
             base_bound in prop_oneof![Just(48_usize << 10), Just(200)],
+            root in any::<Option<u64>>(),
         ) {
             let mut links = Links::new(BOUND);
-            let mut writer = CursorWriter::new(base_bound);
+            let mut writer = CursorWriter::new(base_bound, root);
             let mut expected = Vec::new();
             for (i, (inode, length)) in entries.iter().enumerate() {
                 let path = format!("{}{i}", "p".repeat(*length));
@@ -337,6 +354,7 @@ mod tests {
                 let position = Position::parse(cursor, BOUND).unwrap();
                 prop_assert_eq!(position.path.as_str(), Some(path.as_str()));
                 prop_assert_eq!(position.directory, *directory);
+                prop_assert_eq!(position.root, root);
                 let found = open(&position.links);
                 if position.links.lost {
                     prop_assert!(found.iter().all(|link| links.contains(link)));
@@ -352,7 +370,7 @@ mod tests {
         fn damaged_cursors_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..80), cut in 0_usize..200) {
             let _ = Position::parse(&Cursor(bytes.into()), BOUND);
             let mut links = Links::new(BOUND);
-            let mut writer = CursorWriter::new(MAX_CURSOR);
+            let mut writer = CursorWriter::new(MAX_CURSOR, Some(u64::MAX));
             let (_, change) = links.meet(&"a/b".into(), &version(3), 2, true);
             writer.push(b"a/b", false, &change, &links);
             links.apply(&"a/b".into(), &change);
@@ -372,7 +390,9 @@ mod tests {
             let e = Position::parse(&Cursor(Bytes::copy_from_slice(other)), BOUND).unwrap_err();
             assert_eq!(e.class(), crate::ErrorClass::Invalid);
         }
-        assert!(Position::parse(&Cursor(Bytes::from_static(b"\xc1\x00\x01a\xc2\x00\x00")), BOUND).is_ok());
+        // That of an earlier version, without a root.
+        let earlier = Position::parse(&Cursor(Bytes::from_static(b"\xc1\x00\x01a\xc2\x00\x00")), BOUND).unwrap();
+        assert_eq!(earlier.root, None);
     }
 
     #[test]
@@ -381,7 +401,7 @@ mod tests {
         for i in 0..2000 {
             links.insert(Link { name: format!("some/longer/path/{i}").as_str().into(), version: version(i), seen: 1 });
         }
-        let mut writer = CursorWriter::new(48 << 10);
+        let mut writer = CursorWriter::new(48 << 10, Some(2));
         for i in 0..512 {
             writer.push(format!("some/path/to/file-{i}").as_bytes(), false, &Change::None, &links);
         }

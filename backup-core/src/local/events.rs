@@ -11,7 +11,7 @@ use super::metadata::OwnerNames;
 use super::open::Base;
 use super::read::{BatchReader, Outcome, Portion, ReadEntry, stored};
 use super::scope::Scope;
-use super::walk::{Walk, WalkBounds};
+use super::walk::{Behind, Walk, WalkBounds};
 use crate::Result;
 use crate::adapter::{Content, Cursor, ReadContext, SourceEntry, SourceEvent, SourceWarning};
 use crate::budget::Permit;
@@ -67,22 +67,28 @@ pub(crate) fn events(
 ) -> BoxStream<'static, Result<SourceEvent>> {
     Box::pin(async_stream::try_stream! {
         let position = after.map(|cursor| Position::parse(&cursor, bounds.links)).transpose()?;
-        let behind = position.as_ref().map(|p| (p.path.clone(), p.directory));
+        let behind = position.as_ref().map(|p| (p.path.clone(), p.directory, p.root));
         let links = position.map_or_else(|| Links::new(bounds.links), |p| p.links);
         if links.lost {
             yield SourceEvent::Warning(links_lost());
         }
         let linked = links.inodes().collect();
-        let batches = blocking(move || {
+        let (batches, root) = blocking(move || {
             let (base, scope) = base()?;
-            let behind = behind.as_ref().map(|(path, directory)| (path.as_bytes(), *directory));
-            Ok(Batches::new(Walk::new(base, Arc::new(scope), bounds.walk, behind)?, linked))
+            let behind = behind.as_ref().map(|(path, directory, root)| Behind {
+                path: path.as_bytes(),
+                directory: *directory,
+                root: *root,
+            });
+            let walk = Walk::new(base, Arc::new(scope), bounds.walk, behind)?;
+            let root = walk.root();
+            Ok((Batches::new(walk, linked), root))
         })
         .await?;
         let shared = Shared { names: Arc::default(), buffers: BufferPool::new(KEPT) };
         let (send, mut receive) = mpsc::channel(WAITING);
         let _driver = AbortOnDropHandle::new(tokio::spawn(drive(batches, bounds.batch, ctx, shared.clone(), send)));
-        let mut sequence = Sequence { links, cursor_links: bounds.cursor_links };
+        let mut sequence = Sequence { links, cursor_links: bounds.cursor_links, root };
         while let Some(reading) = receive.recv().await {
             let Reading { portion, permit } = reading?;
             let mut portion = joined(portion.await)?;
@@ -178,12 +184,14 @@ fn read(batch: Batch, shared: Shared, permit: Option<Arc<Permit>>) -> JoinHandle
 struct Sequence {
     links: Links,
     cursor_links: usize,
+    /// Inode number of the root.
+    root: Option<u64>,
 }
 
 impl Sequence {
     fn finish(&mut self, outcomes: Vec<Outcome>) -> Vec<SourceEvent> {
         let mut events = Vec::with_capacity(outcomes.len());
-        let mut cursors = CursorWriter::new(self.cursor_links);
+        let mut cursors = CursorWriter::new(self.cursor_links, self.root);
         for outcome in outcomes {
             match outcome {
                 Outcome::Warning(warning) => events.push(SourceEvent::Warning(warning)),

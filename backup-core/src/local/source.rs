@@ -46,7 +46,8 @@ pub struct LocalSourceConfig {
 /// Regular files, directories and symbolic links (never followed) are delivered with owner, permissions, times,
 /// extended attributes, which include ACLs and capabilities, and holes. Those of symbolic links need `/proc`. Further names
 /// of a file become hard links to the first. Sockets, FIFOs and devices are skipped with a warning, as is all that vanishes or
-/// cannot be read. What is created while the tree is read may or may not be seen.
+/// cannot be read. What is created while the tree is read may or may not be seen. A run that goes on behind a cursor is refused
+/// when the root is another directory by then, because its disk is not mounted: `NotFound`.
 ///
 /// Files up to 1 MiB are read inline. One that changes meanwhile is read again twice, and then flagged inconsistent. For larger ones,
 /// [`read`](Source::read) reports the state at the moment of opening: an empty range behind the last byte tells whether the

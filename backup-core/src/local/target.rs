@@ -159,7 +159,8 @@ impl RestoreTarget for LocalTarget {
 
     async fn prepare(&self, plan: &RestorePlan) -> Result<()> {
         self.shared.names.learn(plan, true).await?;
-        self.blocking(Shared::prepare).await
+        let written = plan.entries.written();
+        self.blocking(move |shared| shared.prepare(written)).await
     }
 
     async fn write_small(&self, plan: &RestorePlan, batch: Vec<SmallEntry>) -> Result<Vec<Result<Written>>> {
@@ -234,7 +235,21 @@ impl Shared {
         Ok(true)
     }
 
-    fn prepare(&self) -> Result<()> {
+    fn prepare(&self, written: Option<u64>) -> Result<()> {
+        // Below the path of a disk that is not mounted, the rest of the restore would go astray.
+        let gone = match written {
+            None => false,
+            Some(0) => !self
+                .path
+                .try_exists()
+                .map_err(|e| Error::io(e, "cannot look at the directory").on(self.path.display()))?,
+            Some(_) => self.is_empty()?,
+        };
+        if gone {
+            let text =
+                "what was restored already is not there; is the disk mounted? If it was removed, begin a new restore";
+            return Err(Error::not_found(text).on(self.path.display()));
+        }
         std::fs::create_dir_all(&self.path)
             .map_err(|e| Error::io(e, "cannot make the directory").on(self.path.display()))?;
         let root = self.open_root()?;

@@ -84,6 +84,17 @@ struct Level {
     unlisted: bool,
 }
 
+/// Where a walk goes on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Behind<'a> {
+    /// Path of the item delivered last.
+    pub(crate) path: &'a [u8],
+    /// Whether it was a directory.
+    pub(crate) directory: bool,
+    /// Inode number of the root there, if that is known.
+    pub(crate) root: Option<u64>,
+}
+
 /// A walk.
 #[derive(Debug)]
 pub(crate) struct Walk {
@@ -93,31 +104,30 @@ pub(crate) struct Walk {
     levels: Vec<Level>,
     /// Path of what was found last; that of a level is the start of it.
     path: Vec<u8>,
-    root_device: u64,
+    root: Inode,
     /// Bytes of memory that the names of all levels occupy.
     held: usize,
     /// How many levels have an open handle.
     open: usize,
-    /// To be told before anything else.
-    pending: Option<SourceWarning>,
+    /// To be told before anything else, the last first.
+    pending: Vec<SourceWarning>,
 }
 
 impl Walk {
-    /// A walk from the start, or from behind the item of this path, which was or was not a directory.
+    /// A walk from the start, or from behind an item.
     ///
     /// # Errors
-    /// When the root cannot be read.
-    pub(crate) fn new(
-        base: Base,
-        scope: Arc<Scope>,
-        bounds: WalkBounds,
-        behind: Option<(&[u8], bool)>,
-    ) -> Result<Self> {
+    /// When the root cannot be read; `NotFound` when it is another one than that of the item.
+    pub(crate) fn new(base: Base, scope: Arc<Scope>, bounds: WalkBounds, behind: Option<Behind<'_>>) -> Result<Self> {
         let root = base.open()?;
         let failed =
             |e: Errno| crate::Error::io(e.into(), "cannot read the source's directory").on(base.directory.display());
         let state = FileState::from(rustix::fs::fstat(&root).map_err(failed)?);
-        let mut components = behind.iter().flat_map(|(path, _)| path.split(|b| *b == b'/'));
+        let moved = match &behind {
+            Some(behind) => other_root(&base, root.as_fd(), state.inode(), behind)?,
+            None => None,
+        };
+        let mut components = behind.iter().flat_map(|behind| behind.path.split(|b| *b == b'/'));
         let after = components.next();
         let names = match &base.only {
             Some(only) if after.is_none() => Names::single(only),
@@ -130,19 +140,24 @@ impl Walk {
             bounds,
             levels: Vec::new(),
             path: Vec::new(),
-            root_device: state.inode().dev,
+            root: state.inode(),
             held: 0,
             open: 0,
-            pending: None,
+            pending: moved.into_iter().collect(),
         };
         if walk.scope.nothing {
             return Ok(walk);
         }
         walk.push(0, state.inode(), Arc::new(root), names, after.map(<[u8]>::to_vec));
-        if let (Some((path, was_directory)), None) = (behind, &walk.base.only) {
-            walk.descend(path, was_directory)?;
+        if let (Some(behind), None) = (behind, &walk.base.only) {
+            walk.descend(behind.path, behind.directory)?;
         }
         Ok(walk)
+    }
+
+    /// Inode number of the root, by which a later walk can tell that it is the same; `None` when a single file is the root.
+    pub(crate) fn root(&self) -> Option<u64> {
+        self.base.only.is_none().then_some(self.root.ino)
     }
 
     /// Enters the directories on the way to `path`, without delivering them.
@@ -172,7 +187,7 @@ impl Walk {
                 }
                 Err(e) => {
                     let text = format!("the rest of the directory: {}", reason(e)?);
-                    self.pending = Some(skipped(EntryName::new(self.path.clone()), &text));
+                    self.pending.insert(0, skipped(EntryName::new(self.path.clone()), &text));
                     break;
                 }
             }
@@ -185,7 +200,7 @@ impl Walk {
     /// # Errors
     /// Trouble that is not about one item; the walk cannot go on.
     pub(crate) fn next(&mut self) -> Result<Option<Found>> {
-        if let Some(warning) = self.pending.take() {
+        if let Some(warning) = self.pending.pop() {
             return Ok(Some(Found::Warning(warning)));
         }
         loop {
@@ -286,7 +301,7 @@ impl Walk {
 
     /// Whether the walk goes into a directory.
     fn enters(&self, state: &FileState) -> bool {
-        let elsewhere = self.scope.one_file_system && state.inode().dev != self.root_device;
+        let elsewhere = self.scope.one_file_system && state.inode().dev != self.root.dev;
         !elsewhere && !self.scope.leaves_out_inode(state.inode())
     }
 
@@ -398,6 +413,42 @@ impl Level {
         self.unlisted |= !self.names.is_exhausted();
         self.names = Names::default();
     }
+}
+
+/// Looks whether a walk goes on in the tree that it was in: below the path of a disk that is not mounted there is an empty
+/// directory, or another one, and the rest of the tree would seem to be gone.
+///
+/// File systems without lasting inode numbers give the same directory another one when they are mounted again. There the item is
+/// still at its place, which is told in a warning.
+fn other_root(base: &Base, root: BorrowedFd<'_>, inode: Inode, behind: &Behind<'_>) -> Result<Option<SourceWarning>> {
+    let Some(before) = behind.root else { return Ok(None) };
+    if base.only.is_none() {
+        if inode.ino == before {
+            return Ok(None);
+        }
+        if stands(root, behind.path) {
+            let message = "the source's root is another directory than before the backup was interrupted; the entry read \
+                           last is there as well, so the backup goes on in it";
+            return Ok(Some(SourceWarning { name: None, message: message.into() }));
+        }
+    }
+    let text = "the source's root is another directory than before; is its disk mounted?";
+    Err(crate::Error::not_found(text).on(base.directory.display()))
+}
+
+/// Whether there is anything at this path.
+fn stands(root: BorrowedFd<'_>, path: &[u8]) -> bool {
+    let mut components = path.split(|b| *b == b'/');
+    let leaf = components.next_back().unwrap_or_default();
+    let mut inner: Option<OwnedFd> = None;
+    for component in components {
+        match open_directory(inner.as_ref().map_or(root, |inner| inner.as_fd()), component) {
+            Ok(directory) => inner = Some(directory),
+            Err(_) => return false,
+        }
+    }
+    let at = inner.as_ref().map_or(root, |inner| inner.as_fd());
+    rustix::fs::statat(at, super::identity::os(leaf), AtFlags::SYMLINK_NOFOLLOW | no_automount()).is_ok()
 }
 
 /// Looking at a mount point should not mount it.

@@ -6,7 +6,7 @@ use backup_core::adapter::{DestinationProperties, Granularity, Source, SourceFac
 use backup_core::archive::{Codec, Compression, WARNINGS_FILE};
 use backup_core::engine::{Archive, BackupOptions, BackupRequest, OpenOptions, Outcome, Selection, VerifyMode};
 use backup_core::memory::MemoryStore;
-use backup_core::model::{EntryKind, EntryName, Metadata, Owner, Xattr};
+use backup_core::model::{ArchiveId, EntryKind, EntryName, Metadata, Owner, Xattr};
 use backup_testkit::Method;
 use backup_testkit::doubles::{
     Blob, MemoryContent, MemoryDestination, MemoryEntry, MemorySource, MemoryTarget, Names, OnChange, OnResume,
@@ -415,11 +415,20 @@ async fn a_group_that_comes_again_replaces_what_came_before() {
             async || engine(&store).resume_backup(resume_request(&id, &faulty, Arc::new(destination.clone()))).await;
         // The second group is so short that it does not break off.
         if wait(resume().await.unwrap()).await.is_err() {
-            complete(resume().await.unwrap()).await;
+            assert_eq!(complete(resume().await.unwrap()).await, 0);
         }
         assert_sound(&destination, &archive, None).await;
         let opened = Archive::open(Arc::new(destination.clone()), &archive, &OpenOptions::default()).await.unwrap();
         assert_eq!(opened.manifest().superseded.len(), 1, "one record of a group is enough");
+        // For whoever unpacks with `tar`, there are files of the first reading that nothing replaces.
+        let files = untar(&destination, &archive).await;
+        assert!(files.contains_key("g/000010.bin"));
+        let notes = String::from_utf8_lossy(&files[WARNINGS_FILE]);
+        assert!(
+            notes.starts_with("group g was read again; files of it from the first reading (among the first "),
+            "{notes}"
+        );
+        assert_eq!((opened.manifest().totals.warnings, opened.warnings().await.unwrap()), (0, None));
         let target = restore(&destination, &archive, None).await;
         let items = target.items();
         assert_eq!(items.len(), expected.len() + 2);
@@ -596,4 +605,58 @@ async fn little_in_an_open_frame_does_not_hold_up_what_needs_all_the_memory() {
     complete(engine(&store).backup(request(&source, &destination)).await.unwrap()).await;
     let waited = start.elapsed();
     assert!(waited < Duration::from_secs(1), "{waited:?}");
+}
+
+/// Backs up a source whose calls fail by a script.
+async fn failing(
+    source: &Arc<MemorySource>,
+    script: Script,
+) -> (backup_core::Result<Outcome>, MemoryDestination, ArchiveId) {
+    let destination = MemoryDestination::default();
+    let faulty = FaultySource::new(source.clone(), script);
+    let handle = engine(&MemoryStore::new()).backup(request(&faulty, &destination)).await.unwrap();
+    let archive = handle.archive().clone();
+    (wait(handle).await, destination, archive)
+}
+
+fn transient(method: Method, when: When) -> Rule {
+    Rule::new(method, when, Fault::Fail(ErrorClass::Transient))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_alone_cannot_be_read_does_not_keep_the_backup_from_its_end() {
+    for (size, from) in [(1000, 1), (10 * MIB, 1), (10 * MIB, 3), (10 * MIB, 4)] {
+        let source = MemorySource::new("s").stored("a", "a").stored("bad", Blob::pattern(1, size)).stored("z", "z");
+        let source = Arc::new(source);
+        let script = Script::new().rule(transient(Method::Read, When::From(from)).about("bad"));
+        let (ended, destination, archive) = failing(&source, script).await;
+        assert!(matches!(ended, Ok(Outcome::Completed { warnings: 1, .. })), "{size} from {from}: {ended:?}");
+        assert_sound(&destination, &archive, None).await;
+        let target = restore(&destination, &archive, None).await;
+        assert!(target.content("a").is_some() && target.content("z").is_some());
+        let text = String::from_utf8(untar(&destination, &archive).await[WARNINGS_FILE].clone()).unwrap();
+        // All of it but the look at its end.
+        let kept = from == 4;
+        assert_eq!(target.content("bad").is_some(), kept, "{text}");
+        assert!(kept || text.contains("bad: skipped: it cannot be read: reading it fails time and again"), "{text}");
+    }
+    // The trouble passes when the source is asked.
+    let source = Arc::new(MemorySource::new("s").stored("a", "a").stored("bad", Blob::pattern(1, 10 * MIB)));
+    let script = Script::new().rule(transient(Method::Read, When::First(6)).about("a"));
+    let (ended, destination, archive) = failing(&source, script).await;
+    assert!(matches!(ended, Ok(Outcome::Completed { warnings: 0, .. })), "{ended:?}");
+    assert_good(&destination, &archive, source, None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_that_fail_one_after_the_other_are_trouble_of_the_source() {
+    let source = (0..9).fold(MemorySource::new("s").file("first", "1"), |s, n| s.stored(&format!("s{n}"), "x"));
+    let source = Arc::new(source);
+    let script = Script::new().rule(transient(Method::Read, When::Always));
+    let (ended, ..) = failing(&source, script.clone()).await;
+    assert_eq!(ended.unwrap_err().class(), ErrorClass::Transient);
+    // Nothing is skipped when the source does not answer. It is asked twice before anything is read.
+    let script = Script::new().rule(transient(Method::Read, When::Always).about("s0"));
+    let (ended, ..) = failing(&source, script.rule(transient(Method::Check, When::From(3)))).await;
+    assert!(ended.unwrap_err().to_string().contains("checking the source"));
 }

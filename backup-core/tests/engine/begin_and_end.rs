@@ -383,3 +383,25 @@ async fn an_archive_in_the_making_is_not_deleted_however_many_operations_came_af
     assert!(error.to_string().contains(id.as_str()), "{error}");
     assert_ne!(objects(&destination, &archive), []);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_selector_that_means_one_archive_by_its_id_and_another_by_its_name_is_refused() {
+    let (destination, source) = (MemoryDestination::default(), Arc::new(MemorySource::new("s").file("a", "a")));
+    let place: Arc<dyn Destination> = Arc::new(destination.clone());
+    let first = back_up(request(&source, &destination)).await;
+    let beginning = first.as_str()[..first.as_str().len() - 1].to_owned();
+    assert_eq!(find_archive(&place, &beginning).await.unwrap(), first);
+    let mut archives = Vec::new();
+    for name in [beginning.as_str(), first.as_str()] {
+        let mut request = request(&source, &destination);
+        request.name = name.into();
+        archives.push(back_up(request).await);
+    }
+    let error = find_archive(&place, &beginning).await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Invalid);
+    assert!(
+        error.to_string().contains(archives[0].as_str()) && error.to_string().contains("use the whole id"),
+        "{error}"
+    );
+    assert_eq!(find_archive(&place, first.as_str()).await.unwrap(), first, "a whole id is no beginning");
+}

@@ -8,7 +8,7 @@ use backup_core::model::EntryKind;
 use backup_testkit::Method;
 use backup_testkit::doubles::{MemoryContent, MemoryDestination, MemoryEntry, MemorySource, MemoryTarget};
 use backup_testkit::faulty::{Fault, FaultyDestination, Rule, Script, When};
-use backup_testkit::record::{Recorder, RecordingDestination};
+use backup_testkit::record::{Recorder, RecordingDestination, RecordingSource};
 use std::sync::Arc;
 
 /// Names so long that few entries fill an index piece.
@@ -90,4 +90,26 @@ async fn links_whose_first_names_are_not_chosen_are_found_near_by() {
         |call: &&backup_testkit::record::Call| call.method == Method::Get && call.subject.contains("/index/");
     let reads = recorder.calls().iter().filter(of_index).count() as u64;
     assert!(reads <= 4 * pieces, "{reads} reads of {pieces} pieces");
+}
+
+#[tokio::test]
+async fn a_volume_whose_index_lines_cannot_be_put_is_not_read_again() {
+    let (store, destination, source) = (MemoryStore::new(), MemoryDestination::default(), source());
+    let fault = Rule::new(Method::Put, When::Nth(1), Fault::Fail(ErrorClass::Permanent)).about("/index/");
+    let script = Script::new().rule(fault);
+    let mut request = request(&source, &destination);
+    request.destination = FaultyDestination::new(Arc::new(destination.clone()), script.clone());
+    // So large that the index lines of the first volume are worth a piece.
+    request.options.volume_size = Some(1 << 20);
+    let handle = engine(&store).backup(request).await.unwrap();
+    let (id, archive) = (handle.id().clone(), handle.archive().clone());
+    wait(handle).await.unwrap_err();
+    assert_eq!(script.fired().len(), 1);
+    let recorder = Recorder::new();
+    let counted = RecordingSource::new(source.clone(), recorder.clone());
+    let resume = resume_request(&id, &counted, Arc::new(destination.clone()));
+    complete(engine(&store).resume_backup(resume).await.unwrap()).await;
+    let again = recorder.entries().len();
+    assert!((1..190).contains(&again), "{again} of 200 entries were read again");
+    assert_good(&destination, &archive, source, None).await;
 }

@@ -1,19 +1,25 @@
 //! Pauses and crashes: what is read again, and that the result is the same.
 
 use crate::common::*;
-use backup_core::ErrorClass;
-use backup_core::adapter::{Destination, Granularity};
+use async_trait::async_trait;
+use backup_core::adapter::{
+    Cursor, Destination, Estimate, Granularity, Opened, ReadContext, Source, SourceEvent, SourceProperties, Version,
+};
 use backup_core::archive::Codec;
 use backup_core::engine::{BackupOptions, BackupRequest, Engine, EngineOptions, Outcome};
 use backup_core::memory::MemoryStore;
-use backup_core::model::LogQuery;
+use backup_core::model::{EntryName, Identity, LogQuery};
 use backup_core::state::{PauseReason, State};
+use backup_core::{ErrorClass, Result};
 use backup_testkit::Method;
 use backup_testkit::doubles::{
     Blob, MemoryContent, MemoryDestination, MemoryEntry, MemorySource, MemoryTarget, OnChange, Trouble, TroubleAt,
 };
 use backup_testkit::faulty::{Fault, FaultyDestination, FaultySource, FaultyStore, FaultyTarget, Rule, Script, When};
 use backup_testkit::record::{Recorder, RecordingDestination, RecordingSource};
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -483,4 +489,102 @@ async fn a_resumed_restore_does_not_begin_a_finished_group_in_its_middle() {
     assert_clean(&target);
     assert_eq!(target.content("first").unwrap(), "slice 0 slice 2 slice 4 slice 6 slice 8 slice 10 ");
     assert_eq!(target.content("second").unwrap(), "slice 1 slice 3 slice 5 slice 7 slice 9 slice 11 ");
+}
+
+/// An entry without padding in the tar stream, longer than one range, of a source that is asked at its end whether it has changed.
+fn without_padding() -> Arc<MemorySource> {
+    Arc::new(MemorySource::new("s").stored("large", Blob::pattern(1, 5 * MIB)).stored("next", Blob::pattern(2, 1000)))
+}
+
+/// The third read of the large entry: behind its last byte.
+fn look(fault: Fault) -> Rule {
+    Rule::new(Method::Read, When::Nth(3), fault).about("large")
+}
+
+/// Nothing comes behind its first entry until there is a pause.
+#[derive(Debug)]
+struct WaitsForAPause(Arc<dyn Source>);
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Source for WaitsForAPause {
+    fn identity(&self) -> Identity {
+        self.0.identity()
+    }
+    fn properties(&self) -> SourceProperties {
+        self.0.properties()
+    }
+    async fn check(&self) -> Result<()> {
+        self.0.check().await
+    }
+    async fn estimate(&self) -> Result<Estimate> {
+        self.0.estimate().await
+    }
+    fn events(self: Arc<Self>, after: Option<Cursor>, ctx: ReadContext) -> BoxStream<'static, Result<SourceEvent>> {
+        let stop = ctx.stop.clone();
+        self.0
+            .clone()
+            .events(after, ctx)
+            .take(1)
+            .chain(stop.cancelled_owned().into_stream().filter_map(async |()| None))
+            .boxed()
+    }
+    async fn read(
+        &self,
+        entry: &EntryName,
+        version: Option<&Version>,
+        range: Range<u64>,
+        ctx: &ReadContext,
+    ) -> Result<Opened> {
+        self.0.read(entry, version, range, ctx).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_an_entry_is_never_a_frame_of_its_own() {
+    let source = without_padding();
+    for volume_age in [Duration::from_secs(900), Duration::from_secs(1)] {
+        // So long that what has been read is sent off meanwhile.
+        let script = Script::new().rule(look(Fault::Delay(Duration::from_millis(1500))));
+        let slow = Arc::new(WaitsForAPause(FaultySource::new(source.clone(), script.clone())));
+        let (store, destination) = (MemoryStore::new(), MemoryDestination::default());
+        let mut request = request(&slow, &destination);
+        request.options.volume_age = volume_age;
+        let handle = engine(&store).backup(request).await.unwrap();
+        let (id, archive) = (handle.id().clone(), handle.archive().clone());
+        until("its end is looked at", || !script.fired().is_empty()).await;
+        handle.pause();
+        assert!(matches!(wait(handle).await.unwrap(), Outcome::Paused { .. }));
+        let resume = resume_request(&id, &source, Arc::new(destination.clone()));
+        assert_eq!(complete(engine(&store).resume_backup(resume).await.unwrap()).await, 0);
+        assert_good(&destination, &archive, source.clone(), None).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_broke_off_before_the_end_of_an_entry_goes_on_there() {
+    let source = without_padding();
+    let script = Script::new().rule(look(Fault::Fail(ErrorClass::Unauthorized)));
+    let broken = FaultySource::new(source.clone(), script);
+    let (store, destination) = (MemoryStore::new(), MemoryDestination::default());
+    let handle = engine(&store).backup(request(&broken, &destination)).await.unwrap();
+    let (id, archive) = (handle.id().clone(), handle.archive().clone());
+    assert!(matches!(wait(handle).await.unwrap(), Outcome::Paused { .. }));
+
+    // All of its content is stored, and for a while nothing comes behind it; then there is a pause, and then it goes on.
+    for pause in [true, false] {
+        let script =
+            Script::new().rule(Rule::new(Method::Events, When::Always, Fault::Delay(Duration::from_millis(1500))));
+        let slow = FaultySource::new(source.clone(), script.clone());
+        let resume = resume_request(&id, &slow, Arc::new(destination.clone()));
+        let handle = engine(&store).resume_backup(resume).await.unwrap();
+        if pause {
+            until("it goes on", || !script.fired().is_empty()).await;
+            handle.pause();
+            assert!(matches!(wait(handle).await.unwrap(), Outcome::Paused { .. }));
+        } else {
+            assert_eq!(complete(handle).await, 0);
+        }
+    }
+    assert_good(&destination, &archive, source, None).await;
 }

@@ -8,8 +8,9 @@ use crate::signals::{Signals, Wish};
 use backup_core::ErrorClass;
 use backup_core::adapter::{LogSink, Store};
 use backup_core::engine::{Engine, EngineOptions, OperationHandle, Outcome};
-use backup_core::model::{LogLevel, LogRecord, OperationId, OperationKind, Progress};
-use serde_json::json;
+use backup_core::model::{LogLevel, LogRecord, OperationId, OperationKind, OperationQuery, Progress};
+use serde_json::{Value, json};
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
@@ -184,6 +185,54 @@ impl<'a> Runner<'a> {
     }
 }
 
+/// Begins a new operation with this spec, unless a signal comes first. One that has been created by then is named, with what goes on with it.
+///
+/// # Errors
+/// What kept it from being begun; `Interrupted` after a signal when nothing was created.
+pub(crate) async fn begin(
+    app: &App,
+    store: &dyn Store,
+    signals: &mut Signals,
+    (kind, spec): (OperationKind, &Value),
+    work: impl Future<Output = backup_core::Result<OperationHandle>>,
+) -> Result<ControlFlow<Exit, OperationHandle>, Failure> {
+    let start = OperationId::generate(jiff::Timestamp::now());
+    match unless_interrupted(signals, work).await {
+        Ok(begun) => return Ok(ControlFlow::Continue(begun.map_err(Failure::of_request)?)),
+        Err(Failure::Interrupted) => {}
+        Err(other) => return Err(other),
+    }
+    // The store may be what does not answer; another signal ends the look.
+    let id = match unless_interrupted(signals, created(store, &start, kind, spec)).await? {
+        Ok(Some(id)) => id,
+        Ok(None) => return Err(Failure::Interrupted),
+        Err(error) => {
+            tracing::debug!(error = %error.chain(), "whether the operation was created is not known");
+            return Err(Failure::Interrupted);
+        }
+    };
+    let resume = app.resume_command(&id);
+    app.out.event(&json!({ "event": "stopped", "operation": id, "resume": resume }));
+    app.out.note(format!("stopped before anything was done; go on with: {resume}"));
+    Ok(ControlFlow::Break(Exit::Paused))
+}
+
+/// The operation with this spec that was created since then and is still there.
+async fn created(
+    store: &dyn Store,
+    start: &OperationId,
+    kind: OperationKind,
+    spec: &Value,
+) -> backup_core::Result<Option<OperationId>> {
+    // Ids tell the second in which they were made.
+    let second = |id: &OperationId| id.as_str().split('-').next().unwrap_or_default().to_owned();
+    let query = OperationQuery { kind: Some(kind), ..OperationQuery::default() };
+    let found = store.query(&query).await?.into_iter().find(|operation| {
+        operation.new.spec == *spec && second(&operation.new.id) >= second(start) && !operation.state.is_final()
+    });
+    Ok(found.map(|operation| operation.new.id))
+}
+
 /// Runs what comes before an operation's handle is there, unless a signal comes first.
 ///
 /// # Errors
@@ -192,5 +241,77 @@ pub(crate) async fn unless_interrupted<T>(signals: &mut Signals, work: impl Futu
     tokio::select! {
         result = work => Ok(result),
         _ = signals.next() => Err(Failure::Interrupted),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::Global;
+    use backup_core::memory::MemoryStore;
+    use backup_core::model::{ArchiveId, Identity, NewOperation};
+
+    async fn create(store: &MemoryStore, spec: &Value) -> OperationId {
+        let now = jiff::Timestamp::now();
+        let new = NewOperation {
+            id: OperationId::generate(now),
+            kind: OperationKind::Backup,
+            name: String::new(),
+            source: Identity::new("local", "/a"),
+            destination: Identity::new("local", "/b"),
+            archive: ArchiveId::generate(now),
+            spec: spec.clone(),
+            connections: None,
+            created_by: String::new(),
+        };
+        let id = new.id.clone();
+        store.create(new, None).await.unwrap();
+        id
+    }
+
+    #[tokio::test]
+    async fn an_operation_that_was_created_when_a_signal_came_is_found() {
+        let (store, spec) = (MemoryStore::new(), json!({ "from": "a" }));
+        let start = OperationId::generate(jiff::Timestamp::now());
+        create(&store, &json!({ "from": "other" })).await;
+        assert_eq!(created(&store, &start, OperationKind::Backup, &spec).await.unwrap(), None);
+        let id = create(&store, &spec).await;
+        assert_eq!(created(&store, &start, OperationKind::Backup, &spec).await.unwrap(), Some(id));
+        assert_eq!(created(&store, &start, OperationKind::Restore, &spec).await.unwrap(), None);
+        let later = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(2);
+        let later = OperationId::generate(later);
+        assert_eq!(created(&store, &later, OperationKind::Backup, &spec).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_signal_while_an_operation_is_begun_ends_as_a_pause_when_it_is_there() {
+        let (store, spec) = (MemoryStore::new(), json!({ "from": "a" }));
+        let global = Global {
+            key_file: None,
+            passphrase_env: None,
+            allow_unsealed: false,
+            json: false,
+            store: None,
+            quiet: true,
+            verbose: 0,
+        };
+        let app = App::new(global).unwrap();
+        let mut signals = Signals::install().unwrap();
+        for there in [false, true] {
+            let work = async {
+                if there {
+                    create(&store, &spec).await;
+                }
+                let pid = std::process::id().to_string();
+                assert!(std::process::Command::new("kill").args(["-s", "INT", &pid]).status().unwrap().success());
+                std::future::pending().await
+            };
+            let ended = begin(&app, &store, &mut signals, (OperationKind::Backup, &spec), work).await;
+            match ended {
+                Ok(ControlFlow::Break(exit)) => assert!(there && exit == Exit::Paused),
+                Err(failure) => assert!(!there && matches!(failure, Failure::Interrupted)),
+                Ok(ControlFlow::Continue(_)) => panic!("begun"),
+            }
+        }
     }
 }

@@ -128,6 +128,22 @@ fn archives_are_listed_and_shown_for_people_and_machines() {
 }
 
 #[test]
+fn nothing_is_deleted_when_the_id_of_one_archive_starts_with_the_name_of_another() {
+    let place = Place::new();
+    place.tree("tree");
+    let first = place.create("tree", "backups", &[]);
+    let name = &first[..first.len() - 1];
+    let second = place.create("tree", "backups", &["--name", name]);
+    let run = place.ends(1, &["delete", name, "--at", "backups", "--force"]);
+    assert!(run.stderr.contains(&first) && run.stderr.contains(&second), "{}", run.stderr);
+    place.ends(1, &["show", name, "--at", "backups"]);
+    let list = place.ends(0, &["--json", "list", "--at", "backups"]).last();
+    assert_eq!(list["archives"].as_array().unwrap().len(), 2);
+    place.ends(0, &["delete", &first, "--at", "backups", "--force"]);
+    place.ends(0, &["delete", name, "--at", "backups", "--force"]);
+}
+
+#[test]
 fn a_sound_archive_passes_every_verification_and_a_damaged_one_none_that_reads_it() {
     let place = Place::new();
     place.tree("tree");
@@ -209,6 +225,10 @@ fn an_export_is_a_stream_that_tar_reads() {
         assert!(tar.status.success(), "{name}: {}", text(&tar.stderr));
         place.assert_same("tree", &to);
     }
+    // Nobody else may read what may have been sealed.
+    let mode =
+        |name: &str| std::os::unix::fs::PermissionsExt::mode(&place.path(name).metadata().unwrap().permissions());
+    assert_eq!(mode("x.tar") & 0o777, 0o600);
     // A file that is there stays, unless told.
     let before = std::fs::metadata(place.path("x.tar")).unwrap().modified().unwrap();
     place.ends(2, &["export", "latest", "--at", "backups", "--output", "x.tar"]);

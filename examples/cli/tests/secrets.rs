@@ -92,7 +92,7 @@ fn nothing_tells_a_secret(server: Server, postgres: bool) {
     run(0, &["--json", "history"]);
     run(0, &["--json", "logs", "latest"]);
     run(
-        1,
+        2,
         &["create", "--source", "database", "--destination", "docs", "--detach", "--source-options", "{\"order\":7}"],
     );
 

@@ -10,6 +10,7 @@ use crate::engine::session::Session;
 use crate::model::{EntryKind, EntryName, LogRecord};
 use crate::{Error, ErrorClass, Result};
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -39,6 +40,8 @@ enum Halt {
     Source(Error),
     /// A pause cut the reading of a large entry short.
     Paused,
+    /// The reading ended before the entry did: by a pause, or in an error that it knows.
+    ReadingEnded,
 }
 
 impl From<Stopped> for Halt {
@@ -56,6 +59,8 @@ pub(super) struct Assembler {
     /// Memory of its own for reading an entry again, which read-ahead must not be able to take away.
     pub(super) budget: ByteBudget,
     pub(super) abandoned: Abandoned,
+    /// An entry was given up for errors that should pass, and nothing has been read since.
+    pub(super) gave_one_up: bool,
     pub(super) steps: mpsc::Receiver<Vec<Step>>,
     pub(super) queue: VecDeque<Step>,
 }
@@ -76,6 +81,7 @@ impl Assembler {
                 Ok(()) if self.ctx.stop.is_cancelled() => Ended::Paused,
                 Ok(()) => Ended::Complete,
             },
+            Err(Halt::ReadingEnded) => source_ended.await.map_or_else(Ended::Broken, |()| Ended::Paused),
             Err(Halt::Source(error)) => Ended::Broken(error),
             Err(Halt::Paused) => Ended::Paused,
             Err(Halt::Stopped) => return Err(Error::cancelled("the backup was stopped")),
@@ -84,7 +90,7 @@ impl Assembler {
             if matches!(ended, Ended::Complete) {
                 self.stream.end().await?;
             }
-            self.stream.flush(true).await
+            self.stream.finish().await
         };
         finish.await.map_err(|Stopped| Error::cancelled("the backup was stopped"))?;
         Ok(ended)
@@ -123,21 +129,21 @@ impl Assembler {
         }
     }
 
-    /// The next range of an entry; `None` when a pause cut its reading short.
-    async fn range(&mut self, wanted: u64) -> Result<Option<Result<RangeRead>>, Halt> {
+    /// The next range of an entry.
+    async fn range(&mut self, wanted: u64) -> Result<Result<RangeRead>, Halt> {
         while let Some(step) = self.next().await? {
             match step {
                 Step::Range { serial, mut read } if serial == wanted => {
-                    return Ok(Some(patiently(&mut self.stream, read.join()).await?));
+                    return Ok(patiently(&mut self.stream, read.join()).await?);
                 }
                 Step::Range { .. } => {}
                 other => {
                     self.queue.push_front(other);
-                    return Ok(None);
+                    return Err(Halt::Paused);
                 }
             }
         }
-        Ok(None)
+        Err(Halt::ReadingEnded)
     }
 
     async fn event(&mut self, event: SourceEvent) -> Result<(), Halt> {
@@ -206,7 +212,10 @@ impl Assembler {
             self.abandoned.store(serial, Ordering::Release);
             return Ok(());
         }
-        let Some(first) = self.range(serial).await? else { return Err(Halt::Paused) };
+        let first = match self.range(serial).await? {
+            Err(error) => self.insist(&entry.name, version.as_ref(), 0..size.min(RANGE), error).await?,
+            read => read,
+        };
         let first = match first {
             Ok(first) => first,
             Err(error) => {
@@ -249,30 +258,76 @@ impl Assembler {
             Err(error) if error.class() == ErrorClass::Changed => Ok(true),
             // All of it has been read; that it is gone since does not change what it was.
             Err(error) if is_about_the_entry(&error) => Ok(false),
-            Err(error) => Err(Halt::Source(error)),
+            Err(error) => {
+                // Whether it has changed is not known if it cannot be opened while the source answers.
+                let read = self.insist(name, Some(version), 0..0, error).await?;
+                match read {
+                    Ok(now) => Ok(now.version.is_some_and(|now| now != *version)),
+                    Err(error) if is_about_the_entry(&error) => Ok(true),
+                    Err(error) => Err(Halt::Source(error)),
+                }
+            }
         }
+    }
+
+    /// Deals with an error that should pass and has not, however often the read was repeated: it is trouble of the source as a whole,
+    /// or of this entry alone, which must not keep the backup from its end for ever. Where the source answers, the range is read once
+    /// more, since the trouble may have just passed; when that fails too, the error becomes one of the entry.
+    async fn insist(
+        &mut self,
+        name: &EntryName,
+        version: Option<&Version>,
+        range: Range<u64>,
+        error: Error,
+    ) -> Result<Result<RangeRead>, Halt> {
+        if error.class() != ErrorClass::Transient {
+            return Ok(Err(error));
+        }
+        self.answers().await?;
+        let permit = Arc::new(patiently(&mut self.stream, self.budget.take(range.end - range.start)).await?);
+        let read = read_range(&*self.source, name, version, range, &self.ctx, permit);
+        let error = match patiently(&mut self.stream, read).await? {
+            Err(error) if error.class() == ErrorClass::Transient => error,
+            read => return Ok(read),
+        };
+        self.answers().await?;
+        // One after the other: no listing that works can tell that this is not the source as a whole.
+        if std::mem::replace(&mut self.gave_one_up, true) {
+            return Err(Halt::Source(error));
+        }
+        Ok(Err(Error::permanent("reading it fails time and again, while the source answers").because(error)))
+    }
+
+    /// Makes sure that the source as a whole can be reached.
+    async fn answers(&mut self) -> Result<(), Halt> {
+        patiently(&mut self.stream, self.source.check()).await?.map_err(Halt::Source)
     }
 
     /// Follows the ranges of the open entry to its end.
     async fn ranges(&mut self, entry: &SourceEntry, serial: u64, tries: u32) -> Result<(), Halt> {
         // What became another version since an earlier attempt is rather read afresh than mixed, while there are tries left.
         let mut mixes = serial != GO_ON || tries + 1 >= TRIES;
-        while self.stream.position.open.as_ref().is_some_and(|open| open.offset < open.size) {
-            match self.range(serial).await? {
-                None => return Err(Halt::Paused),
-                Some(Ok(read)) if !mixes && self.is_other_version(&read) => {
+        while let Some(open) = self.stream.position.open.as_ref().filter(|open| open.offset < open.size) {
+            let range = open.offset..open.size.min(open.offset + RANGE);
+            let version = open.version.clone();
+            let read = match self.range(serial).await? {
+                Err(error) => self.insist(&entry.name, version.as_ref(), range, error).await?,
+                read => read,
+            };
+            match read {
+                Ok(read) if !mixes && self.is_other_version(&read) => {
                     self.abandoned.store(serial, Ordering::Release);
                     let error = Error::changed("changed since the backup was interrupted");
                     return self.broke_off(entry.clone(), tries, error).await;
                 }
-                Some(Ok(read)) => {
+                Ok(read) => {
                     mixes = true;
                     if !self.take(read).await? {
                         self.abandoned.store(serial, Ordering::Release);
                         break;
                     }
                 }
-                Some(Err(error)) => {
+                Err(error) => {
                     self.abandoned.store(serial, Ordering::Release);
                     return self.broke_off(entry.clone(), tries, error).await;
                 }
@@ -289,6 +344,7 @@ impl Assembler {
     /// Adds a range to the open entry; `false` when the item ended early and no more is to come.
     async fn take(&mut self, read: RangeRead) -> Result<bool, Halt> {
         let other = self.is_other_version(&read);
+        self.gave_one_up = false;
         let Some(open) = &mut self.stream.position.open else { return Ok(false) };
         let expected = RANGE.min(open.size - open.offset);
         let short = read.length < expected;
@@ -342,6 +398,10 @@ impl Assembler {
         let permit = Arc::new(self.budget.take(0).await);
         let look = read_range(&*self.source, &entry.name, None, 0..0, &self.ctx, permit);
         let now = match patiently(&mut self.stream, look).await? {
+            Err(error) => self.insist(&entry.name, None, 0..0, error).await?,
+            now => now,
+        };
+        let now = match now {
             Ok(now) => now,
             Err(error) => return Box::pin(self.again(entry, tries + 1, error)).await,
         };
@@ -358,8 +418,11 @@ impl Assembler {
             let expected = range.end - range.start;
             // The unfinished frame may hold all of this memory; it is sent off when that is so.
             let permit = Arc::new(patiently(&mut self.stream, self.budget.take(expected)).await?);
-            let read = read_range(&*self.source, &entry.name, now.version.as_ref(), range, &self.ctx, permit);
-            let read = patiently(&mut self.stream, read).await?;
+            let read = read_range(&*self.source, &entry.name, now.version.as_ref(), range.clone(), &self.ctx, permit);
+            let read = match patiently(&mut self.stream, read).await? {
+                Err(error) => self.insist(&entry.name, now.version.as_ref(), range, error).await?,
+                read => read,
+            };
             let torn = match &read {
                 Ok(read) if !opened && !last => {
                     read.length < expected

@@ -183,6 +183,8 @@ pub(super) async fn complete(outlet: &Outlet, body: &Body, header: &Header) -> R
         let text = format!("the archive is complete, but leftovers of earlier attempts remain: {}", error.chain());
         outlet.session.log(LogRecord::warning("clean", text));
     }
+    // A worker that has taken this one over may be staging objects.
+    outlet.session.ensure_held()?;
     outlet.remove_staged().await;
     let warnings = body.position.warnings.count;
     let record = ArchiveRecord {

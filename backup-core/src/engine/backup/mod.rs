@@ -462,6 +462,7 @@ impl Attempt {
             ctx,
             budget: assemble::reread_budget(),
             abandoned,
+            gave_one_up: false,
             steps,
             queue: VecDeque::new(),
         };

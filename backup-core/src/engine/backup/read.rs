@@ -98,16 +98,22 @@ struct Gone;
 
 impl ReadAhead {
     /// Goes on with a broken-off entry, then follows the events behind `after`.
+    ///
+    /// The events are begun first, and the entry is read on only when they do not fail: where the source as a whole is not
+    /// there (its disk is not mounted), the entry is not gone for ever.
     pub(super) async fn run(self, go_on: Option<GoOn>, after: Option<crate::adapter::Cursor>) -> Result<()> {
         let parallel = Arc::new(Semaphore::new(self.source.properties().parallel_reads.max(1)));
         let mut serial = GO_ON;
+        let mut events = std::pin::pin!(self.source.clone().events(after, self.ctx.clone()).peekable());
         if let Some(go_on) = go_on {
+            if let Some(Err(_)) = events.as_mut().peek().await {
+                return events.next().await.transpose().map(|_| ());
+            }
             let ended = self.ranges(serial, go_on.name, go_on.version, go_on.range, &parallel).await;
             if !matches!(ended, Ok(true)) {
                 return Ok(());
             }
         }
-        let mut events = self.source.clone().events(after, self.ctx.clone());
         let mut steps = Vec::new();
         loop {
             // Events that are there already are passed on together; none is taken from the source that is not passed on.

@@ -20,6 +20,9 @@ use tokio::time::Instant;
 /// Bytes of names, targets and metadata at which a frame ends: its index lines must not become longer than a frame may be.
 const MAX_METADATA: usize = 1 << 20;
 
+/// Groups that were read again of which `BACKUP-WARNINGS.txt` speaks.
+const MAX_NOTES: usize = 1000;
+
 /// Bytes that an entry's name, target and metadata take in the index, roughly.
 pub(super) fn weight(entry: &SourceEntry) -> usize {
     let target = match &entry.kind {
@@ -88,6 +91,25 @@ fn fitting(piece: usize, frame: u64, size: u64) -> usize {
         // A frame that only just began takes at least a little, so that each one makes progress.
         usize::try_from(size.saturating_sub(frame).max(1)).unwrap_or(usize::MAX).min(piece)
     }
+}
+
+/// What whoever unpacks with `tar` must know of groups that were read again: what was not written again is unpacked as well.
+///
+/// These are no warnings. Nothing of the source is missing, and whoever reads by the index gets the right entries; a database whose
+/// backup was interrupted would else never be backed up without warnings.
+fn notes_on_void(groups: &[SupersededGroup]) -> String {
+    let mut text = String::new();
+    for SupersededGroup { group, last, .. } in groups.iter().take(MAX_NOTES) {
+        text.push_str(&format!(
+            "group {group} was read again; files of it from the first reading (among the first {} of the tar stream) that were \
+             not written again are void\n",
+            last + 1
+        ));
+    }
+    if let Some(more) = groups.len().checked_sub(MAX_NOTES).filter(|more| *more > 0) {
+        text.push_str(&format!("… and {more} more, which the manifest names under `superseded`\n"));
+    }
+    text
 }
 
 fn empty_frame(hash_in: HashIn) -> RawFrame {
@@ -330,21 +352,25 @@ impl StreamWriter {
         self.flush_full().await
     }
 
-    /// Writes the list of warnings, if there are any, and the end of the tar stream.
+    /// Writes the list of warnings and of void groups, if there are any, and the end of the tar stream.
     pub(super) async fn end(&mut self) -> Result<(), Stopped> {
         if self.position.ended {
             return Ok(());
         }
         self.settle();
+        let mut text = String::new();
         let warnings = self.position.warnings.clone();
         if warnings.count > 0 {
-            let mut text = format!(
+            text = format!(
                 "{} warnings were recorded while this archive was written:\n{}",
                 warnings.count, warnings.lines
             );
             if warnings.left_out > 0 {
                 text.push_str(&format!("… and {} more, which are in the job log of the backup\n", warnings.left_out));
             }
+        }
+        text.push_str(&notes_on_void(&self.position.groups));
+        if !text.is_empty() {
             let now = jiff::Timestamp::now();
             let entry = TarEntry {
                 path: WARNINGS_FILE,
@@ -368,16 +394,28 @@ impl StreamWriter {
         Ok(())
     }
 
-    /// The end of an entry goes into the frame of its last bytes: by itself it may have no length, and no frame may be empty.
     async fn flush_full(&mut self) -> Result<(), Stopped> {
-        let at_the_end = self.position.open.as_ref().is_some_and(|open| open.offset == open.size);
         let full = self.frame.length >= self.frame_size || self.metadata >= MAX_METADATA;
-        if full && !at_the_end { self.flush(false).await } else { Ok(()) }
+        if full { self.flush(false).await } else { Ok(()) }
     }
 
     /// Sends what there is of the frame; with `cut`, the volume ends behind it.
+    ///
+    /// The end of an entry goes into the frame of its last bytes: by itself it may have no length, and no frame may be empty. So
+    /// a frame at whose end all content of the open entry is in waits for that end, which comes next.
     pub(super) async fn flush(&mut self, cut: bool) -> Result<(), Stopped> {
-        if self.frame.parts.is_empty() {
+        let before_the_end = self.position.open.as_ref().is_some_and(|open| open.offset == open.size);
+        self.send(cut, before_the_end).await
+    }
+
+    /// Sends all that there is, also before the end of an entry: nothing else comes. The volume ends behind it.
+    pub(super) async fn finish(&mut self) -> Result<(), Stopped> {
+        self.send(true, false).await
+    }
+
+    async fn send(&mut self, cut: bool, keep: bool) -> Result<(), Stopped> {
+        // The end of an entry alone, without padding, goes into the next frame. It belongs to no checkpoint as long as there is none.
+        if keep || self.frame.length == 0 {
             if cut && self.uncut {
                 self.cut_is_sent();
                 return self.out.send(ToPack::Cut).await.map_err(|_| Stopped);

@@ -33,18 +33,21 @@ impl Tracker {
         while let Some(mut sent) = volumes.recv().await {
             let mut unsaved = false;
             loop {
-                let stored = match sent.put.join().await {
-                    Ok(stored) => stored,
-                    Err(error) => {
-                        // What came before it need not be read again.
-                        if unsaved && let Err(second) = self.save().await {
-                            tracing::warn!(error = %second.chain(), "the last checkpoint could not be saved");
-                        }
-                        return Err(error);
+                let taken = match sent.put.join().await {
+                    Ok(stored) => {
+                        // Once it is in the body, it counts also when its index lines cannot be put yet.
+                        unsaved = true;
+                        self.durable(sent.meta, stored).await
                     }
+                    Err(error) => Err(error),
                 };
-                self.durable(sent.meta, stored).await?;
-                unsaved = true;
+                if let Err(error) = taken {
+                    // What is durable need not be read again.
+                    if unsaved && let Err(second) = self.save().await {
+                        tracing::warn!(error = %second.chain(), "the last checkpoint could not be saved");
+                    }
+                    return Err(error);
+                }
                 // One checkpoint for all that is durable already.
                 match volumes.try_recv() {
                     Ok(next) if next.put.0.is_finished() => sent = next,
@@ -70,18 +73,20 @@ impl Tracker {
             raw: meta.raw_start,
             frames: meta.frames,
         };
-        let text = format!("stored {}", record.name);
+        let told = format!("stored {}", record.name);
         let figures = serde_json::json!({ "stored_bytes": record.size, "frames": record.frames.len() });
-        self.outlet.session.log(LogRecord::debug("transfer", text).with(figures));
+        self.outlet.session.log(LogRecord::debug("transfer", told).with(figures));
         let mut line = Vec::new();
         IndexEncoder::new().volume(&record, &mut line)?;
+        // Nothing fails between here and the position, which belong together.
+        let (line, index) = (text(line)?, text(meta.index)?);
         let tail = &mut self.body.tail;
         if tail.volumes == 0 {
             let first_entry = meta.position.ordinal - meta.names.count;
             *tail = Tail { raw_start: meta.raw_start, first_entry, first_volume: meta.number, ..Tail::default() };
         }
-        push_lines(&mut tail.text, line)?;
-        push_lines(&mut tail.text, meta.index)?;
+        tail.text.push_str(&line);
+        tail.text.push_str(&index);
         tail.names.join(&meta.names);
         tail.raw_end = record.raw_range().end;
         tail.volumes += 1;
@@ -163,8 +168,6 @@ impl Tracker {
     }
 }
 
-fn push_lines(text: &mut String, lines: Vec<u8>) -> Result<()> {
-    let lines = String::from_utf8(lines).map_err(|e| Error::permanent("an index line is not UTF-8").because(e))?;
-    text.push_str(&lines);
-    Ok(())
+fn text(lines: Vec<u8>) -> Result<String> {
+    String::from_utf8(lines).map_err(|e| Error::permanent("an index line is not UTF-8").because(e))
 }

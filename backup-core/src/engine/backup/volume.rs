@@ -186,6 +186,10 @@ impl VolumeWriter {
     }
 
     async fn add(&mut self, frame: PackedFrame) -> Result<()> {
+        if frame.length == 0 {
+            // No volume can have it: readers take an empty frame for damage.
+            return Err(Error::permanent("a frame without content was packed"));
+        }
         let stored = frame.stored.len() as u64;
         if !self.draft.frames.is_empty() && self.draft.stored + stored > self.volume_size {
             self.cut().await?;

@@ -32,6 +32,9 @@ pub(super) struct Head {
 pub(super) struct Body {
     pub(super) options: RestoreOptions,
     pub(super) account: Account,
+    /// An attempt has prepared the target.
+    #[serde(default)]
+    pub(super) prepared: bool,
 }
 
 /// What is done.
@@ -90,11 +93,19 @@ struct Stored {
     sealed: Option<String>,
 }
 
+impl Body {
+    /// How many entries have been written at the target; `None` when it may never have been prepared.
+    pub(super) fn written(&self) -> Option<u64> {
+        // Earlier versions did not say whether it was prepared.
+        (self.prepared || self.account.done > 0).then_some(self.account.tally.entries)
+    }
+}
+
 impl RestoreCheckpoint {
     /// At the start of a restore.
     pub(super) fn first(archive: ArchiveId, manifest_sha256: Digest, options: RestoreOptions) -> Self {
         let head = Head { version: 1, archive, manifest_sha256 };
-        Self { head, body: Body { options, account: Account::default() } }
+        Self { head, body: Body { options, account: Account::default(), prepared: false } }
     }
 
     /// Sealed with the archive's key if it has one.

@@ -52,8 +52,10 @@ use tokio_util::sync::CancellationToken;
 
 /// Content up to this length is held in memory and written in batches; longer content is streamed.
 const LARGE: u64 = 16 << 20;
-/// So many planned entries wait for their content; the index is read on when there are fewer.
-const WAITING: usize = 50_000;
+/// So many planned entries wait for their content; the index is read on when there are fewer. They come by the index piece, up to some
+/// 20,000 at once, of which another one may be on its way, and take about a KiB each with names and metadata; no memory budget counts
+/// them. With 50,000 of them a restore of small files went beyond the 256 MiB that it should keep within.
+const WAITING: usize = 16_000;
 /// Large entries at once.
 const PARALLEL_LARGE: usize = 2;
 /// The shortest time between two checkpoints; more when making the target durable takes long.
@@ -265,6 +267,7 @@ impl Attempt {
     }
 
     fn job(&self, mut saved: RestoreCheckpoint) -> Result<Job> {
+        let written = saved.body.written();
         let account = std::mem::take(&mut saved.body.account);
         let (options, from) = (saved.body.options.clone(), account.done);
         let tally = account.tally;
@@ -285,6 +288,7 @@ impl Attempt {
                 plan: plan.clone(),
                 ledger: ledger.clone(),
                 memory: self.engine.options.memory / 4,
+                written,
             }),
         };
         Ok(Job { saved, options, from, tally, ledger, plan, restore_plan })
@@ -416,7 +420,7 @@ impl Attempt {
         let account = ledger.account();
         self.target.sync().await?;
         let RestoreCheckpoint { head, body } = saved.clone();
-        let checkpoint = RestoreCheckpoint { head, body: Body { account, ..body } };
+        let checkpoint = RestoreCheckpoint { head, body: Body { account, prepared: true, ..body } };
         self.session.save(&checkpoint.encode(self.archive.inner.key.as_ref())?).await?;
         self.session.log_pressure().await
     }
@@ -535,6 +539,8 @@ struct TargetPlan {
     ledger: Arc<Ledger>,
     /// Bytes that contents read beside the restore may occupy.
     memory: u64,
+    /// What earlier attempts have written.
+    written: Option<u64>,
 }
 
 #[async_trait]
@@ -559,6 +565,10 @@ impl PlanEntries for TargetPlan {
 
     fn known_to_differ(&self, name: &EntryName) -> Option<MismatchKind> {
         self.ledger.known_to_differ(name)
+    }
+
+    fn written(&self) -> Option<u64> {
+        self.written
     }
 
     fn unfinished(&self) -> Vec<SavedProgress> {

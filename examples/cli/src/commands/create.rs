@@ -7,7 +7,7 @@ use crate::keys;
 use crate::locator::SourceOptions;
 use crate::locator::mongodb::SourceOptions as MongoSourceOptions;
 use crate::managed;
-use crate::run::{Completed, Ended, Runner, unless_interrupted};
+use crate::run::{Completed, Ended, Runner, begin, unless_interrupted};
 use crate::service;
 use crate::signals::Signals;
 use crate::spec::{CreateSpec, ResourcesSpec, Spec};
@@ -16,6 +16,7 @@ use backup_core::archive::{self, Compression};
 use backup_core::engine::{BackupOptions, BackupRequest, TakeOver};
 use backup_core::model::{ArchiveId, OperationId, OperationKind};
 use backup_core::service::NewBackup;
+use std::ops::ControlFlow;
 
 /// The engine makes no volume longer than this part of its memory.
 const VOLUMES_IN_MEMORY: u64 = 6;
@@ -85,8 +86,14 @@ pub(super) async fn run(app: &App, args: Create) -> Result<Exit, Failure> {
         connections: None,
         created_by: service::user(),
     };
-    let (runner, engine) = Runner::with_engine(app, app.store().await?, engine_options);
-    let handle = unless_interrupted(&mut signals, engine.backup(request)).await?.map_err(Failure::of_request)?;
+    let store = app.store().await?;
+    let (runner, engine) = Runner::with_engine(app, store.clone(), engine_options);
+    let (kind, spec) = (OperationKind::Backup, request.spec.clone());
+    let work = engine.backup(request);
+    let handle = match begin(app, &*store, &mut signals, (kind, &spec), work).await? {
+        ControlFlow::Continue(handle) => handle,
+        ControlFlow::Break(exit) => return Ok(exit),
+    };
     let (operation, archive) = (handle.id().clone(), handle.archive().clone());
     match runner.attend(handle, OperationKind::Backup, &mut signals).await? {
         Ended::Completed(completed) => Ok(summary(app, &operation, &archive, &completed)),

@@ -16,8 +16,10 @@ use backup_mongo::mongodump::{Exported, export_directory};
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
 use serde_json::json;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, IsTerminal, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use tokio::sync::{mpsc, watch};
 
@@ -170,7 +172,10 @@ async fn pump(
     }
 }
 
-/// A file that gets its name when it is complete. What is no regular file (a device, a pipe) is written as it is.
+/// A file that gets its name when it is complete, readable for nobody else: an archive may be sealed, and its export is not. What is no
+/// regular file (a device, a pipe) is written as it is.
+///
+/// Its writer keeps it locked; so one that is staged and not locked was left behind by a process that is dead.
 struct Output {
     file: File,
     name: PathBuf,
@@ -185,10 +190,17 @@ impl Output {
             let file = OpenOptions::new().write(true).open(name).map_err(failed)?;
             return Ok(Self { file, name: name.into(), staged: None, replace });
         }
+        let last = name.file_name().ok_or_else(|| Error::invalid("not the name of a file").on(name.display()))?;
+        remove_abandoned(name, last.as_bytes());
         let mut staged = std::ffi::OsString::from(format!("{STAGE_PREFIX}{}-", std::process::id()));
-        staged.push(name.file_name().ok_or_else(|| Error::invalid("not the name of a file").on(name.display()))?);
+        staged.push(last);
         let staged = name.with_file_name(staged);
-        let file = OpenOptions::new().write(true).create_new(true).open(&staged).map_err(failed)?;
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staged).map_err(failed)?;
+        // Not every file system has locks; where there are none, what is staged is never taken for abandoned.
+        let taken = matches!(file.try_lock(), Err(TryLockError::WouldBlock));
+        if taken || file.metadata().map_err(failed)?.nlink() == 0 {
+            return Err(Error::conflict("another export to this file has just begun").on(name.display()));
+        }
         Ok(Self { file, name: name.into(), staged: Some(staged), replace })
     }
 
@@ -211,11 +223,31 @@ impl Output {
                 Err(_) => std::fs::rename(staged, &self.name).map_err(failed)?,
             }
         }
-        let directory = self.name.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(directory).and_then(|d| d.sync_all()).map_err(failed)?;
+        File::open(directory_of(&self.name)).and_then(|d| d.sync_all()).map_err(failed)?;
         self.staged = None;
         Ok(())
     }
+}
+
+/// Removes what exports to this file have staged whose processes were killed. It is not needed for anything but the space.
+fn remove_abandoned(name: &Path, last: &[u8]) {
+    let Ok(items) = std::fs::read_dir(directory_of(name)) else { return };
+    for item in items.flatten() {
+        let staged = item.file_name();
+        let rest = staged.as_bytes().strip_prefix(STAGE_PREFIX.as_bytes());
+        let process = rest.and_then(|rest| rest.strip_suffix(last)).and_then(|rest| rest.strip_suffix(b"-"));
+        if !process.is_some_and(|process| !process.is_empty() && process.iter().all(u8::is_ascii_digit)) {
+            continue;
+        }
+        let locked = OpenOptions::new().write(true).open(item.path()).map(|file| file.try_lock().map(|()| file));
+        if let Ok(Ok(_held)) = locked {
+            let _ = std::fs::remove_file(item.path());
+        }
+    }
+}
+
+fn directory_of(name: &Path) -> &Path {
+    name.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 impl Drop for Output {
@@ -280,6 +312,28 @@ mod tests {
             assert_eq!(std::fs::read_to_string(&name).unwrap(), content);
         }
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_dead_processes_have_staged_for_the_same_file_is_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let others = [".backup-tmp-77-y.tar", ".backup-tmp-x.tar", ".backup-tmp-7a-x.tar", "77-x.tar"];
+        let own = format!(".backup-tmp-{}-x.tar", std::process::id());
+        // Process ids are used again: in a container it may be the same each time.
+        for name in [".backup-tmp-77-x.tar", own.as_str()].iter().chain(&others) {
+            std::fs::write(path(name), "left").unwrap();
+        }
+        let alive = File::create(path(".backup-tmp-78-x.tar")).unwrap();
+        alive.lock().unwrap();
+        let output = Output::create(&path("x.tar"), false).unwrap();
+        assert!(!path(".backup-tmp-77-x.tar").exists());
+        assert!(path(".backup-tmp-78-x.tar").exists() && others.iter().all(|name| path(name).exists()));
+        assert_eq!(std::fs::metadata(path(&own)).unwrap().len(), 0);
+        // Another one leaves it alone.
+        remove_abandoned(&path("x.tar"), b"x.tar");
+        output.publish().unwrap();
+        assert!(path("x.tar").exists());
     }
 
     use futures::StreamExt;

@@ -47,9 +47,6 @@ async fn only_one(destination: &Arc<dyn Destination>, id: &ArchiveId, selector: 
         return Ok(());
     }
     let archives = list_archives(destination, None, None).await?;
-    if archives.iter().filter(|archive| archive.id.as_str().starts_with(selector)).count() == 1 {
-        return Ok(()); // It was the beginning of an id.
-    }
     let of_name: Vec<_> = archives
         .iter()
         .filter(|a| a.status == ArchiveStatus::Complete && a.header.as_ref().is_some_and(|h| h.name == selector))

@@ -11,7 +11,7 @@ use crate::failure::{Exit, Failure};
 use crate::keys;
 use crate::locator::TargetOptions;
 use crate::managed;
-use crate::run::{Completed, Ended, Runner, unless_interrupted};
+use crate::run::{Completed, Ended, Runner, begin, unless_interrupted};
 use crate::service;
 use crate::signals::Signals;
 use crate::spec::{ResourcesSpec, RestoreSpec, Spec};
@@ -19,6 +19,7 @@ use crate::units;
 use backup_core::engine::{OpenOptions, RestoreOptions, RestoreRequest, Selection, TakeOver};
 use backup_core::model::{EntryName, Identity, OperationId, OperationKind};
 use backup_core::service::NewRestore;
+use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStringExt;
 
 pub(super) async fn run(app: &App, args: Restore) -> Result<Exit, Failure> {
@@ -101,8 +102,14 @@ pub(super) async fn run(app: &App, args: Restore) -> Result<Exit, Failure> {
     };
     // What was read to describe the archive is not needed while it is restored.
     drop(archive);
-    let (runner, engine) = Runner::with_engine(app, app.store().await?, resources.engine_options());
-    let handle = unless_interrupted(&mut signals, engine.restore(request)).await?.map_err(Failure::of_request)?;
+    let store = app.store().await?;
+    let (runner, engine) = Runner::with_engine(app, store.clone(), resources.engine_options());
+    let (kind, spec) = (OperationKind::Restore, request.spec.clone());
+    let work = engine.restore(request);
+    let handle = match begin(app, &*store, &mut signals, (kind, &spec), work).await? {
+        ControlFlow::Continue(handle) => handle,
+        ControlFlow::Break(exit) => return Ok(exit),
+    };
     let operation = handle.id().clone();
     match runner.attend(handle, OperationKind::Restore, &mut signals).await? {
         Ended::Completed(completed) => {

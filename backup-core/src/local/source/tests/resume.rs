@@ -189,3 +189,38 @@ async fn a_path_as_long_as_a_cursor_holds_can_be_resumed() {
     assert_eq!(rest.len(), 1);
     assert_eq!(rest[0].name, entries[entries.len() - 1].name);
 }
+
+#[tokio::test]
+async fn a_root_that_is_another_directory_by_now_is_refused_unless_the_last_entry_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, elsewhere) = (dir.path().join("root"), dir.path().join("elsewhere"));
+    fs::create_dir_all(root.join("d")).unwrap();
+    ["d/a", "d/b", "e"].iter().for_each(|name| fs::write(root.join(name), name).unwrap());
+    let source = Arc::new(source(&root));
+    let (entries, _) = run(&source, None, context()).await;
+    assert_eq!(names(&entries), ["d", "d/a", "d/b", "e"]);
+    fs::rename(&root, &elsewhere).unwrap();
+    let refused = async || {
+        for entry in &entries {
+            let mut events = source.clone().events(Some(entry.cursor.clone()), context());
+            let error = events.next().await.unwrap().unwrap_err();
+            assert_eq!(error.class(), ErrorClass::NotFound);
+            assert!(error.to_string().contains("is its disk mounted?"), "{error}");
+        }
+    };
+    fs::create_dir(&root).unwrap();
+    refused().await;
+    fs::remove_dir(&root).unwrap();
+    // A single file, of which no name comes behind the cursor.
+    fs::write(&root, "x").unwrap();
+    refused().await;
+    fs::remove_file(&root).unwrap();
+
+    fs::create_dir_all(root.join("d")).unwrap();
+    fs::write(root.join("d/a"), "").unwrap();
+    fs::write(root.join("z"), "").unwrap();
+    let (rest, warnings) = run(&source, Some(entries[1].cursor.clone()), context()).await;
+    assert_eq!(names(&rest), ["z"]);
+    assert!(warnings.len() == 1 && warnings[0].contains("another directory than before"), "{warnings:?}");
+    assert!(run(&source, None, context()).await.1.is_empty(), "from the start");
+}
