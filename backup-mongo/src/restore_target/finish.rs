@@ -81,6 +81,7 @@ impl Shared {
 
     pub(super) async fn discard(&self, plan: &RestorePlan) -> Result<()> {
         let learned = self.learned(plan, false).await?;
+        self.forget_users().await?;
         self.drop_all_marks(plan, &learned).await
     }
 
