@@ -116,6 +116,13 @@ impl MongoConfig {
         Ok(Selection { databases, include: globs(&self.include)?, exclude: globs(&self.exclude)? })
     }
 
+    /// Whether the connection string says which database knows the user.
+    fn names_auth_source(&self) -> bool {
+        let options = self.uri.expose_secret().split_once('?').map_or("", |(_, options)| options);
+        let mut names = options.split('&').filter_map(|option| Some(option.split_once('=')?.0));
+        names.any(|name| name.eq_ignore_ascii_case("authSource"))
+    }
+
     /// What the driver needs. Looks up DNS records for `mongodb+srv`.
     pub(crate) async fn client_options(&self) -> Result<ClientOptions> {
         self.parse()?;
@@ -134,7 +141,8 @@ impl MongoConfig {
         }
         if let Some(credential) = &mut options.credential {
             let external = matches!(credential.mechanism, Some(AuthMechanism::MongoDbX509 | AuthMechanism::Plain));
-            if credential.source.is_none() && !external {
+            // Where the connection string does not say it, the driver assumes a source as soon as there is a user's name.
+            if !external && !self.names_auth_source() && self.auth_database.is_some() {
                 credential.source.clone_from(&self.auth_database);
             }
         }
@@ -229,5 +237,13 @@ mod tests {
         let credential = config.client_options().await.unwrap().credential.unwrap();
         assert_eq!(credential.username.as_deref(), Some("anna"));
         assert_eq!(credential.password.as_deref(), Some("p"));
+        assert_eq!(credential.source.as_deref(), Some("admin"));
+        config.uri = "mongodb://anna@h/shop?authsource=staff".to_string().into();
+        let credential = config.client_options().await.unwrap().credential.unwrap();
+        assert_eq!(credential.source.as_deref(), Some("staff"));
+        config.auth_database = None;
+        config.uri = "mongodb://anna@h/shop".to_string().into();
+        let credential = config.client_options().await.unwrap().credential.unwrap();
+        assert_eq!(credential.source.as_deref(), Some("shop"));
     }
 }

@@ -39,7 +39,8 @@ pub(crate) fn class_of_code(code: i32) -> ErrorClass {
         | code::SNAPSHOT_TOO_OLD
         | code::SNAPSHOT_UNAVAILABLE
         | code::UUID_MISMATCH => ErrorClass::Changed,
-        // Host unreachable or not found, time limits, not or no longer primary, shutting down, recovering, cursor or operation killed.
+        // Host unreachable or not found, time limits, not or no longer primary, shutting down, recovering, no majority
+        // yet, cursor or operation killed.
         6
         | 7
         | 50
@@ -47,6 +48,7 @@ pub(crate) fn class_of_code(code: i32) -> ErrorClass {
         | 89
         | 91
         | 133
+        | 134
         | 136
         | 150
         | 189

@@ -85,6 +85,13 @@ pub trait PlanEntries: std::fmt::Debug + Send + Sync + 'static {
         futures::stream::once(async move { Err(error) }).boxed()
     }
 
+    /// Whether an entry of this name would be restored, also one that the archive does not have: for what a target makes itself of
+    /// others. What is provided selects everything.
+    fn selects(&self, name: &EntryName) -> bool {
+        let _ = name;
+        true
+    }
+
     /// What the source said of itself as a whole. What is provided knows nothing.
     fn facts(&self) -> SourceFacts {
         SourceFacts::default()

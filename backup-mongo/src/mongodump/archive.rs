@@ -2,6 +2,8 @@
 
 use super::crc64::Crc64;
 use super::input::{Piece, Take, is_full, open, read_document, read_head};
+use crate::layout::BUCKETS_PREFIX;
+use crate::restore_target::has_documents;
 use backup_core::{Error, Result};
 use mongodb::bson::RawDocument;
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,7 +59,10 @@ fn walk_reader(reader: &mut dyn Read, take: Take<'_>) -> Result<()> {
         return Err(damaged());
     }
     let mut is_first = true;
+    // Every collection that is declared comes to an end of its own, also a view and an empty one.
     let mut open: BTreeSet<(String, String)> = BTreeSet::new();
+    // Of a time-series, that is the end of its buckets; newer servers show its documents under its own name.
+    let mut series: BTreeSet<(String, String)> = BTreeSet::new();
     let headers = block(reader, &mut |document| {
         let document = parse(document)?;
         if std::mem::take(&mut is_first) {
@@ -67,11 +72,20 @@ fn walk_reader(reader: &mut dyn Read, take: Take<'_>) -> Result<()> {
             return take(Piece::Prelude(prelude.to_string().into_bytes()));
         }
         let (database, collection) = (text(document, "db")?.to_owned(), text(document, "collection")?.to_owned());
+        let namespace = (database.clone(), collection.clone());
         if database.is_empty() {
+            open.insert(namespace);
             return Ok(());
         }
         let json = document.get_str("metadata").unwrap_or_default();
         let json = if json.is_empty() { "{}" } else { json }.as_bytes().to_vec();
+        let is_series = document.get_str("type").is_ok_and(|kind| kind == "timeseries")
+            || matches!(has_documents(&json), Ok(Some(true)));
+        if is_series {
+            series.insert(namespace)
+        } else {
+            open.insert(namespace)
+        };
         take(Piece::Metadata { database, collection: Some(collection), json })
     })?;
     headers.ok_or_else(damaged)?;
@@ -103,6 +117,8 @@ fn walk_reader(reader: &mut dyn Read, take: Take<'_>) -> Result<()> {
         }
         if is_end {
             open.remove(&namespace);
+            let holder = namespace.1.strip_prefix(BUCKETS_PREFIX).unwrap_or(&namespace.1).to_owned();
+            series.remove(&(namespace.0.clone(), holder));
             let sum = sums.remove(&namespace).map_or(0, Crc64::value);
             if sum != crc.cast_unsigned() {
                 let text = "the checksum of its documents is not the recorded one";
@@ -112,7 +128,7 @@ fn walk_reader(reader: &mut dyn Read, take: Take<'_>) -> Result<()> {
             open.insert(namespace);
         }
     }
-    match open.into_iter().next() {
+    match open.into_iter().chain(series).next() {
         Some((database, collection)) => {
             Err(Error::corrupt(format!("it is cut off: {database}.{collection} has no end")))
         }

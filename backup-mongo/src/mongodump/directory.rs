@@ -45,7 +45,10 @@ fn list(path: &Path) -> Result<Vec<(String, PathBuf)>> {
 /// Reads a dump.
 pub(super) fn walk(root: &Path, wants: Wants<'_>, take: Take<'_>) -> Result<()> {
     let items = list(root)?;
-    let is_oplog = |name: &str| matches!(name, "oplog.bson" | "oplog.bson.gz");
+    // In the directory of one database it may be a collection of this name, which then is described beside it.
+    let is_described =
+        items.iter().any(|(name, _)| matches!(&**name, "oplog.metadata.json" | "oplog.metadata.json.gz"));
+    let is_oplog = |name: &str| !is_described && matches!(name, "oplog.bson" | "oplog.bson.gz");
     let is_prelude = |name: &str| matches!(name, "prelude.json" | "prelude.json.gz");
     let is_collection = |(name, path): &&(String, PathBuf)| stem(name).is_some() && !is_oplog(name) && path.is_file();
     let mut databases: Vec<(String, PathBuf)> = Vec::new();
@@ -60,7 +63,8 @@ pub(super) fn walk(root: &Path, wants: Wants<'_>, take: Take<'_>) -> Result<()> 
         take(Piece::Prelude(read_small(path)?))?;
     }
     for (database, path) in databases {
-        walk_database(&database, &path, wants, take)?;
+        let is_root = path == root;
+        walk_database(&database, &path, &|name| is_root && is_oplog(name), wants, take)?;
     }
     if let Some((_, path)) = items.iter().find(|(name, path)| is_oplog(name) && path.is_file())
         && wants(None)
@@ -71,11 +75,16 @@ pub(super) fn walk(root: &Path, wants: Wants<'_>, take: Take<'_>) -> Result<()> 
     Ok(())
 }
 
-fn walk_database(database: &str, path: &Path, wants: Wants<'_>, take: Take<'_>) -> Result<()> {
+fn walk_database(
+    database: &str,
+    path: &Path,
+    is_oplog: &dyn Fn(&str) -> bool,
+    wants: Wants<'_>,
+    take: Take<'_>,
+) -> Result<()> {
     let mut collections: BTreeMap<String, Files> = BTreeMap::new();
     for (name, path) in list(path)? {
-        let Some((stem, is_metadata)) = stem(&name).filter(|_| path.is_file() && !name.starts_with("oplog.bson"))
-        else {
+        let Some((stem, is_metadata)) = stem(&name).filter(|_| path.is_file() && !is_oplog(&name)) else {
             continue;
         };
         let files = collections.entry(stem.to_owned()).or_default();

@@ -6,6 +6,7 @@ use crate::Tally;
 use crate::documents::Documents;
 use crate::layout::{self, BUCKETS_PREFIX};
 use crate::restore_target::is_capped;
+use async_trait::async_trait;
 use backup_core::adapter::{PlanEntries, RestorePlan, SmallEntry, SourceFacts, Wanted};
 use backup_core::model::{Entry, EntryKind, EntryName, GroupName, Metadata, Naming};
 use backup_core::{Digest, Error, Result, Sha256};
@@ -166,19 +167,7 @@ fn scan(path: PathBuf) -> Result<Inner> {
         }
         let is_description = !matches!(piece, Piece::Documents { .. } | Piece::Oplog(_));
         let content = Bytes::from(content(piece));
-        entries.push(Entry {
-            name: name.clone(),
-            kind,
-            size: content.len() as u64,
-            mtime: None,
-            metadata: Metadata::default(),
-            sha256: Some(Digest::of(&content)),
-            offset: 0,
-            ordinal: entries.len() as u64,
-            group,
-            inconsistent: false,
-            superseded: false,
-        });
+        entries.push(described(name.clone(), kind, &content, entries.len() as u64, group));
         if is_description {
             descriptions.insert(name, content);
         }
@@ -190,6 +179,22 @@ fn scan(path: PathBuf) -> Result<Inner> {
     let consistency = if namer.oplog > 0 { serde_json::json!({ "kind": "oplog" }) } else { serde_json::Value::Null };
     let group_digests = tallies.into_iter().map(|(group, tally)| (group, tally.digest().to_string())).collect();
     Ok(Inner { path, is_archive, entries, descriptions, facts: SourceFacts { consistency, group_digests } })
+}
+
+fn described(name: EntryName, kind: EntryKind, content: &Bytes, ordinal: u64, group: Option<GroupName>) -> Entry {
+    Entry {
+        name,
+        kind,
+        size: content.len() as u64,
+        mtime: None,
+        metadata: Metadata::default(),
+        sha256: Some(Digest::of(content)),
+        offset: 0,
+        ordinal,
+        group,
+        inconsistent: false,
+        superseded: false,
+    }
 }
 
 /// The chosen entries of a dump.
@@ -206,6 +211,7 @@ impl std::fmt::Debug for Chosen {
     }
 }
 
+#[async_trait]
 impl PlanEntries for Chosen {
     fn entries(&self) -> BoxStream<'static, Result<Entry>> {
         let (inner, wanted) = (self.dump.inner.clone(), self.wanted.clone());
@@ -236,6 +242,14 @@ impl PlanEntries for Chosen {
         });
         futures::stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) })
             .boxed()
+    }
+
+    async fn find(&self, name: &EntryName) -> Result<Option<Entry>> {
+        Ok(self.dump.inner.entries.iter().find(|entry| entry.name == *name).cloned())
+    }
+
+    fn selects(&self, name: &EntryName) -> bool {
+        (self.wanted)(&described(name.clone(), EntryKind::File, &Bytes::new(), 0, None))
     }
 
     fn facts(&self) -> SourceFacts {

@@ -27,6 +27,8 @@ pub(super) struct Collection {
     pub(super) description: Option<(EntryName, u64)>,
     /// Its slices: how many, …
     pub(super) slices: u64,
+    /// … the number behind the last of them, …
+    pub(super) next: u64,
     /// … and how long they are together.
     pub(super) bytes: u64,
     /// The first slice.
@@ -69,6 +71,24 @@ pub(super) fn taken() -> Error {
 }
 
 impl Collection {
+    /// One that was made while the backup ran, so that the archive has no entries of it.
+    pub(super) fn late(from: &str, database: &str, name: &str, metadata: Metadata) -> Self {
+        Self {
+            group: format!("{from}.{name}"),
+            database: database.to_owned(),
+            name: name.to_owned(),
+            metadata,
+            is_of_users: false,
+            trouble: None,
+            description: None,
+            slices: 0,
+            next: 0,
+            bytes: 0,
+            first: None,
+            place: OnceCell::new(),
+        }
+    }
+
     pub(super) fn kind(&self) -> Kind {
         self.metadata.kind()
     }

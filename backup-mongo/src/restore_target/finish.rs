@@ -50,7 +50,7 @@ impl Shared {
         let mut notes = Notes::default();
         let mut ours = Vec::new();
         for collection in learned.collections.values() {
-            let Some(uuid) = self.stand(plan, collection, &mut notes).await? else { continue };
+            let Some(uuid) = self.stand(plan, &learned, collection, &mut notes).await? else { continue };
             ours.push(collection.clone());
             if collection.kind() == Kind::Capped {
                 self.fill(plan, collection, uuid, &mut notes).await?;
@@ -58,6 +58,13 @@ impl Shared {
         }
         self.restore_users(plan, &learned, &mut notes).await?;
         let changes = self.replay(plan, &learned, &ours, &mut notes).await?;
+        // Those that the oplog has made, also in the place of others.
+        ours.retain(|collection| !changes.is_made(collection));
+        for collection in changes.made() {
+            if self.is_ours(plan, collection).await?.is_some() {
+                ours.push(collection.clone());
+            }
+        }
         for collection in &ours {
             let done = self.make_indexes(collection, &changes, false, &mut notes).await;
             notes.unless_fatal(collection, "its indexes are not made", done)?;
@@ -74,6 +81,7 @@ impl Shared {
 
     pub(super) async fn discard(&self, plan: &RestorePlan) -> Result<()> {
         let learned = self.learned(plan, false).await?;
+        self.forget_users().await?;
         self.drop_all_marks(plan, &learned).await
     }
 
@@ -85,9 +93,22 @@ impl Shared {
         Ok(())
     }
 
+    /// The UUID of what is there, if this restore has made it.
+    async fn is_ours(&self, plan: &RestorePlan, collection: &Collection) -> Result<Option<Uuid>> {
+        let Collection { database, name, .. } = collection;
+        let Some(uuid) = self.uuid_of(collection).await? else { return Ok(None) };
+        Ok(self.is_marked(&plan.tag, database, Done::Made, name, uuid).await?.then_some(uuid))
+    }
+
     /// The UUID of a collection that this restore has made; made now, if nothing was written to it. Nothing is dropped for it:
     /// when a finish before this one was done, nothing tells any more that what is there is ours.
-    async fn stand(&self, plan: &RestorePlan, collection: &Arc<Collection>, notes: &mut Notes) -> Result<Option<Uuid>> {
+    async fn stand(
+        &self,
+        plan: &RestorePlan,
+        learned: &Learned,
+        collection: &Arc<Collection>,
+        notes: &mut Notes,
+    ) -> Result<Option<Uuid>> {
         let is_for_later = collection.kind() == Kind::View || collection.is_of_users;
         if collection.trouble.is_some() || is_for_later {
             return Ok(None);
@@ -98,8 +119,11 @@ impl Shared {
         }
         let Collection { database, name, .. } = &**collection;
         if self.listed(database, name).await?.is_some() {
-            let Some(uuid) = self.uuid_of(collection).await? else { return Ok(None) };
-            return Ok(self.is_marked(&plan.tag, database, Done::Made, name, uuid).await?.then_some(uuid));
+            return self.is_ours(plan, collection).await;
+        }
+        if self.is_replayed(plan, learned).await? && self.was_made(&plan.tag, database, name).await? {
+            // The oplog has dropped it.
+            return Ok(None);
         }
         if collection.description.is_none() && collection.slices == 0 {
             return Ok(None);

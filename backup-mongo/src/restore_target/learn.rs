@@ -31,6 +31,7 @@ pub(super) struct Learned {
 struct Found {
     description: Option<Entry>,
     slices: u64,
+    next: u64,
     bytes: u64,
     first: Option<EntryName>,
 }
@@ -91,7 +92,7 @@ pub(super) fn check_database(name: &str) -> Result<()> {
 }
 
 /// Why a collection is not restored whatever the plan says.
-fn refused(database: &str, name: &str) -> Option<&'static str> {
+pub(super) fn refused(database: &str, name: &str) -> Option<&'static str> {
     if matches!(database, "local" | "config") {
         Some("it belongs to the server and is not restored")
     } else if name.is_empty() || name.contains(['$', '\0']) || name.starts_with('.') {
@@ -121,9 +122,10 @@ pub(super) async fn learn(options: &MongoTargetOptions, plan: &RestorePlan) -> R
             (Some(Item::Prelude), _) => prelude = Some(entry.size),
             (Some(Item::Oplog { .. }), _) => oplog = (oplog.0 + 1, oplog.1 + entry.size),
             (Some(Item::Metadata { .. }), Some(group)) => found.entry(group).or_default().description = Some(entry),
-            (Some(Item::Slice { .. }), Some(group)) => {
+            (Some(Item::Slice { number, .. }), Some(group)) => {
                 let found = found.entry(group).or_default();
                 found.slices += 1;
+                found.next = found.next.max(number.saturating_add(1));
                 found.bytes += entry.size;
                 found.first.get_or_insert(entry.name);
             }
@@ -155,7 +157,7 @@ pub(super) async fn learn(options: &MongoTargetOptions, plan: &RestorePlan) -> R
     }
     let mut collections = BTreeMap::new();
     let mut places = BTreeSet::new();
-    for (group, Found { description, slices, bytes, first }) in found {
+    for (group, Found { description, slices, next, bytes, first }) in found {
         let Some((database, name)) = group.split_once('.') else { continue };
         let metadata = descriptions.remove(&group).unwrap_or_else(|| Ok(Metadata::default()));
         let name = match &metadata {
@@ -190,6 +192,7 @@ pub(super) async fn learn(options: &MongoTargetOptions, plan: &RestorePlan) -> R
             trouble,
             description: description.map(|entry| (entry.name, entry.size)),
             slices,
+            next,
             bytes,
             first,
             group: group.clone(),

@@ -1,7 +1,7 @@
 //! Marks by which a restore knows again what it has made, also in another process.
 //!
 //! They are documents of a collection of their own in each database, `backup-tmp-` and the restore's tag, which is dropped at the
-//! end. They are only ever added, so that the right to insert is enough.
+//! end. They are only ever added, so that the rights to insert and to find are enough.
 
 use super::Shared;
 use crate::driver_error;

@@ -4,24 +4,26 @@
 //! replace, deletes of what is gone do nothing, and an update of what is not there yet, or not any more, makes a document that the
 //! insert or delete behind it replaces or removes.
 
+mod commands;
+mod deleted;
+mod log;
 mod reader;
+
+pub(super) use deleted::{Deleted, Met};
 
 use super::Shared;
 use super::collection::Collection;
 use super::finish::{Notes, databases};
-use super::learn::Learned;
+use super::learn::{Learned, refused};
 use super::marks::{Done, no_uuid};
-use super::metadata::Metadata;
+use super::metadata::{Kind, Metadata};
 use super::{is_fatal, odd_answer};
-use crate::documents::{Builder, Documents};
-use crate::layout::Item;
+use crate::documents::Builder;
+use crate::layout::BUCKETS_PREFIX;
+use backup_core::Result;
 use backup_core::adapter::RestorePlan;
-use backup_core::model::Entry;
-use backup_core::{Error, Result};
-use bytes::Bytes;
-use futures::TryStreamExt;
-use mongodb::bson::{Bson, Document, RawDocument, RawDocumentBuf};
-use reader::{Reader, Step};
+use mongodb::bson::{Bson, Document, RawDocumentBuf};
+use reader::Step;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -41,6 +43,8 @@ pub(super) struct Changes {
     pub(super) altered: BTreeSet<String>,
     /// Collections that are gone at the end.
     dropped: BTreeSet<String>,
+    /// Collections made, also in the place of others that were dropped, which are there at the end.
+    made: BTreeMap<String, Arc<Collection>>,
     /// Indexes made, by full name and name of the index; `None` for those dropped.
     indexes: BTreeMap<String, BTreeMap<String, Option<Document>>>,
 }
@@ -48,11 +52,14 @@ pub(super) struct Changes {
 impl Changes {
     /// The indexes that a collection has at the end.
     pub(super) fn indexes(&self, collection: &Collection) -> Vec<Document> {
-        let mut wanted = collection.metadata.wanted_indexes();
-        if let Some(changes) = self.indexes.get(&collection.full_name()) {
+        let full = collection.full_name();
+        // What the archive says of one that was dropped and made anew is not of the new one.
+        let metadata = self.made.get(&full).map_or(&collection.metadata, |made| &made.metadata);
+        let mut wanted = metadata.wanted_indexes();
+        if let Some(changes) = self.indexes.get(&full) {
             wanted.retain(|index| !changes.contains_key(index.get_str("name").unwrap_or_default()));
             let made = Metadata {
-                options: collection.metadata.options.clone(),
+                options: metadata.options.clone(),
                 indexes: changes.values().flatten().cloned().collect(),
                 ..Metadata::default()
             };
@@ -65,10 +72,22 @@ impl Changes {
         self.dropped.contains(&collection.full_name())
     }
 
+    /// Collections that the oplog makes.
+    pub(super) fn made(&self) -> impl Iterator<Item = &Arc<Collection>> {
+        self.made.values()
+    }
+
+    /// Whether the oplog makes a collection anew.
+    pub(super) fn is_made(&self, collection: &Collection) -> bool {
+        self.made.contains_key(&collection.full_name())
+    }
+
     fn drop_collection(&mut self, full: &str) {
+        self.touched.insert(full.to_owned());
         self.altered.insert(full.to_owned());
         self.dropped.insert(full.to_owned());
         self.indexes.remove(full);
+        self.made.remove(full);
     }
 }
 
@@ -80,19 +99,16 @@ struct Replay<'a> {
     changes: Changes,
     /// Collections that operations may change, by full name.
     known: BTreeSet<String>,
+    /// Time-series, by full name.
+    series: BTreeSet<String>,
+    /// Views that somebody was told of.
+    told: BTreeSet<String>,
     waiting: Vec<RawDocumentBuf>,
     waiting_bytes: usize,
     notes: &'a mut Notes,
 }
 
 impl Shared {
-    fn oplog(
-        &self,
-        plan: &RestorePlan,
-    ) -> futures::stream::BoxStream<'static, Result<backup_core::adapter::SmallEntry>> {
-        plan.entries.contents(Arc::new(|entry: &Entry| matches!(Item::parse(&entry.name), Some(Item::Oplog { .. }))))
-    }
-
     /// Applies the oplog of the plan.
     pub(super) async fn replay(
         &self,
@@ -109,9 +125,10 @@ impl Shared {
             }
             return Ok(Changes::default());
         }
-        let Some(database) = databases(learned).into_iter().next().filter(|_| !ours.is_empty()) else {
+        let Some(database) = databases(learned).into_iter().next() else { return Ok(Changes::default()) };
+        if ours.is_empty() && !self.is_replayed(plan, learned).await? {
             return Ok(Changes::default());
-        };
+        }
         if self.is_marked(&plan.tag, &database, Done::Replayed, "", no_uuid()).await? {
             // Not once more, now that indexes may be there that states in between would break.
             return self.changes(plan, learned).await;
@@ -119,13 +136,21 @@ impl Shared {
         if !self.is_marked(&plan.tag, &database, Done::Replaying, "", no_uuid()).await? {
             // Afterwards the collections are not as their digests say any more.
             let looked = self.changes(plan, learned).await?;
-            self.check_before_replay(plan, ours, &looked, notes).await?;
+            self.check_before_replay(plan, learned, ours, &looked, notes).await?;
             self.mark(&plan.tag, &database, Done::Replaying, "", no_uuid()).await?;
         }
-        let known = ours.iter().map(|c| known_names(c)).collect();
+        let known = ours.iter().map(|c| c.full_name()).collect();
         let changes = self.run_oplog(plan, learned, known, true, notes).await?;
         self.mark(&plan.tag, &database, Done::Replayed, "", no_uuid()).await?;
         Ok(changes)
+    }
+
+    /// Whether applying the oplog of the plan was begun.
+    pub(super) async fn is_replayed(&self, plan: &RestorePlan, learned: &Learned) -> Result<bool> {
+        match databases(learned).into_iter().next() {
+            Some(database) => self.is_marked(&plan.tag, &database, Done::Replaying, "", no_uuid()).await,
+            None => Ok(false),
+        }
     }
 
     /// What the oplog of the plan changes, without changing it.
@@ -133,7 +158,7 @@ impl Shared {
         if learned.oplog.0 == 0 {
             return Ok(Changes::default());
         }
-        let known = learned.collections.values().map(|c| known_names(c)).collect();
+        let known = learned.collections.values().map(|c| c.full_name()).collect();
         self.run_oplog(plan, learned, known, false, &mut Notes::default()).await
     }
 
@@ -145,35 +170,24 @@ impl Shared {
         apply: bool,
         notes: &mut Notes,
     ) -> Result<Changes> {
-        let databases: BTreeMap<String, String> = learned
-            .collections
-            .values()
-            .filter(|c| c.trouble.is_none() && !c.is_of_users)
-            .filter_map(|c| Some((c.group.split_once('.')?.0.to_owned(), c.database.clone())))
-            .collect();
-        let target = move |database: &str| databases.get(database).cloned();
+        let series = learned.collections.values().filter(|c| c.kind() == Kind::TimeSeries);
+        let series = series.map(|c| c.full_name()).collect();
         let mut replay = Replay {
             shared: self,
             plan,
             apply,
             changes: Changes::default(),
             known,
+            series,
+            told: BTreeSet::new(),
             waiting: Vec::new(),
             waiting_bytes: 0,
             notes,
         };
-        let mut reader = Reader::default();
-        let mut slices = self.oplog(plan);
-        while let Some(slice) = slices.try_next().await? {
-            let entries: Bytes = slice.content;
-            for entry in Documents::new(&entries) {
-                let mut steps = Vec::new();
-                let entry = RawDocument::from_bytes(entry?)
-                    .map_err(|e| Error::corrupt("an entry of the oplog is damaged").because(e))?;
-                reader.entry(entry, &target, &mut steps).map_err(|e| e.on(&slice.entry.name))?;
-                for step in steps {
-                    replay.step(step).await?;
-                }
+        let mut log = self.log(plan, learned);
+        while let Some(steps) = log.next().await? {
+            for step in steps {
+                replay.step(step).await?;
             }
         }
         replay.flush().await?;
@@ -181,15 +195,27 @@ impl Shared {
     }
 }
 
-/// The collection whose name operations carry.
-fn known_names(collection: &Collection) -> String {
-    format!("{}.{}", collection.database, collection.holder())
+/// The name by which users know a collection: of a time-series, operations name that of its buckets.
+fn known_as(name: &str) -> &str {
+    name.strip_prefix(BUCKETS_PREFIX).unwrap_or(name)
+}
+
+fn full_known_as(full: String) -> String {
+    match full.split_once('.') {
+        Some((database, name)) if name.starts_with(BUCKETS_PREFIX) => format!("{database}.{}", known_as(name)),
+        _ => full,
+    }
 }
 
 impl Replay<'_> {
     async fn step(&mut self, step: Step) -> Result<()> {
         match step {
             Step::Write { full, operation } => {
+                if let Some(database) = full.strip_suffix(".system.views") {
+                    self.changes_view(database, &operation);
+                    return Ok(());
+                }
+                let full = full_known_as(full);
                 if !self.known.contains(&full) {
                     return Ok(());
                 }
@@ -204,9 +230,17 @@ impl Replay<'_> {
                 }
                 Ok(())
             }
-            Step::Command { database, command } => {
+            Step::Command { from, database, command } => {
                 self.flush().await?;
-                self.command(&database, command).await
+                self.command(&from, &database, command).await
+            }
+            Step::MadeElsewhere { from, name } => {
+                if refused(&from, &name).is_none() && self.selects(&from, &name) {
+                    let text = "was made while the backup ran, in a database of which the archive has nothing else; \
+                                it is not restored";
+                    self.warn(format!("{from}.{name} {text}"), true);
+                }
+                Ok(())
             }
         }
     }
@@ -259,121 +293,5 @@ impl Replay<'_> {
         let answer = answer.map_err(|e| crate::driver_error(e, doing))?;
         let all = answer.get_array("results").is_ok_and(|r| r.iter().all(|ok| ok == &Bson::Boolean(true)));
         if all { super::check_concern(&answer, doing) } else { Err(odd_answer()) }
-    }
-
-    async fn run(&mut self, database: &str, command: Document) -> Result<()> {
-        if !self.apply {
-            return Ok(());
-        }
-        let what = command.keys().next().cloned().unwrap_or_default();
-        match self.shared.command(database, command, "applying a command of the oplog").await {
-            Ok(_) => Ok(()),
-            Err(error) if is_fatal(&error) => Err(error),
-            Err(error) => {
-                self.warn(format!("`{what}` in the oplog of {database} is not applied: {}", error.chain()), false);
-                Ok(())
-            }
-        }
-    }
-
-    async fn command(&mut self, database: &str, command: Document) -> Result<()> {
-        let Some((kind, argument)) = command.iter().next().map(|(k, v)| (k.clone(), v.clone())) else { return Ok(()) };
-        let name = argument.as_str().unwrap_or_default();
-        let full = format!("{database}.{name}");
-        match &*kind {
-            "create" => self.create(database, name, &full, command).await,
-            "drop" if self.known.contains(&full) => {
-                self.changes.drop_collection(&full);
-                if self.apply { self.shared.drop_collection(database, name).await } else { Ok(()) }
-            }
-            "dropDatabase" => {
-                let prefix = format!("{database}.");
-                for full in self.known.clone().into_iter().filter(|full| full.starts_with(&prefix)) {
-                    self.changes.drop_collection(&full);
-                    if self.apply {
-                        self.shared.drop_collection(database, &full[prefix.len()..]).await?;
-                    }
-                }
-                Ok(())
-            }
-            "createIndexes" | "commitIndexBuild" if self.known.contains(&full) => {
-                let mut indexes: Vec<Document> = match command.get_array("indexes") {
-                    Ok(indexes) => indexes.iter().filter_map(|i| i.as_document().cloned()).collect(),
-                    Err(_) => Vec::new(),
-                };
-                if kind == "createIndexes" {
-                    let mut index = command;
-                    index.remove("createIndexes");
-                    indexes.push(index);
-                }
-                self.changes.altered.insert(full.clone());
-                let known = self.changes.indexes.entry(full).or_default();
-                for index in indexes {
-                    known.insert(index.get_str("name").unwrap_or_default().to_owned(), Some(index));
-                }
-                Ok(())
-            }
-            "dropIndexes" | "deleteIndexes" if self.known.contains(&full) => {
-                self.changes.altered.insert(full.clone());
-                let index = command.get_str("index").unwrap_or_default().to_owned();
-                self.changes.indexes.entry(full).or_default().insert(index, None);
-                Ok(())
-            }
-            "collMod" if self.known.contains(&full) => {
-                self.changes.altered.insert(full.clone());
-                if command.contains_key("index") {
-                    let text =
-                        format!("an index of {full} was changed while the backup ran; it is restored as it was before");
-                    self.warn(text, false);
-                    return Ok(());
-                }
-                self.run(database, command).await
-            }
-            "renameCollection" => {
-                let text =
-                    format!("{full} was renamed while the backup ran; what was renamed is restored as it was read");
-                self.changes.altered.insert(full);
-                self.warn(text, false);
-                Ok(())
-            }
-            // Of index builds only the end counts.
-            "startIndexBuild" | "abortIndexBuild" => Ok(()),
-            _ if name.is_empty() || self.known.contains(&full) => {
-                self.warn(format!("`{kind}` in the oplog of {database} is not applied"), false);
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// A collection that was made while the backup ran: if it was dropped before, or is not in the archive.
-    async fn create(&mut self, database: &str, name: &str, full: &str, mut command: Document) -> Result<()> {
-        if self.known.contains(full) && !self.changes.dropped.contains(full) {
-            return Ok(());
-        }
-        if name.starts_with("system.") {
-            return Ok(());
-        }
-        self.changes.altered.insert(full.to_owned());
-        self.changes.dropped.remove(full);
-        self.known.insert(full.to_owned());
-        if !self.apply {
-            return Ok(());
-        }
-        command.remove("create");
-        let index = command.remove("idIndex").and_then(|index| index.as_document().cloned());
-        let metadata = Metadata { name: None, options: command, indexes: index.into_iter().collect() };
-        let shared = self.shared;
-        if shared.listed(database, name).await?.is_some() {
-            let text = format!("{full} was made while the backup ran, and is there already; it is not restored");
-            self.known.remove(full);
-            self.warn(text, true);
-            return Ok(());
-        }
-        self.run(database, metadata.create(name)).await?;
-        match shared.listed(database, name).await?.and_then(|found| found.uuid) {
-            Some(uuid) => shared.mark(&self.plan.tag, database, Done::Made, name, uuid).await,
-            None => Ok(()),
-        }
     }
 }

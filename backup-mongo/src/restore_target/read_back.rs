@@ -4,13 +4,15 @@ use super::Shared;
 use crate::documents::Elements;
 use crate::{Tally, driver_error};
 use backup_core::{Error, Result};
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use mongodb::bson::rawdoc;
 use mongodb::raw_batch_cursor::RawBatch;
 use tokio::sync::mpsc;
 
 /// Bytes that are asked for at once.
 const BATCH: u64 = 4 << 20;
+/// Batches that are added up at once, when the order of documents does not count.
+const AT_ONCE: usize = 2;
 
 impl Shared {
     /// The tally of a collection as it is now. `average` is about the length of a document.
@@ -32,10 +34,20 @@ impl Shared {
             Ok::<_, Error>(())
         };
         let add = async move {
-            let mut tally = if ordered { Tally::ordered() } else { Tally::unordered() };
-            while let Some(batch) = received.recv().await {
-                let added = tokio::task::spawn_blocking(move || add(tally, &batch)).await;
-                tally = added.map_err(|e| Error::permanent("a thread ended").because(e))??;
+            let ended = |e| Error::permanent("a thread ended").because(e);
+            let mut tally = Tally::new(ordered);
+            if ordered {
+                while let Some(batch) = received.recv().await {
+                    tally = tokio::task::spawn_blocking(move || add(tally, &batch)).await.map_err(ended)??;
+                }
+                return Ok(tally);
+            }
+            let batches = futures::stream::poll_fn(move |cx| received.poll_recv(cx));
+            let mut parts = batches
+                .map(|batch| tokio::task::spawn_blocking(move || add(Tally::unordered(), &batch)))
+                .buffer_unordered(AT_ONCE);
+            while let Some(part) = parts.next().await {
+                tally.join(&part.map_err(ended)??)?;
             }
             Ok(tally)
         };

@@ -34,10 +34,18 @@ impl Shared {
         Ok(())
     }
 
-    async fn merge_users(&self, plan: &RestorePlan) -> Result<()> {
-        for name in [USERS, ROLES] {
-            self.drop_collection("admin", name).await?;
+    /// Removes what an attempt that broke off may have put aside: it holds hashes of passwords.
+    pub(super) async fn forget_users(&self) -> Result<()> {
+        if self.options.users_and_roles {
+            for name in [USERS, ROLES] {
+                self.drop_collection("admin", name).await?;
+            }
         }
+        Ok(())
+    }
+
+    async fn merge_users(&self, plan: &RestorePlan) -> Result<()> {
+        self.forget_users().await?;
         let wanted = |entry: &Entry| {
             matches!(Item::parse(&entry.name), Some(Item::Slice { .. }))
                 && group_of(entry).is_some_and(|g| is_of_users(&g))

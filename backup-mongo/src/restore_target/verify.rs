@@ -7,15 +7,15 @@ use super::collection::Collection;
 use super::create::Listed;
 use super::finish::Notes;
 use super::insert::{id_text, split};
-use super::learn::group_of;
+use super::learn::{Learned, group_of};
 use super::metadata::{Kind, Metadata};
-use super::oplog::Changes;
+use super::oplog::{Changes, Deleted, Met};
 use super::present::Present;
 use crate::documents::{Documents, id_of};
-use crate::layout::Item;
+use crate::layout::{Item, slice_name};
 use crate::{GroupDigest, Tally, driver_error};
 use backup_core::adapter::{MismatchKind, RestorePlan, SourceFacts, VerifyReport};
-use backup_core::model::{Entry, GroupName};
+use backup_core::model::{Entry, EntryName, GroupName};
 use backup_core::{Error, ErrorClass, Result};
 use bytes::Bytes;
 use expiry::Expiry;
@@ -114,10 +114,9 @@ impl Shared {
         if !changes.altered.contains(&collection.full_name()) {
             self.compare_description(plan, collection, found, &mut report).await?;
         }
-        let full_holder = format!("{}.{}", collection.database, collection.holder());
         // Those were compared before the oplog was applied.
-        if collection.kind() != Kind::View && !changes.touched.contains(&full_holder) {
-            self.compare_documents(plan, collection, facts, changes, &mut report).await?;
+        if collection.kind() != Kind::View && !changes.touched.contains(&collection.full_name()) {
+            self.compare_documents(plan, collection, facts, Moment::AtTheEnd(changes), &mut report).await?;
         }
         Ok(report)
     }
@@ -171,23 +170,23 @@ impl Shared {
         plan: &RestorePlan,
         collection: &Collection,
         facts: &SourceFacts,
-        changes: &Changes,
+        moment: Moment<'_>,
         report: &mut VerifyReport,
     ) -> Result<()> {
         let expected = match facts.group_digests.get(&GroupName(collection.group.as_str().into())) {
             Some(text) => Some(text.parse::<GroupDigest>().map_err(|e| e.on(&collection.group))?),
             None => None,
         };
-        // With a part of its slices chosen, it is not of them.
-        let expected = match expected.filter(|digest| digest.bytes == collection.bytes) {
-            Some(digest) => digest,
-            None => self.expected(plan, collection).await?,
+        let expected = match expected {
+            Some(digest) if digest.bytes == collection.bytes || !leaves_out(plan, collection).await? => digest,
+            // With a part of its slices chosen, the digest is not of them.
+            _ => self.expected(plan, collection).await?,
         };
         let average = expected.bytes / expected.documents.max(1);
         let found = self.tally(&collection.database, &collection.holder(), expected.ordered, average).await?;
         report.bytes += found.bytes();
         if found.digest() != expected {
-            self.find_difference(plan, collection, changes, &found, expected.ordered, report).await?;
+            self.find_difference(plan, collection, moment, &found, expected.ordered, report).await?;
         }
         Ok(())
     }
@@ -214,13 +213,18 @@ impl Shared {
         &self,
         plan: &RestorePlan,
         collection: &Collection,
-        changes: &Changes,
+        moment: Moment<'_>,
         found: &Tally,
         ordered: bool,
         report: &mut VerifyReport,
     ) -> Result<()> {
-        let expiry = Expiry::new(collection, changes);
-        let (mut present, mut expired, mut differs, mut without_id) = (0, 0, false, false);
+        let (expiry, mut deleted) = match moment {
+            Moment::AtTheEnd(changes) => (Expiry::new(collection, changes), Deleted::default()),
+            Moment::BeforeReplay(learned) => {
+                (Expiry::new(collection, &Changes::default()), self.deleted(plan, learned, collection).await?)
+            }
+        };
+        let (mut present, mut expired, mut differs, mut without_id, mut is_twice) = (0, 0, false, false, false);
         let mut slices = slices(plan, collection);
         while let Some(slice) = slices.try_next().await? {
             let name = slice.entry.name;
@@ -231,7 +235,11 @@ impl Shared {
                 let states = self.present(&collection.database, &collection.holder(), &part.documents).await?;
                 for (document, state) in part.documents.iter().zip(states) {
                     total += 1;
+                    let met = deleted.meet(document)?;
+                    is_twice |= met == Met::Again;
                     match state {
+                        Present::Same | Present::Other | Present::ButEmptyTimestamps if met == Met::Again => {}
+                        Present::Other if met == Met::First => present += 1,
                         Present::Same => present += 1,
                         Present::Missing if expiry.is_over(document) => expired += 1,
                         Present::Missing => {
@@ -259,7 +267,7 @@ impl Shared {
             report.mismatch(plan, entry, MismatchKind::Content, text);
         } else if !differs && ordered && expired == 0 {
             report.mismatch(plan, entry, MismatchKind::Content, "its documents are there, but in another order");
-        } else if !differs && expired == 0 && !without_id {
+        } else if !differs && expired == 0 && !without_id && !is_twice {
             let text = "all documents of the archive are there, but what the archive says of them as a whole does not fit them";
             report.mismatch(plan, entry, MismatchKind::Content, text);
         }
@@ -301,6 +309,7 @@ impl Shared {
     pub(super) async fn check_before_replay(
         &self,
         plan: &RestorePlan,
+        learned: &Learned,
         ours: &[Arc<Collection>],
         changes: &Changes,
         notes: &Notes,
@@ -308,8 +317,8 @@ impl Shared {
         let facts = plan.entries.facts();
         let mut report = VerifyReport::default();
         for collection in ours {
-            if changes.touched.contains(&format!("{}.{}", collection.database, collection.holder())) {
-                self.compare_documents(plan, collection, &facts, &Changes::default(), &mut report).await?;
+            if changes.touched.contains(&collection.full_name()) {
+                self.compare_documents(plan, collection, &facts, Moment::BeforeReplay(learned), &mut report).await?;
             }
         }
         let is_said = |name| notes.0.iter().any(|warning| warning.name.as_ref() == Some(name) && warning.left_out);
@@ -322,6 +331,30 @@ impl Shared {
             None => Ok(()),
         }
     }
+}
+
+/// When documents are compared.
+#[derive(Clone, Copy)]
+enum Moment<'a> {
+    /// When all is done, and the oplog has made its changes.
+    AtTheEnd(&'a Changes),
+    /// Before the oplog is applied. A document that was deleted and inserted again while its collection was read may be in the slices
+    /// twice, and either of the two is there.
+    BeforeReplay(&'a Learned),
+}
+
+/// Whether slices of a collection are not among what is restored.
+async fn leaves_out(plan: &RestorePlan, collection: &Collection) -> Result<bool> {
+    if collection.slices < collection.next {
+        return Ok(true);
+    }
+    let folder = collection.first.as_ref().and_then(|name| Some(name.as_str()?.rsplit_once('/')?.0.to_owned()));
+    let next = match (folder, collection.group.split_once('.')) {
+        (Some(folder), _) => EntryName::new(format!("{folder}/{:06}.bson", collection.next)),
+        (None, Some((database, _))) => slice_name(database, &collection.holder(), collection.next),
+        (None, None) => return Ok(false),
+    };
+    Ok(plan.entries.find(&next).await?.is_some())
 }
 
 fn slices(

@@ -77,7 +77,7 @@ async fn oplog_start(node: &Node) -> Result<Option<OplogTime>> {
         Err(e) => return Err(driver_error(e, "looking for transactions that are under way")),
     };
     let oldest = oldest.and_then(|t| t.get_document("startOpTime").and_then(|time| time.get_timestamp("ts")).ok());
-    match oplog::first(node).await {
+    match oplog::oldest(node).await {
         Ok(_) => {}
         Err(e) if command_code(&e) == Some(code::UNAUTHORIZED) => return Ok(None),
         Err(e) => return Err(driver_error(e, "reading the oplog")),
@@ -125,7 +125,7 @@ pub(super) async fn switch(node: &Node, old: &Mode, oplog_start: Option<OplogTim
             "the server does not keep the snapshot any more, and the user may not read the oplog (the role `backup` may)",
         ));
     };
-    let first = oplog::first(node).await.map_err(|e| driver_error(e, "reading the oplog"))?;
+    let first = oplog::oldest(node).await.map_err(|e| driver_error(e, "reading the oplog"))?;
     if first.is_none_or(|first| first > start) {
         return Err(lost("the server keeps neither the snapshot nor the oplog since then any more"));
     }

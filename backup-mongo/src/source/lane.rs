@@ -4,7 +4,7 @@ use super::listing::Listed;
 use super::node::Node;
 use super::position::{Open, Place, Raw};
 use super::query::{self, BATCH, By, Concern, Reply};
-use super::slices::{Batch, Cut, OtherBatch, Skip, cut};
+use super::slices::{Batch, Cut, Skip, cut};
 use super::turns::Asked;
 use crate::client::Topology;
 use crate::error::{code, command_code, driver_error};
@@ -181,7 +181,7 @@ impl Reader {
             self.batch = batch;
             expected
         };
-        self.expects.expect(expected.min(LONGEST));
+        self.expects.expect(with_copy(expected));
         let metadata = CollectionMetadata {
             collection: listed.name.clone(),
             kind: listed.kind,
@@ -201,17 +201,19 @@ impl Reader {
         };
         let length = batch.as_raw_document().as_bytes().len() as u64;
         self.work.limit.take(length).await;
-        permit.shrink_to(length);
+        permit.shrink_to(with_copy(length));
         // Later batches may be as long.
-        self.expects.expect(length.max(self.expects.most()).min(LONGEST));
+        self.expects.expect(with_copy(length).max(self.expects.most()));
         let ordered = self.work.listed.capped;
         let Some(reading) = &mut self.cursor else { return Err(Error::permanent("nothing is being read").into()) };
         let cuts =
             Cut { ordered, by: self.work.by, before: reading.token.clone(), skip: std::mem::take(&mut reading.skip) };
         reading.token.clone_from(&reply.token);
-        let job = move || match cut(&batch, &reply, &cuts, Arc::new(permit))? {
-            Ok(batch) => Ok(Piece::Batch(batch)),
-            Err(OtherBatch) => Err(Trouble::PlaceLost),
+        let job = move || {
+            let Ok(slices) = cut(&batch, &reply, &cuts)? else { return Err(Trouble::PlaceLost) };
+            drop(batch);
+            let permit = shrunk(permit, slices.iter().map(|slice| slice.bytes.len() as u64).sum());
+            Ok(Piece::Batch(Batch { slices, last: reply.last, permit }))
         };
         Ok(AbortOnDropHandle::new(tokio::task::spawn_blocking(job)))
     }
@@ -311,4 +313,9 @@ fn shrunk(mut permit: Permit, bytes: u64) -> Arc<Permit> {
 }
 
 /// What a lane expects of its first pieces, before it knows its documents.
-pub(super) const FIRST: u64 = BATCH + BATCH / 4;
+pub(super) const FIRST: u64 = 2 * (BATCH + BATCH / 4);
+
+/// Memory for a batch of this length and for what is cut out of it.
+pub(super) fn with_copy(length: u64) -> u64 {
+    2 * length.min(LONGEST)
+}

@@ -1,6 +1,7 @@
 //! Reads the oplog beside the collections.
 
 use super::consistency::lost;
+use super::lane::with_copy;
 use super::node::Node;
 use super::oplog_filter::{Kept, filter};
 use super::position::OplogPosition;
@@ -29,7 +30,7 @@ const DATABASE: &str = "local";
 const COLLECTION: &str = "oplog.rs";
 /// Entries in a batch.
 const BATCH: u32 = 4000;
-/// Bytes that a batch has, as far as one can tell.
+/// Bytes that a batch has before one is known, and the least that is expected of later ones.
 const EXPECTED: u64 = 4 << 20;
 /// When there was nothing new, it is looked for again after this.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -132,7 +133,6 @@ impl Reader {
             }
         }
         self.drained = None;
-        self.expects.expect(EXPECTED);
         let doing = |e| driver_error(e, "reading the oplog");
         let fresh = self.cursor.is_none();
         let cursor = match &mut self.cursor {
@@ -156,16 +156,29 @@ impl Reader {
             first = first.or(last);
         }
         if fresh && first != Some(self.from) {
-            return Err(lost(format!("the oplog does not reach back to {} any more", self.from)));
+            let oldest = oldest(&self.node).await.map_err(doing)?;
+            return Err(missing(self.from, first, oldest));
         }
         let skip = usize::from(fresh && self.seen);
         self.seen = true;
         self.from = last.unwrap_or(self.from);
         let length = batch.as_raw_document().as_bytes().len() as u64;
         self.limit.take(length).await;
-        permit.shrink_to(length);
+        self.expects.expect(with_copy(length.max(EXPECTED)));
+        permit.shrink_to(with_copy(length));
         let selection = self.selection.clone();
-        Ok(AbortOnDropHandle::new(tokio::task::spawn_blocking(move || capture(&batch, skip, last, &selection, permit))))
+        Ok(AbortOnDropHandle::new(tokio::task::spawn_blocking(move || capture(batch, skip, last, &selection, permit))))
+    }
+}
+
+/// What it means that the entry to go on from is not there: `found` comes next, and `oldest` is the first of all.
+fn missing(from: OplogTime, found: Option<OplogTime>, oldest: Option<OplogTime>) -> Error {
+    match (found, oldest) {
+        // A member that has become the one to read from, and that lags behind.
+        (None, Some(oldest)) if oldest <= from => {
+            Error::transient(format!("the server does not have the oplog up to {from} yet")).on("oplog")
+        }
+        _ => lost(format!("the oplog does not reach back to {from} any more")),
     }
 }
 
@@ -194,15 +207,15 @@ fn nothing(permit: Permit) -> Coming {
 
 /// Keeps what is wanted of a batch, cut into slices.
 fn capture(
-    batch: &RawBatch,
+    batch: RawBatch,
     skip: usize,
     through: Option<OplogTime>,
     selection: &Selection,
-    permit: Permit,
+    mut permit: Permit,
 ) -> Result<Captured> {
     let mut slices: Vec<Entries> = Vec::new();
     let (mut bytes, mut count, mut up_to) = (Vec::new(), 0, None);
-    for entry in documents(batch).skip(skip) {
+    for entry in documents(&batch).skip(skip) {
         let entry = entry?;
         let kept = match filter(entry, selection)? {
             Kept::Whole => std::borrow::Cow::Borrowed(entry),
@@ -220,11 +233,13 @@ fn capture(
     if !bytes.is_empty() {
         slices.push(Entries { bytes: bytes.into(), count, through });
     }
+    drop(batch);
+    permit.shrink_to(slices.iter().map(|slice| slice.bytes.len() as u64).sum());
     Ok(Captured { slices, through, permit: Arc::new(permit) })
 }
 
 /// The time of the first entry that is still there.
-pub(super) async fn first(node: &Node) -> Result<Option<OplogTime>, mongodb::error::Error> {
+pub(super) async fn oldest(node: &Node) -> Result<Option<OplogTime>, mongodb::error::Error> {
     let find = doc! { "find": COLLECTION, "sort": { "$natural": 1 }, "projection": { "ts": 1 }, "limit": 1, "singleBatch": true };
     let first = super::consistency::first(node, DATABASE, find).await?;
     Ok(first.and_then(|first| first.get_timestamp("ts").ok()).map(OplogTime::from))
@@ -233,4 +248,26 @@ pub(super) async fn first(node: &Node) -> Result<Option<OplogTime>, mongodb::err
 /// A renamed collection: its entries in the oplog do not fit what was read under another name.
 pub(super) fn renamed(collection: &str) -> Error {
     lost(format!("the collection {collection} was renamed while the oplog was being kept"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use backup_core::ErrorClass;
+
+    #[test]
+    fn a_member_that_lags_has_lost_nothing() {
+        let at = |t| OplogTime { t, i: 1 };
+        for (found, oldest, class) in [
+            (None, Some(at(3)), ErrorClass::Transient),
+            (None, Some(at(5)), ErrorClass::Transient),
+            (None, Some(at(6)), ErrorClass::ConsistencyLost),
+            (None, None, ErrorClass::ConsistencyLost),
+            (Some(at(6)), Some(at(6)), ErrorClass::ConsistencyLost),
+            // The entry was taken back.
+            (Some(at(6)), Some(at(3)), ErrorClass::ConsistencyLost),
+        ] {
+            assert_eq!(missing(at(5), found, oldest).class(), class, "{found:?} {oldest:?}");
+        }
+    }
 }

@@ -21,6 +21,9 @@ const OF_A_COLLECTION: [&str; 11] = [
     "emptycapped",
 ];
 
+/// The collection in which a server keeps the views of a database.
+const VIEWS: &str = "system.views";
+
 /// What is kept of an entry.
 #[derive(Debug, PartialEq)]
 pub(super) enum Kept {
@@ -42,6 +45,9 @@ pub(super) fn filter(entry: &[u8], selection: &Selection) -> Result<Kept> {
     let namespace = entry.get_str("ns").map_err(damaged)?;
     let (database, collection) = namespace.split_once('.').unwrap_or((namespace, ""));
     match entry.get_str("op").map_err(damaged)? {
+        "i" | "u" | "d" if collection == VIEWS => {
+            Ok(if is_wanted_view(entry, selection) { Kept::Whole } else { Kept::Not })
+        }
         "i" | "u" | "d" => Ok(if is_wanted(database, collection, selection) { Kept::Whole } else { Kept::Not }),
         "c" => command(entry, database, selection),
         // Nothing is done ("n"), or to the server's own housekeeping.
@@ -56,6 +62,12 @@ fn damaged(error: impl std::error::Error + Send + Sync + 'static) -> Error {
 fn is_wanted(database: &str, collection: &str, selection: &Selection) -> bool {
     let collection = known_as(collection);
     is_data(database, collection) && selection.has_collection(database, collection)
+}
+
+/// A restore has to know that a view was made, changed or dropped.
+fn is_wanted_view(entry: &RawDocument, selection: &Selection) -> bool {
+    let id = |name| entry.get_document(name).ok()?.get_str("_id").ok();
+    id("o2").or_else(|| id("o")).is_some_and(|view| touched(view, selection))
 }
 
 fn command(entry: &RawDocument, database: &str, selection: &Selection) -> Result<Kept> {
@@ -168,6 +180,9 @@ mod tests {
             assert_eq!(judged(&insert(namespace)), kept, "{namespace}");
         }
         assert_eq!(judged(&rawdoc! { "op": "n", "ns": "", "o": { "msg": "x" } }), Kept::Not);
+        let view = |id: &str| rawdoc! { "op": "i", "ns": "shop.system.views", "o": { "_id": id, "viewOn": "orders" } };
+        assert_eq!(judged(&view("shop.paid")), Kept::Whole);
+        assert_eq!(judged(&view("shop.secret_view")), Kept::Not);
     }
 
     #[test]

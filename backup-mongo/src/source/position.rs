@@ -83,6 +83,11 @@ impl Open {
         (self.metadata, self.slice, self.tally, self.at) = (false, 0, Tally::new(capped), Place::Start);
     }
 
+    /// Where it stands in the order of reading.
+    pub(super) fn key(&self) -> (&str, &str) {
+        (&self.database, &self.name)
+    }
+
     pub(super) fn is_begun(&self) -> bool {
         self.metadata || self.slice > 0
     }

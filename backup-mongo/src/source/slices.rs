@@ -57,12 +57,7 @@ pub(super) struct Skip {
 pub(super) struct OtherBatch;
 
 /// Cuts a batch. The inner error says that reading cannot go on here.
-pub(super) fn cut(
-    batch: &RawBatch,
-    reply: &Reply,
-    cut: &Cut,
-    permit: Arc<Permit>,
-) -> Result<Result<Batch, OtherBatch>> {
+pub(super) fn cut(batch: &RawBatch, reply: &Reply, cut: &Cut) -> Result<Result<Vec<Slice>, OtherBatch>> {
     let Cut { ordered, by, before, skip } = cut;
     let mut all = documents(batch).peekable();
     let mut seen = Sha256::new();
@@ -106,7 +101,7 @@ pub(super) fn cut(
         };
         slices.push(draft.finish(behind));
     }
-    Ok(Ok(Batch { slices, last: reply.last, permit }))
+    Ok(Ok(slices))
 }
 
 #[derive(Debug)]

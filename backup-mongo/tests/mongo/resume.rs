@@ -77,11 +77,16 @@ async fn a_run_through_a_standalone_server_goes_on() {
 
 /// Breaks off inside of the collection `long`, lets something happen, and goes on to the end.
 async fn meanwhile(uri: &str, options: MongoSourceOptions, happens: impl AsyncFn(&Place)) -> (Place, Run) {
+    behind("/long/000001.bson", uri, options, happens).await
+}
+
+/// The same behind another entry.
+async fn behind(entry: &str, uri: &str, options: MongoSourceOptions, happens: impl AsyncFn(&Place)) -> (Place, Run) {
     let place = Place::new(uri).await;
     fill_long(&place).await;
     let mut run = Run::default();
     let source = place.source(options).await;
-    while !run.entries.iter().any(|seen| seen.name.to_string().ends_with("/long/000001.bson")) {
+    while !run.entries.iter().any(|seen| seen.name.to_string().ends_with(entry)) {
         assert!(run.go_on(&source, &context(), 1).await.unwrap());
     }
     happens(&place).await;
@@ -148,6 +153,28 @@ async fn a_renamed_collection_is_kept_under_its_new_name() {
         let (place, run) = meanwhile(&uri, MongoSourceOptions::default(), happens).await;
         run.compare(&place).await;
         assert!(run.warnings.iter().any(|w| w.contains("/long/") && w.contains("renamed")), "{:?}", run.warnings);
+        place.drop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_renamed_onto_another_takes_its_place_in_the_archive_too() {
+    // Onto one that has been delivered, and onto one that was being read just now.
+    for (uri, from, to) in [
+        (replica_set(), "long", "indexed"),
+        (standalone(), "long", "indexed"),
+        (replica_set(), "longer", "long"),
+        (standalone(), "longer", "long"),
+    ] {
+        let happens = async |place: &Place| {
+            let (from, to) = (format!("{}.{from}", place.name), format!("{}.{to}", place.name));
+            let rename = doc! { "renameCollection": from, "to": to, "dropTarget": true };
+            place.client.database("admin").run_command(rename).await.unwrap();
+        };
+        let entry = format!("/{from}/000001.bson");
+        let (place, run) = behind(&entry, &uri, MongoSourceOptions::default(), happens).await;
+        run.compare(&place).await;
+        assert!(run.superseded.iter().any(|group| group.0.ends_with(&format!(".{to}"))), "{:?}", run.superseded);
         place.drop().await;
     }
 }

@@ -310,14 +310,14 @@ async fn reading_never_holds_more_than_its_budget() {
     let place = Place::new(&replica_set()).await;
     fill_plain(&place.client, &place.name).await;
     let source = place.source(MongoSourceOptions::default()).await;
-    let ctx = with_budget(12 << 20);
+    let ctx = with_budget(24 << 20);
     let mut events = source.events(None, ctx.clone());
     let mut held = Vec::new();
     let mut most = 0;
     while let Some(event) = futures::StreamExt::next(&mut events).await {
         held.push(event.unwrap());
         // A consumer that lets go of what it has only when there is no memory for more.
-        if ctx.budget.available() < (6 << 20) {
+        if ctx.budget.available() < (12 << 20) {
             held.clear();
         }
         most = most.max(ctx.budget.total() - ctx.budget.available());

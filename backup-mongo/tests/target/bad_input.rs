@@ -244,7 +244,7 @@ async fn what_was_changed_at_the_target_is_found_and_named() {
 async fn the_least_rights_are_enough_and_a_missing_one_is_named() {
     let server = Server::ReplicaSet;
     let plain = server.client().await;
-    let (from, to) = (fresh("from"), fresh("to"));
+    let (from, to, second) = (fresh("from"), fresh("to"), fresh("to"));
     dataset::fill(&plain, &from, 60).await;
     // Timestamps of zero need the right to update, which the role restore does not have.
     plain.database(&from).collection::<Document>("zero_ts").drop().await.unwrap();
@@ -256,25 +256,39 @@ async fn the_least_rights_are_enough_and_a_missing_one_is_named() {
     let (can, cannot) = (fresh("can"), fresh("cannot"));
     admin.run_command(user(&can, vec!["restore".into(), "backup".into()])).await.unwrap();
     admin.run_command(user(&cannot, vec!["readAnyDatabase".into()])).await.unwrap();
-    let target = async |name: &str| {
+    let target = async |name: &str, to: &str| {
         let mut config = MongoConfig::new(server.uri_as(Some((name, "p"))));
-        config.databases = vec![to.clone()];
+        config.databases = vec![to.to_owned()];
         let cluster = MongoCluster::connect(config).await.unwrap();
         MongoRestoreTarget::new(cluster, MongoTargetOptions::default()).unwrap()
     };
-    let denied = target(&cannot).await;
+    let denied = target(&cannot, &to).await;
     denied.check().await.unwrap();
     let error = restore(&denied, &archived, &plan, &known).await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::Unauthorized, "{error:?}");
     assert!(error.chain().contains("not authorized"), "{}", error.chain());
-    let allowed = target(&can).await;
+    let allowed = target(&can, &to).await;
     let met = restore(&allowed, &archived, &plan, &known).await.unwrap();
     assert!(met.refused.is_empty() && met.warnings.is_empty(), "{met:?}");
     let report = allowed.verify(&plan).await.unwrap();
     assert_eq!((report.mismatch_count, report.metadata_count), (0, 0), "{:?}", report.mismatches);
     crate::support::assert_equal((&plain, &from), (&root, &to)).await;
-    for name in [&can, &cannot] {
+
+    // To restore, and to verify all but time-series, the role `read` does for that.
+    let least = fresh("least");
+    let roles = vec!["restore".into(), doc! { "role": "read", "db": &second }.into()];
+    admin.run_command(user(&least, roles)).await.unwrap();
+    let allowed = target(&least, &second).await;
+    let met = restore(&allowed, &archived, &plan, &known).await.unwrap();
+    assert!(met.refused.is_empty() && met.warnings.is_empty(), "{met:?}");
+    crate::support::assert_equal((&plain, &from), (&root, &second)).await;
+    assert_eq!(allowed.verify(&plan).await.unwrap_err().class(), ErrorClass::Unauthorized);
+    plain.database(&from).collection::<Document>("weather").drop().await.unwrap();
+    let archived = Archived::read(&plain, &[&from]).await;
+    let report = target(&least, &second).await.verify(&archived.plan().0).await.unwrap();
+    assert_eq!((report.mismatch_count, report.metadata_count), (0, 0), "{:?}", report.mismatches);
+    for name in [&can, &cannot, &least] {
         admin.run_command(doc! { "dropUser": name }).await.unwrap();
     }
-    drop_databases(&plain, &[&from, &to]).await;
+    drop_databases(&plain, &[&from, &to, &second]).await;
 }

@@ -9,6 +9,7 @@ mod bad_input;
 mod conformance;
 mod engine;
 mod mongodump;
+mod oplog;
 mod plan;
 mod restore;
 #[allow(dead_code, reason = "the other suite uses more of it")]

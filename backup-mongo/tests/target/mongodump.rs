@@ -6,6 +6,7 @@ use backup_core::ErrorClass;
 use backup_core::adapter::RestoreTarget;
 use backup_core::engine::{Archive, BackupRequest, Engine, OpenOptions, Outcome, Selection};
 use backup_core::memory::MemoryStore;
+use backup_core::model::EntryKind;
 use backup_mongo::layout::{self, Item};
 use backup_mongo::mongodump::{Dump, DumpOptions, DumpOutcome, export_directory, restore_dump};
 use backup_mongo::{MongoRestoreTarget, MongoSource, MongoSourceOptions, MongoTargetOptions};
@@ -67,18 +68,28 @@ fn archive_bytes(archived: &Archived) -> Vec<u8> {
     let end = [0xff; 4];
     let mut out = 0x8199_e26d_u32.to_le_bytes().to_vec();
     out.extend(rawdoc! { "concurrent_collections": 4, "version": "0.1", "server_version": "6.0.5", "tool_version": "100.18.0" }.into_bytes());
+    // Every collection that is declared has an end, also an empty one and a view.
+    let mut rest: BTreeMap<(String, String), Vec<&[u8]>> = BTreeMap::new();
     for small in &archived.entries {
         if let (Some(Item::Metadata { .. }), Some(group)) = (Item::parse(&small.entry.name), &small.entry.group) {
             let (database, collection) = layout::split_group(group).unwrap();
             let json = std::str::from_utf8(&small.content).unwrap();
+            let options = &serde_json::from_str::<serde_json::Value>(json).unwrap()["options"];
+            let (kind, holder) = match (options.get("viewOn"), options.get("timeseries")) {
+                (Some(_), _) => ("view", collection.to_owned()),
+                (_, Some(_)) => ("timeseries", format!("system.buckets.{collection}")),
+                _ => ("collection", collection.to_owned()),
+            };
             let header =
-                rawdoc! { "db": database, "collection": collection, "metadata": json, "size": 0, "type": "collection" };
+                rawdoc! { "db": database, "collection": collection, "metadata": json, "size": 0, "type": kind };
             out.extend(header.into_bytes());
+            rest.insert((database.to_owned(), holder), Vec::new());
+        } else if let Some(Item::Oplog { number: 0 }) = Item::parse(&small.entry.name) {
+            out.extend(rawdoc! { "db": "", "collection": "oplog", "metadata": "", "size": 0, "type": "" }.into_bytes());
         }
     }
     out.extend(end);
     // Blocks of several collections in turns: one slice of each.
-    let mut rest: BTreeMap<(String, String), Vec<&[u8]>> = BTreeMap::new();
     for small in &archived.entries {
         match (Item::parse(&small.entry.name), &small.entry.group) {
             (Some(Item::Slice { folder, .. }), Some(group)) => {
@@ -102,9 +113,11 @@ fn archive_bytes(archived: &Archived) -> Vec<u8> {
     };
     while !rest.is_empty() {
         for (name, slices) in &mut rest {
-            out.extend(header(name, false, 0));
-            out.extend(slices.remove(0));
-            out.extend(end);
+            if !slices.is_empty() {
+                out.extend(header(name, false, 0));
+                out.extend(slices.remove(0));
+                out.extend(end);
+            }
             if slices.is_empty() {
                 out.extend(header(name, true, sums[name]));
                 out.extend(end);
@@ -224,6 +237,75 @@ async fn a_damaged_dump_is_refused_before_anything_is_restored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_archive_that_is_cut_off_between_two_blocks_is_refused() {
+    let mut archived = Archived::default();
+    for (name, options) in [
+        ("a", "{}"),
+        ("b", "{}"),
+        ("empty", "{}"),
+        ("view", r#"{"viewOn":"a","pipeline":[]}"#),
+        ("weather", r#"{"timeseries":{"timeField":"t"}}"#),
+    ] {
+        let json = format!(r#"{{"options":{options},"indexes":[],"collectionName":"{name}"}}"#);
+        let group = layout::group("shop", name);
+        archived.push(layout::metadata_name("shop", name), EntryKind::File, Some(group.clone()), json);
+        let documents: Vec<_> = (0..1000).map(|n| rawdoc! { "_id": n, "pad": "x".repeat(200) }).collect();
+        match name {
+            "a" | "b" => archived.slices("shop", name, &group, &documents, false),
+            "weather" => archived.slices("shop", "system.buckets.weather", &group, &documents[..1], false),
+            _ => {}
+        }
+    }
+    archived.push(layout::oplog_name(0), EntryKind::Slice, None, rawdoc! { "op": "n", "ns": "" }.into_bytes());
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("archive");
+    let whole = archive_bytes(&archived);
+    std::fs::write(&path, &whole).unwrap();
+    Dump::open(&path).await.unwrap();
+    let (mut at, mut cuts) = (4, Vec::new());
+    while at < whole.len() {
+        let head = i32::from_le_bytes(*whole[at..].first_chunk().unwrap());
+        at += if head == -1 { 4 } else { head as usize };
+        cuts.extend((head == -1).then_some(at));
+    }
+    assert_eq!(cuts.pop(), Some(whole.len()));
+    assert!(cuts.len() > 10);
+    for cut in cuts {
+        std::fs::write(&path, &whole[..cut]).unwrap();
+        let error = Dump::open(&path).await.unwrap_err();
+        assert!(error.class() == ErrorClass::Corrupt && error.to_string().contains("cut off"), "{cut}: {error:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn collections_that_are_named_as_the_oplog_are_collections() {
+    let server = Server::ReplicaSet;
+    let client = server.client().await;
+    let (from, to) = (fresh("from"), fresh("to"));
+    for name in ["oplog", "oplog.bson", "other"] {
+        client.database(&from).collection(name).insert_one(mongodb::bson::doc! { "_id": name }).await.unwrap();
+    }
+    let root = tempfile::tempdir().unwrap();
+    let archived = Archived::read(&client, &[&from]).await;
+    for gzip in [false, true] {
+        let directory = root.path().join(format!("dump-{gzip}"));
+        write_directory(&archived, &directory, gzip);
+        // All of it, and the directory of the database.
+        for path in [directory.clone(), directory.join(&from)] {
+            is_clean(&restored(&path, server, &to).await);
+            assert_equal((&client, &from), (&client, &to)).await;
+            client.database(&to).drop().await.unwrap();
+        }
+    }
+    let (archive, _) = backed_up(server, &from).await;
+    let output = root.path().join("exported");
+    export_directory(&archive, &Selection::default(), &output).await.unwrap();
+    is_clean(&restored(&output, server, &to).await);
+    assert_equal((&client, &from), (&client, &to)).await;
+    drop_databases(&client, &[&from, &to]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_restore_of_a_dump_that_broke_off_goes_on_when_it_is_repeated() {
     let server = Server::ReplicaSet;
     let client = server.client().await;
@@ -293,7 +375,7 @@ async fn the_oplog_of_a_dump_is_applied() {
             ),
             entry(9, "i", "other.c", rawdoc! { "_id": 1 }, none()),
         ];
-        archived.push(layout::oplog_name(0), backup_core::model::EntryKind::Slice, None, log.concat());
+        archived.push(layout::oplog_name(0), EntryKind::Slice, None, log.concat());
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("archive");
         std::fs::write(&path, archive_bytes(&archived)).unwrap();
@@ -330,19 +412,24 @@ async fn documents_of(client: &Client, database: &str) -> Vec<(i32, i32)> {
     values
 }
 
+async fn backed_up(server: Server, from: &str) -> (Archive, MemoryDestination) {
+    let destination = MemoryDestination::default();
+    let source = Arc::new(MongoSource::new(server.cluster_of(from).await, MongoSourceOptions::default()));
+    let store: Arc<dyn backup_core::adapter::Store> = Arc::new(MemoryStore::new());
+    let handle = Engine::new(store).backup(BackupRequest::new(source, Arc::new(destination.clone()))).await.unwrap();
+    let id = handle.archive().clone();
+    assert!(matches!(handle.wait().await.unwrap(), Outcome::Completed { warnings: 0, .. }));
+    let archive = Archive::open(Arc::new(destination.clone()), &id, &OpenOptions::default()).await.unwrap();
+    (archive, destination)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_archive_is_exported_as_mongodump_lays_it_out() {
     let server = Server::ReplicaSet;
     let client = server.client().await;
     let (from, to) = (fresh("from-ü%"), fresh("to"));
     dataset::fill(&client, &from, 300).await;
-    let destination = MemoryDestination::default();
-    let source = Arc::new(MongoSource::new(server.cluster_of(&from).await, MongoSourceOptions::default()));
-    let store: Arc<dyn backup_core::adapter::Store> = Arc::new(MemoryStore::new());
-    let handle = Engine::new(store).backup(BackupRequest::new(source, Arc::new(destination.clone()))).await.unwrap();
-    let id = handle.archive().clone();
-    assert!(matches!(handle.wait().await.unwrap(), Outcome::Completed { warnings: 0, .. }));
-    let archive = Archive::open(Arc::new(destination), &id, &OpenOptions::default()).await.unwrap();
+    let (archive, _) = backed_up(server, &from).await;
     let root = tempfile::tempdir().unwrap();
     let output = root.path().join("dump");
     let exported = export_directory(&archive, &Selection::default(), &output).await.unwrap();

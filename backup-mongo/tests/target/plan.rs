@@ -2,12 +2,14 @@
 
 use crate::support::documents;
 use backup_core::adapter::{
-    MismatchKind, PlanEntries, RestorePlan, RestoreTarget, SmallEntry, SourceFacts, Wanted, Warning, Written,
+    Content, MismatchKind, PlanEntries, ReadContext, RestorePlan, RestoreTarget, SmallEntry, Source as _, SourceEvent,
+    SourceFacts, Wanted, Warning, Written,
 };
+use backup_core::budget::ByteBudget;
 use backup_core::model::{Entry, EntryKind, EntryName, GroupName, Metadata};
 use backup_core::{Digest, Result};
 use backup_mongo::layout::{self, BUCKETS_PREFIX, CollectionKind, CollectionMetadata};
-use backup_mongo::{MongoRestoreTarget, Tally};
+use backup_mongo::{MongoRestoreTarget, MongoSource, Tally};
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
@@ -130,6 +132,42 @@ impl Archived {
         }
     }
 
+    /// What a source delivers with so little memory that it reads a batch only when the one before is taken. Something happens
+    /// behind each entry, before that.
+    pub(crate) async fn of_source(source: MongoSource, happens: impl AsyncFn(&EntryName)) -> Self {
+        let ctx = ReadContext {
+            budget: ByteBudget::new(1 << 20),
+            limit: Default::default(),
+            stop: Default::default(),
+            excluded: Arc::new([]),
+        };
+        let mut archived = Self::default();
+        let mut events = Arc::new(source).events(None, ctx);
+        while let Some(event) = events.try_next().await.unwrap() {
+            match event {
+                SourceEvent::Entry(entry) => {
+                    happens(&entry.name).await;
+                    let Content::Inline { bytes, permit } = entry.content else {
+                        panic!("{} is not inline", entry.name)
+                    };
+                    archived.push(entry.name, entry.kind, entry.group, Bytes::copy_from_slice(&bytes));
+                    drop(permit);
+                }
+                SourceEvent::Supersede { group } => {
+                    archived.entries.retain(|small| small.entry.group.as_ref() != Some(&group))
+                }
+                SourceEvent::Warning(warning) => panic!("{}", warning.message),
+                SourceEvent::Facts(SourceFacts { consistency, group_digests }) => {
+                    if !consistency.is_null() {
+                        archived.facts.consistency = consistency;
+                    }
+                    archived.facts.group_digests.extend(group_digests);
+                }
+            }
+        }
+        archived
+    }
+
     pub(crate) fn plan(&self) -> (RestorePlan, Arc<Plan>) {
         let plan = Arc::new(Plan { archived: self.clone(), left: Mutex::default() });
         let tag = format!("20260101T000000Z-{:08x}", std::process::id());
@@ -150,7 +188,7 @@ impl Archived {
 /// A plan of everything, which knows what was left out.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    archived: Archived,
+    pub(crate) archived: Archived,
     pub(crate) left: Mutex<BTreeSet<EntryName>>,
 }
 

@@ -154,6 +154,11 @@ async fn users_and_roles_come_back_when_that_is_asked_for() {
         // The password is the same as before.
         let again = mongodb::Client::with_uri_str(server.uri_as(Some((&user, "p")))).await.unwrap();
         again.database("admin").run_command(doc! { "ping": 1 }).await.unwrap();
+        // Nor does a restore that was killed while it put them aside, and then given up, leave the hashes of passwords.
+        for name in ["tempusers", "temproles"] {
+            admin.collection(name).insert_one(doc! { "_id": "left" }).await.unwrap();
+        }
+        target.discard(&plan).await.unwrap();
         let left = admin.list_collection_names().await.unwrap();
         assert!(!left.iter().any(|name| name.starts_with("temp")), "{left:?}");
         admin.run_command(doc! { "dropUser": &user }).await.unwrap();

@@ -94,6 +94,10 @@ impl PlanEntries for GivenUp {
         self.plan.find(name).await
     }
 
+    fn selects(&self, name: &EntryName) -> bool {
+        self.plan.chosen.contains_name(name)
+    }
+
     fn unfinished(&self) -> Vec<SavedProgress> {
         self.unfinished.clone()
     }

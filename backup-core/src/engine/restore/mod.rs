@@ -558,6 +558,10 @@ impl PlanEntries for TargetPlan {
         contents(self.plan.clone(), fetcher, wanted)
     }
 
+    fn selects(&self, name: &EntryName) -> bool {
+        self.plan.chosen.contains_name(name)
+    }
+
     fn facts(&self) -> SourceFacts {
         let manifest = self.plan.archive.manifest();
         SourceFacts { consistency: manifest.consistency.clone(), group_digests: manifest.group_digests.clone() }

@@ -1,6 +1,7 @@
 //! Takes entries of the oplog apart.
 
 use crate::documents::{Builder, Elements};
+use crate::layout::BUCKETS_PREFIX;
 use backup_core::{Error, Result};
 use mongodb::bson::{Document, RawDocument, RawDocumentBuf};
 use std::collections::HashMap;
@@ -10,8 +11,10 @@ use std::collections::HashMap;
 pub(super) enum Step {
     /// A change of a document, ready to be applied.
     Write { full: String, operation: RawDocumentBuf },
-    /// A command: database at the target, and what it says.
-    Command { database: String, command: Document },
+    /// A command: database in the archive and at the target, and what it says.
+    Command { from: String, database: String, command: Document },
+    /// A collection is made in a database of which the plan has nothing.
+    MadeElsewhere { from: String, name: String },
 }
 
 /// Takes entries of the oplog apart. Transactions wait until they are committed.
@@ -67,10 +70,16 @@ impl Reader {
                         self.open.remove(&transaction());
                     }
                     _ => {
-                        let Some(to) = target(database) else { return Ok(()) };
+                        let Some(to) = target(database) else {
+                            if let Ok(name) = command.get_str("create") {
+                                let name = name.strip_prefix(BUCKETS_PREFIX).unwrap_or(name).to_owned();
+                                steps.push(Step::MadeElsewhere { from: database.to_owned(), name });
+                            }
+                            return Ok(());
+                        };
                         let command = Document::try_from(command)
                             .map_err(|e| Error::corrupt("a command of the oplog is damaged").because(e))?;
-                        steps.push(Step::Command { database: to, command });
+                        steps.push(Step::Command { from: database.to_owned(), database: to, command });
                     }
                 }
             }
@@ -141,7 +150,8 @@ mod tests {
                     operation.get_document("o").unwrap().get_i32("n")
                 )
             }
-            Step::Command { database, command } => format!("{database}: {command}"),
+            Step::Command { from, database, command } => format!("{from} to {database}: {command}"),
+            Step::MadeElsewhere { from, name } => format!("{from}.{name} is not here"),
         };
         steps.into_iter().map(text).collect()
     }
@@ -170,8 +180,13 @@ mod tests {
             rawdoc! { "op": "i", "ns": "other.a", "o": { "n": 2 } },
             rawdoc! { "op": "d", "ns": "shop.a.b", "o": { "n": 3 } },
             rawdoc! { "op": "c", "ns": "shop.$cmd", "o": { "drop": "x" } },
+            rawdoc! { "op": "c", "ns": "other.$cmd", "o": { "drop": "x" } },
+            rawdoc! { "op": "c", "ns": "other.$cmd", "o": { "create": "system.buckets.x" } },
         ];
-        assert_eq!(read(&all), ["i copy.a Ok(1)", "d copy.a.b Ok(3)", "copy: { \"drop\": \"x\" }"]);
+        assert_eq!(
+            read(&all),
+            ["i copy.a Ok(1)", "d copy.a.b Ok(3)", "shop to copy: { \"drop\": \"x\" }", "other.x is not here"]
+        );
     }
 
     #[test]

@@ -125,7 +125,8 @@ impl Run {
             Some(other) => {
                 let message = format!("was renamed to {} while the backup ran; kept under that name", other.name);
                 self.give_up(open, message);
-                if !self.plan.iter().any(|listed| listed.key() == other.key()) {
+                if !self.is_still_to_be_read(&other) {
+                    self.make_way(&other);
                     self.position.moved.extend(uuid_text(&other));
                     self.open(other);
                     if let Some(open) = self.position.open.last_mut() {
@@ -143,6 +144,35 @@ impl Run {
                 self.give_up(open, message.into());
                 Ok(())
             }
+        }
+    }
+
+    /// Whether a collection that was found under another name will be read under that name all the same, or is being read so.
+    fn is_still_to_be_read(&self, other: &Listed) -> bool {
+        let is_read = |open: &Open| open.key() == other.key() && open.uuid == uuid_text(other);
+        self.plan.iter().any(|listed| listed.key() == other.key()) || self.position.open.iter().any(is_read)
+    }
+
+    /// Voids what was delivered under a name that another collection has taken.
+    fn make_way(&mut self, other: &Listed) {
+        let replaced = self.position.open.iter().position(|open| open.key() == other.key());
+        let is_begun = match replaced.map(|at| self.position.open.remove(at)) {
+            Some(open) => {
+                self.position.turns.retain(|turn| *turn != open.lane);
+                self.lanes.remove(&open.lane);
+                self.listed.remove(&open.lane);
+                open.is_begun()
+            }
+            None => {
+                let frontier = self.position.frontier.as_ref();
+                let moved = !self.position.moved.is_empty();
+                moved || frontier.is_some_and(|(database, name)| other.key() <= (database.as_str(), name.as_str()))
+            }
+        };
+        if is_begun {
+            let group = other.group();
+            tracing::warn!(%group, "another collection has taken its name; it is read again");
+            self.out.push_back(SourceEvent::Supersede { group });
         }
     }
 }
