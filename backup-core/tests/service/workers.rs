@@ -212,7 +212,7 @@ async fn a_change_of_state_survives_a_passing_fault_of_the_store() {
         for fault in [Fault::Fail(ErrorClass::Transient), Fault::LostReply(ErrorClass::Transient)] {
             let place = Place::new();
             place.large(4 << 20);
-            let rule = Rule::new(Method::Transition, When::Nth(1), fault.clone()).about(event);
+            let rule = Rule::new(Method::Transition, When::Nth(1), fault).about(event);
             let script = Script::new().rule(rule);
             let faulty = FaultyStore::new(Arc::new(place.store.clone()), script.clone());
             let first = place.builder_on(faulty).engine(as_process(1)).build().unwrap();

@@ -44,9 +44,9 @@ pub(super) async fn run(app: &App, args: Resume) -> Result<Exit, Failure> {
                     holder_text(&operation)
                 ));
             }
-            one(app, &store, &operation, &how, &mut signals).await
+            Box::pin(one(app, &store, &operation, &how, &mut signals)).await
         }
-        None => all(app, &store, &how, &mut signals).await,
+        None => Box::pin(all(app, &store, &how, &mut signals)).await,
     }
 }
 
