@@ -166,7 +166,10 @@ async fn a_crash_makes_only_what_was_in_flight_read_again() {
         let again: u64 = recorder.read_twice().iter().map(|(_, bytes)| bytes).sum();
         assert!(again <= in_flight, "{again} bytes were read again");
         // Four volumes are put at once, in any order; what lies behind the one that hangs does not count, though it may be there.
-        assert!(again + (nth - 1) * MIB <= before + 4 * MIB, "what is durable was read again: {again} of {before} bytes");
+        assert!(
+            again + (nth - 1) * MIB <= before + 4 * MIB,
+            "what is durable was read again: {again} of {before} bytes"
+        );
         assert_good(&destination, &archive, source.clone(), None).await;
     }
 }
