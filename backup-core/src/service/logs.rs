@@ -29,10 +29,24 @@ impl BackupService {
         async_stream::try_stream! {
             loop {
                 // Looked at before the page: what is added between the two is on the page.
-                let operation = service.operation(&id).await?;
+                let operation = match service.operation(&id).await {
+                    Err(error) if error.is_retryable() => {
+                        tracing::warn!(error = %error.chain(), "the store does not answer as it should");
+                        tokio::time::sleep(LOOK_EVERY).await;
+                        continue;
+                    }
+                    operation => operation?,
+                };
                 let ended = !matches!(operation.state, State::Pending | State::Running | State::Committing);
                 loop {
-                    let page = service.log(&id, &query).await?;
+                    let page = match service.log(&id, &query).await {
+                        Err(error) if error.is_retryable() => {
+                            tracing::warn!(error = %error.chain(), "the store does not answer as it should");
+                            tokio::time::sleep(LOOK_EVERY).await;
+                            continue;
+                        }
+                        page => page?,
+                    };
                     query.after = page.next_after;
                     for record in page.records {
                         yield record;

@@ -283,7 +283,15 @@ impl BackupService {
         async_stream::try_stream! {
             let mut last: Option<Operation> = None;
             loop {
-                let now = service.operation(&id).await?;
+                let now = match service.operation(&id).await {
+                    // The store comes back, or another look says that it does not.
+                    Err(error) if error.is_retryable() => {
+                        tracing::warn!(error = %error.chain(), "the store does not answer as it should");
+                        tokio::time::sleep(LOOK_EVERY).await;
+                        continue;
+                    }
+                    now => now?,
+                };
                 let still = stands_still(&now);
                 if last.as_ref() != Some(&now) {
                     last = Some(now.clone());

@@ -105,6 +105,25 @@ async fn a_pause_reaches_a_worker_elsewhere_within_two_seconds() {
 }
 
 #[tokio::test]
+async fn a_cancel_reaches_a_worker_elsewhere_within_two_seconds() {
+    let place = Place::new();
+    place.large(8 << 20);
+    let worker = place.builder().engine(as_process(1)).build().unwrap();
+    let (docs, disk) = place.connect(&worker).await;
+    let slow = NewBackup { limit_read: NonZeroU64::new(1 << 20), ..NewBackup::new(&docs, &disk) };
+    let elsewhere = place.builder().without_worker().build().unwrap();
+    let id = elsewhere.backup(slow).await.unwrap().new.id;
+    until(&elsewhere, &id, "running").await;
+    let mut events = worker.events();
+    let asked = Instant::now();
+    elsewhere.cancel(&id).await.unwrap();
+    let ended = async { while !matches!(events.recv().await, Ok(ServiceEvent::Ended(ended)) if ended == id) {} };
+    tokio::time::timeout(Duration::from_secs(10), ended).await.unwrap();
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert!(elsewhere.archives(&disk).await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn a_connection_has_no_more_operations_at_once_than_allowed() {
     let place = Place::new();
     place.large(2 << 20);
