@@ -7,8 +7,8 @@ use crate::error::failed;
 use crate::rows;
 use backup_core::{Error, Result};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use sqlx::any::AnyPoolOptions;
-use sqlx::{Any, AnyConnection, Connection, Pool, Row};
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
+use sqlx::{Any, AnyConnection, ConnectOptions, Connection, Pool, Row};
 use std::path::{Path, PathBuf};
 
 /// "bckp": stands in the header of our files, so that no other program's database is taken for ours.
@@ -47,6 +47,7 @@ pub(super) async fn file(path: &Path) -> Result<Db> {
         .map_err(|e| Error::io(e, "cannot make the database file"))?;
     let path = path.to_str().ok_or_else(|| Error::invalid("the path of an SQLite file must be UTF-8"))?;
     let options = options(&format!("sqlite:{}", utf8_percent_encode(path, IN_PATHS)))?;
+    look(&options).await?;
     let writer = with_settings(AnyPoolOptions::new(), SETTINGS).before_acquire(|conn, _| {
         // When SQLite ends a transaction by itself (a full disk), sqlx still counts it as open.
         let usable = !conn.is_in_transaction();
@@ -55,6 +56,16 @@ pub(super) async fn file(path: &Path) -> Result<Db> {
     let writer = one_connection(writer, options.clone()).await?;
     let reader = with_settings(AnyPoolOptions::new().max_connections(READERS), READER_SETTINGS);
     Ok(Db { dialect: Dialect::Sqlite, writer, reader: reader.connect_lazy_with(options) })
+}
+
+/// Opens the file once: a pool would try a file that is no database again and again, and then speak of the time that it took.
+async fn look(options: &AnyConnectOptions) -> Result<()> {
+    let doing = failed("cannot open the database");
+    let mut conn = options.connect().await.map_err(&doing)?;
+    for setting in SETTINGS {
+        sqlx::raw_sql(*setting).execute(&mut conn).await.map_err(&doing)?;
+    }
+    conn.close().await.map_err(&doing)
 }
 
 /// Makes the file and the directories above it, if missing, for their owner only, and gives its path without links. SQLite gives the
