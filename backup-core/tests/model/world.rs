@@ -427,12 +427,12 @@ impl World {
         self.destination.names().into_iter().filter(|name| name.starts_with(&root)).collect()
     }
 
-    /// Restores from an archive that are at work.
+    /// Restores from an archive that are at work, or are to go on.
     async fn readers(&self, archive: &ArchiveId) -> Vec<OperationId> {
         let mut readers = Vec::new();
         for job in 0..self.jobs.len() {
             let Operation { new, state, .. } = self.operation(job).await;
-            if new.archive == *archive && new.kind == OperationKind::Restore && state.is_held() {
+            if new.archive == *archive && new.kind == OperationKind::Restore && goes_on(&state) {
                 readers.push(new.id);
             }
         }
@@ -670,6 +670,11 @@ impl World {
         }
         assert_eq!(self.destination.names(), Vec::<String>::new(), "after everything was deleted");
     }
+}
+
+/// Whether a restore runs, or is meant to.
+fn goes_on(state: &State) -> bool {
+    state.is_held() || matches!(state, State::Pending | State::Paused { .. })
 }
 
 /// Starts something; `None` when its process died in it, or waits for another worker for very long.
