@@ -33,7 +33,8 @@ impl Adapter for S3Adapter {
     fn options_schema(&self, role: Role) -> Value {
         match role {
             Role::Source => schemars::schema_for!(S3SourceOptions).to_value(),
-            Role::Destination | Role::Target => {
+            Role::Target => schemars::schema_for!(S3TargetOptions).to_value(),
+            Role::Destination => {
                 serde_json::json!({ "type": "object", "properties": {}, "additionalProperties": false })
             }
         }
@@ -48,8 +49,9 @@ impl Adapter for S3Adapter {
         Ok(Arc::new(S3Destination::new(bucket(config).await?)))
     }
 
-    async fn target(&self, config: &AdapterConfig, _: &Value) -> Result<Arc<dyn RestoreTarget>> {
-        Ok(Arc::new(S3RestoreTarget::new(bucket(config).await?, S3TargetOptions::default())?))
+    async fn target(&self, config: &AdapterConfig, options: &Value) -> Result<Arc<dyn RestoreTarget>> {
+        let options: S3TargetOptions = parse_options(options)?;
+        Ok(Arc::new(S3RestoreTarget::new(bucket(config).await?, options)?))
     }
 }
 

@@ -1,5 +1,6 @@
 //! What an object has besides its content, as an archive keeps it and as requests carry it.
 
+use aws_sdk_s3::client::customize::CustomizableOperation;
 use aws_sdk_s3::operation::create_multipart_upload::builders::CreateMultipartUploadFluentBuilder;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
@@ -43,7 +44,7 @@ impl Attributes {
     /// What of an entry's metadata an object can have.
     pub(crate) fn of_metadata(metadata: &Metadata) -> Self {
         let known = |(name, value): (&String, &String)| {
-            let fits = KNOWN.contains(&name.as_str()) && (name != "expires" || http_date(value).is_some());
+            let fits = KNOWN.contains(&name.as_str()) && fits_header(value);
             fits.then(|| (name.clone(), value.clone()))
         };
         Self {
@@ -105,6 +106,31 @@ impl Attributes {
         different
     }
 
+    /// An `Expires` that is no date.
+    fn raw_expires(&self) -> Option<&String> {
+        self.headers.get("expires").filter(|expires| http_date(expires).is_none())
+    }
+
+    /// Leaves an `Expires` out that is no date.
+    pub(crate) fn take_raw_expires(&mut self) -> Option<String> {
+        self.raw_expires()?;
+        self.headers.remove("expires")
+    }
+
+    /// With an `Expires` that is no date, which the SDK would not send; AWS keeps it as it is, others refuse it.
+    pub(crate) fn with_raw_expires<T, E, B>(
+        &self,
+        request: CustomizableOperation<T, E, B>,
+    ) -> CustomizableOperation<T, E, B> {
+        match self.raw_expires().cloned() {
+            None => request,
+            Some(expires) => request.mutate_request(move |request| {
+                // It is one that a header can have, or it would not be among the attributes.
+                let _ = request.headers_mut().try_insert("expires", expires.clone());
+            }),
+        }
+    }
+
     /// As the header `x-amz-tagging` has them.
     fn tagging(&self) -> Option<String> {
         let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
@@ -112,6 +138,11 @@ impl Attributes {
             self.tags.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect();
         (!pairs.is_empty()).then(|| pairs.join("&"))
     }
+}
+
+/// Whether a text can be the value of a header.
+fn fits_header(text: &str) -> bool {
+    text.bytes().all(|b| b == b'\t' || (b >= b' ' && b != 0x7f))
 }
 
 fn http_date(text: &str) -> Option<DateTime> {
@@ -182,13 +213,16 @@ mod tests {
 
     #[test]
     fn only_what_requests_can_carry_is_taken_from_an_entry() {
-        let headers = map(&[("content-type", "a/b"), ("x-own", "1"), ("expires", "soon"), (STORAGE_CLASS, "STANDARD")]);
+        let headers =
+            map(&[("content-type", "a/b"), ("x-own", "1"), ("cache-control", "a\nb"), (STORAGE_CLASS, "STANDARD")]);
         let metadata = Metadata { headers, ..Metadata::default() };
         let attributes = Attributes::of_metadata(&metadata);
         assert_eq!(attributes.headers, map(&[("content-type", "a/b"), (STORAGE_CLASS, "STANDARD")]));
         assert_eq!(attributes.storage_class(), None);
-        let expires = map(&[("expires", "Fri, 20 Nov 2026 10:00:00 GMT")]);
-        let metadata = Metadata { headers: expires.clone(), ..Metadata::default() };
-        assert_eq!(Attributes::of_metadata(&metadata).headers, expires);
+        for expires in ["Fri, 20 Nov 2026 10:00:00 GMT", "soon"] {
+            let expires = map(&[("expires", expires)]);
+            let metadata = Metadata { headers: expires.clone(), ..Metadata::default() };
+            assert_eq!(Attributes::of_metadata(&metadata).headers, expires);
+        }
     }
 }

@@ -2,16 +2,20 @@
 
 use crate::config::{ChecksumMode, Credentials, CustomerKey, Encryption, Endpoint, S3Config};
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::http::HttpRequest;
+use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
-    Builder, Region, RequestChecksumCalculation, ResponseChecksumValidation, StalledStreamProtectionConfig,
+    Builder, ConfigBag, Intercept, Region, RequestChecksumCalculation, ResponseChecksumValidation, RuntimeComponents,
+    StalledStreamProtectionConfig,
 };
+use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::types::ServerSideEncryption;
 use backup_core::model::Identity;
 use backup_core::{Error, Result};
+use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use secrecy::ExposeSecret;
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,6 +93,7 @@ impl S3Bucket {
             // The engine retries, in one place and by one policy.
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts)
+            .interceptor(BlankKeys)
             .stalled_stream_protection(StalledStreamProtectionConfig::enabled().grace_period(STALLED).build());
         builder.set_endpoint_url(endpoint.map(|endpoint| endpoint.url));
         let client = Client::from_conf(builder.build());
@@ -113,6 +118,11 @@ impl S3Bucket {
     /// The key of what has this name below the prefix.
     pub fn key(&self, name: &str) -> String {
         format!("{}{name}", self.0.prefix)
+    }
+
+    /// A key as the SDK takes it, whatever it is made of.
+    pub(crate) fn request_key<'a>(&self, key: &'a str) -> Cow<'a, str> {
+        request_key(key)
     }
 
     /// The SDK's client, for what this crate does not do.
@@ -192,27 +202,46 @@ async fn from_environment(_: Option<String>, _: Option<&str>) -> Result<(Builder
     Err(Error::unsupported(text).on("S3 configuration, credentials"))
 }
 
-/// A key of nothing but white space, which the SDK takes for a missing one: the request is made for another key, whose place in the
-/// address it takes before the request is signed.
-pub(crate) struct BlankKey(String);
+/// Keys of nothing but white space, which the SDK takes for missing ones: the request is made for another key, and this puts the right
+/// one into the address before the request is signed.
+#[derive(Clone, Copy, Debug)]
+struct BlankKeys;
 
-impl BlankKey {
-    /// The key that the request is made for instead.
-    pub(crate) const STAND_IN: &str = "stand-in-for-a-blank-key";
+/// What a key that stands for another begins with; the other follows in hexadecimal digits.
+const STAND_IN: &str = "stand-in-for-a-blank-key-";
 
-    /// `None` for a key that the SDK takes as it is.
-    pub(crate) fn of(key: &str) -> Option<Self> {
-        use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-        key.trim().is_empty().then(|| Self(utf8_percent_encode(key, NON_ALPHANUMERIC).to_string()))
+/// The key that a request is made for.
+fn request_key(key: &str) -> Cow<'_, str> {
+    // One that looks like a stand-in is given one, too, so that every stand-in is ours.
+    if key.trim().is_empty() || key.contains(STAND_IN) {
+        return format!("{STAND_IN}{}", hex::encode(key)).into();
+    }
+    key.into()
+}
+
+/// The address with the key in its place that it has a stand-in for.
+fn with_blank_key(address: &str) -> Option<String> {
+    let (before, rest) = address.split_once(STAND_IN)?;
+    let end = rest.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(rest.len());
+    let key = hex::decode(&rest[..end]).ok()?;
+    Some(format!("{before}{}{}", percent_encode(&key, NON_ALPHANUMERIC), &rest[end..]))
+}
+
+impl Intercept for BlankKeys {
+    fn name(&self) -> &'static str {
+        "BlankKeys"
     }
 
-    /// For `customize().mutate_request(…)`.
-    pub(crate) fn put_back(self) -> impl Fn(&mut HttpRequest) + Send + Sync + 'static {
-        move |request| {
-            let address = request.uri().replacen(Self::STAND_IN, &self.0, 1);
-            // It was an address before, and still is.
-            let _ = request.set_uri(address);
+    fn modify_before_signing(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if let Some(address) = with_blank_key(context.request().uri()) {
+            context.request_mut().set_uri(address)?;
         }
+        Ok(())
     }
 }
 
@@ -277,3 +306,20 @@ with_customer_key! {
     ListPartsFluentBuilder PutObjectFluentBuilder UploadPartFluentBuilder
 }
 with_encryption! { CopyObjectFluentBuilder CreateMultipartUploadFluentBuilder PutObjectFluentBuilder }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stand_in_is_taken_back_and_nothing_else() {
+        for key in [" ", "\n", "", "\u{2003}", STAND_IN, "a/stand-in-for-a-blank-key-20/b"] {
+            let of = request_key(key).into_owned();
+            assert!(of != key && !of.trim().is_empty());
+            let expected = format!("http://h/b/{}?x=1", percent_encode(key.as_bytes(), NON_ALPHANUMERIC));
+            assert_eq!(with_blank_key(&format!("http://h/b/{of}?x=1")).unwrap(), expected);
+        }
+        assert_eq!(request_key(" a"), " a");
+        assert_eq!(with_blank_key("http://h/b/key?x=1"), None);
+    }
+}

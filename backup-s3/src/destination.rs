@@ -15,6 +15,7 @@ use backup_core::{Error, Result};
 use futures::stream::BoxStream;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::sync::OnceCell;
 
@@ -36,12 +37,14 @@ pub struct S3Destination {
     bucket: S3Bucket,
     /// Whether the service honours `If-None-Match: *`.
     honours: Arc<OnceCell<bool>>,
+    /// The service was found not to know a request that deletes many objects.
+    no_batches: Arc<AtomicBool>,
 }
 
 impl S3Destination {
     /// A destination. Sends no request.
     pub fn new(bucket: S3Bucket) -> Self {
-        Self { bucket, honours: Arc::default() }
+        Self { bucket, honours: Arc::default(), no_batches: Arc::default() }
     }
 
     fn key(&self, name: &ObjectName) -> String {
@@ -144,6 +147,11 @@ impl Destination for S3Destination {
 
     async fn delete(&self, name: &ObjectName) -> Result<()> {
         self.bucket.remove(&self.key(name)).await
+    }
+
+    async fn delete_many(&self, names: &[ObjectName]) -> Result<()> {
+        let keys: Vec<String> = names.iter().map(|name| self.key(name)).collect();
+        self.bucket.remove_many(&keys, self.properties().parallelism, &self.no_batches).await
     }
 
     async fn remove_staged(&self, prefix: &ObjectName) -> Result<()> {

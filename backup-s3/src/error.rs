@@ -82,6 +82,14 @@ where
     in_time(request).await.map_err(|e| from_sdk(e, about))
 }
 
+/// The error that an answer of success tells of one of many objects.
+pub(crate) fn code_in_answer(code: Option<&str>, message: Option<&str>, about: About<'_>) -> Error {
+    let (code, message) = (code.map(shown), message.map(shown));
+    let answer =
+        Answer { status: 400, code, message, request_id: None, retry_after: None, region: None, delete_marker: false };
+    answer.classify(about).because(answer).on(about)
+}
+
 /// A content that broke off on its way.
 pub(crate) fn broken_off(cause: impl StdError + Send + Sync + 'static, about: About<'_>) -> Error {
     Error::transient("the connection broke off while the content was read").because(Reason::of(&cause)).on(about)

@@ -37,8 +37,8 @@ impl S3Bucket {
         let honours = match self.put_probe(key, &second, true).await {
             Ok(PutAnswer::Exists) => true,
             Ok(_) => false,
-            // The header is not known, which is as good an answer.
-            Err(e) if e.class() == ErrorClass::Unsupported => false,
+            // The header is not known, which services say in several ways; the same without it was taken just now.
+            Err(e) if matches!(e.class(), ErrorClass::Unsupported | ErrorClass::Permanent) => false,
             Err(e) => return Err(e),
         };
         let mut opened = self.open(key, None, None).await?;

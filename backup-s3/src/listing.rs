@@ -1,11 +1,13 @@
 //! Listing a bucket page by page.
 
 use crate::S3Bucket;
-use crate::error::{About, from_sdk};
+use crate::error::{About, answered};
 use crate::object::timestamp;
 use aws_sdk_s3::types::EncodingType;
+use backup_core::retry::{Attempts, RetryPolicy, SystemBackoff};
 use backup_core::{Error, Result};
 use percent_encoding::percent_decode_str;
+use std::sync::Arc;
 
 /// An object as a listing shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,13 +55,30 @@ impl Pages {
         Self { most: Some(most), ..self }
     }
 
-    /// The next page; `None` at the end.
+    /// The next page; `None` at the end. What fails for a while is asked for again: whoever repeats a listing can do so only from its
+    /// start.
     pub(crate) async fn next(&mut self) -> Result<Option<Page>> {
-        let token = match &self.next {
-            Next::First => None,
-            Next::Token(token) => Some(token.clone()),
-            Next::End => return Ok(None),
-        };
+        let mut attempts = Attempts::new("listing the bucket", RetryPolicy::default(), Arc::new(SystemBackoff));
+        loop {
+            let token = match &self.next {
+                Next::First => None,
+                Next::Token(token) => Some(token.clone()),
+                Next::End => return Ok(None),
+            };
+            let first = token.is_none();
+            match self.page(token).await {
+                Ok((page, next)) => {
+                    self.next = next;
+                    return Ok(Some(page));
+                }
+                // The first one is repeated by the caller.
+                Err(error) if first => return Err(error),
+                Err(error) => attempts.failed(error).await?,
+            }
+        }
+    }
+
+    async fn page(&self, token: Option<String>) -> Result<(Page, Next)> {
         let about = About::Bucket(self.bucket.bucket());
         let request = self
             .bucket
@@ -71,7 +90,7 @@ impl Pages {
             .set_max_keys(self.most)
             .set_continuation_token(token)
             .encoding_type(EncodingType::Url);
-        let answer = request.send().await.map_err(|e| from_sdk(e, about))?;
+        let answer = answered(request.send(), about).await?;
         let encoded = answer.encoding_type() == Some(&EncodingType::Url);
         let name = |key: Option<&str>| {
             let key = decode(key.unwrap_or_default(), encoded)?;
@@ -89,14 +108,14 @@ impl Pages {
         for prefix in answer.common_prefixes() {
             page.prefixes.push(name(prefix.prefix())?);
         }
-        self.next = match answer.next_continuation_token() {
+        let next = match answer.next_continuation_token() {
             Some(token) if answer.is_truncated() == Some(true) => Next::Token(token.to_owned()),
             None if answer.is_truncated() == Some(true) => {
                 return Err(Error::transient("the service's listing breaks off").on(about));
             }
             _ => Next::End,
         };
-        Ok(Some(page))
+        Ok((page, next))
     }
 }
 

@@ -4,7 +4,7 @@ use crate::S3Bucket;
 use crate::attributes::Attributes;
 use crate::body::{Md5, body};
 use crate::client::{WithCustomerKey, WithEncryption};
-use crate::error::{About, broken_off, from_sdk};
+use crate::error::{About, broken_off, from_sdk, in_time};
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::config::{Builder, RequestChecksumCalculation};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
@@ -12,7 +12,7 @@ use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::types::ChecksumMode;
 use backup_core::adapter::Payload;
 use backup_core::retry::{Attempts, RetryPolicy, SystemBackoff};
-use backup_core::{Digest, Error, Result, Sha256};
+use backup_core::{Digest, Error, ErrorClass, Result, Sha256};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -88,6 +88,11 @@ pub(crate) fn is_about_class<E: ProvideErrorMetadata>(error: &SdkError<E, HttpRe
     error.code() == Some("InvalidStorageClass")
 }
 
+/// Whether the key of SSE-C may be what a service does not want with an object.
+pub(crate) fn is_about_key<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
+    status(error) == 400 && error.code().is_none_or(|code| matches!(code, "InvalidRequest" | "InvalidArgument"))
+}
+
 pub(crate) fn status<E>(error: &SdkError<E, HttpResponse>) -> u16 {
     error.raw_response().map_or(0, |raw| raw.status().as_u16())
 }
@@ -109,14 +114,15 @@ impl S3Bucket {
             .client()
             .put_object()
             .bucket(self.bucket())
-            .key(key)
+            .key(self.request_key(key))
             .content_length(length)
             .content_md5(md5.header())
             .set_checksum_sha256(sha256.map(|digest| STANDARD.encode(digest.0)))
             .set_if_none_match(only_new.then(|| "*".to_owned()))
             .body(body(payload));
         let request = attributes.on_put(request).with_encryption(self, attributes.storage_class());
-        match request.customize().config_override(without_checksums()).send().await {
+        let request = attributes.with_raw_expires(request.customize().config_override(without_checksums()));
+        match request.send().await {
             Ok(_) => Ok(PutAnswer::Stored),
             Err(e) if only_new && status(&e) == 412 => Ok(PutAnswer::Exists),
             Err(e) if only_new && e.code() == Some("ConditionalRequestConflict") => Ok(PutAnswer::Race),
@@ -127,11 +133,29 @@ impl S3Bucket {
 
     /// Looks at an object; `None` when there is none.
     pub(crate) async fn head(&self, key: &str) -> Result<Option<Seen>> {
-        let request = self.client().head_object().bucket(self.bucket()).key(key);
-        let seen = match request.checksum_mode(ChecksumMode::Enabled).with_customer_key(self).send().await {
-            Ok(seen) => seen,
-            Err(e) if status(&e) == 404 && e.code() != Some("NoSuchBucket") => return Ok(None),
-            Err(e) => return Err(from_sdk(e, self.reading(key))),
+        let mut with_key = self.has_customer_key();
+        let seen = loop {
+            let request = self.client().head_object().bucket(self.bucket()).key(self.request_key(key));
+            let mut request = request.checksum_mode(ChecksumMode::Enabled);
+            if with_key {
+                request = request.with_customer_key(self);
+            }
+            match in_time(request.send()).await {
+                Ok(seen) => break seen,
+                Err(e) if status(&e) == 404 && e.code() != Some("NoSuchBucket") => return Ok(None),
+                // With a key an object is refused that has none.
+                Err(e) if with_key && status(&e) == 400 => with_key = false,
+                // The answer to a HEAD has no body, which alone tells a wrong secret from a missing right, or an expired token.
+                Err(e) if matches!(status(&e), 400 | 403) => {
+                    return match self.open(key, Some(0..1), None).await {
+                        // Empty, and may be read.
+                        Err(told) if told.class() == ErrorClass::Corrupt => Err(from_sdk(e, self.reading(key))),
+                        Err(told) => Err(told),
+                        Ok(_) => Err(from_sdk(e, self.reading(key))),
+                    };
+                }
+                Err(e) => return Err(from_sdk(e, self.reading(key))),
+            }
         };
         // One of the parts' checksums is of no use, and looks like `…-3`.
         let sha256 = seen.checksum_sha256().and_then(|text| STANDARD.decode(text).ok()?.try_into().ok()).map(Digest);
@@ -147,18 +171,28 @@ impl S3Bucket {
 
     /// Opens an object or a part of it. With an ETag, another version is `Changed`.
     pub(crate) async fn open(&self, key: &str, range: Option<Range<u64>>, etag: Option<&str>) -> Result<OpenObject> {
-        let request = self
-            .client()
-            .get_object()
-            .bucket(self.bucket())
-            .key(key)
-            .set_if_match(etag.map(|etag| format!("\"{etag}\"")))
-            .set_range(range.as_ref().map(|range| format!("bytes={}-{}", range.start, range.end.saturating_sub(1))));
         let about = self.reading(key);
-        let opened = match request.with_customer_key(self).send().await {
-            Ok(opened) => opened,
-            Err(e) if status(&e) == 416 => return Err(too_short().on(about)),
-            Err(e) => return Err(from_sdk(e, about)),
+        let mut with_key = self.has_customer_key();
+        let opened = loop {
+            let mut request = self
+                .client()
+                .get_object()
+                .bucket(self.bucket())
+                .key(self.request_key(key))
+                .set_if_match(etag.map(|etag| format!("\"{etag}\"")))
+                .set_range(
+                    range.as_ref().map(|range| format!("bytes={}-{}", range.start, range.end.saturating_sub(1))),
+                );
+            if with_key {
+                request = request.with_customer_key(self);
+            }
+            match in_time(request.send()).await {
+                Ok(opened) => break opened,
+                Err(e) if status(&e) == 416 => return Err(too_short().on(about)),
+                // With a key an object is refused that has none.
+                Err(e) if with_key && is_about_key(&e) => with_key = false,
+                Err(e) => return Err(from_sdk(e, about)),
+            }
         };
         let length = opened.content_length().and_then(|n| u64::try_from(n).ok());
         let left = match &range {
@@ -174,11 +208,15 @@ impl S3Bucket {
         let mut attempts = Attempts::new("reading an object back", retry, Arc::new(SystemBackoff));
         while seen.size > 0 && hash.length() < seen.size {
             let before = hash.length();
-            if let Err(error) = self.hash_from(key, seen, &mut hash).await {
-                if hash.length() > before {
-                    attempts.progress();
+            match self.hash_from(key, seen, &mut hash).await {
+                Ok(()) if hash.length() == before => return Err(too_short().on(self.reading(key))),
+                Ok(()) => {}
+                Err(error) => {
+                    if hash.length() > before {
+                        attempts.progress();
+                    }
+                    attempts.failed(error).await?;
                 }
-                attempts.failed(error).await?;
             }
         }
         Ok(hash.finish())

@@ -12,18 +12,21 @@ mod verify;
 
 use crate::S3Bucket;
 use crate::client::WithEncryption;
-use crate::error::from_sdk;
+use crate::error::{from_sdk, in_time};
 use crate::listing::Pages;
+use crate::object::Seen;
 use async_trait::async_trait;
 use backup_core::adapter::{
     ContentReader, EntryProgress, Granularity, RestorePlan, RestoreTarget, SmallEntry, VerifyReport, Warning, Written,
 };
 use backup_core::budget::ByteBudget;
 use backup_core::model::{Entry, EntryKind, Identity, STAGE_PREFIX};
-use backup_core::retry::RetryPolicy;
+use backup_core::retry::{Attempts, RetryPolicy, SystemBackoff};
 use backup_core::{Error, ErrorClass, Result};
 use leftovers::Uploads;
 use notes::Notes;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OnceCell, Semaphore};
@@ -32,7 +35,8 @@ use tokio::sync::{OnceCell, Semaphore};
 const SMALLEST_PART: u64 = 5 << 20;
 
 /// How objects are put back.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct S3TargetOptions {
     /// Requests for small objects at once, at least 1.
     pub parallel: usize,
@@ -43,6 +47,7 @@ pub struct S3TargetOptions {
     /// How many parts an object may have: 10,000 on AWS and most others, 1,000 on Scaleway.
     pub max_parts: u32,
     /// How a part, and a read that breaks off, are tried again.
+    #[serde(skip)]
     pub retry: RetryPolicy,
 }
 
@@ -172,28 +177,27 @@ impl RestoreTarget for S3RestoreTarget {
 }
 
 impl Shared {
-    /// Lists, then begins an upload and gives it up: that needs the right to write and leaves nothing.
+    /// Lists, then begins an upload and gives it up: that needs the right to write and leaves nothing, also when the call is dropped.
     async fn check(&self) -> Result<()> {
         self.is_empty().await?;
-        let key = self.bucket.key(&format!("{STAGE_PREFIX}check-{:016x}", rand::random::<u64>()));
-        let about = self.bucket.writing(&key);
-        let request = self.bucket.client().create_multipart_upload().bucket(self.bucket.bucket()).key(&key);
-        // As what is written will be, in case the bucket wants it so.
-        let request = request.with_encryption(&self.bucket, None);
-        let upload = request.send().await.map_err(|e| {
-            let error = from_sdk(e, about);
-            match error.class() {
-                ErrorClass::Permanent => error.context("the credentials may not write to the bucket"),
-                _ => error,
+        let bucket = self.bucket.clone();
+        self.uploads.run(async move { bucket.try_upload().await }).await
+    }
+
+    /// What the service says of an object; asked for again when it does not answer.
+    async fn head(&self, key: &str) -> Result<Option<Seen>> {
+        self.patiently("looking for an object", || self.bucket.head(key)).await
+    }
+
+    /// Repeats a call that changes nothing.
+    async fn patiently<T, F: Future<Output = Result<T>>>(&self, what: &'static str, call: impl Fn() -> F) -> Result<T> {
+        let mut attempts = Attempts::new(what, self.options.retry, Arc::new(SystemBackoff));
+        loop {
+            match call().await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => attempts.failed(error).await?,
             }
-        })?;
-        let id = upload.upload_id().unwrap_or_default();
-        self.bucket.abort_upload(&key, id).await.map_err(|e| match e.class() {
-            ErrorClass::Permanent => {
-                e.context("an upload was begun and cannot be given up (s3:AbortMultipartUpload is needed)")
-            }
-            _ => e,
-        })
+        }
     }
 
     async fn is_empty(&self) -> Result<bool> {
@@ -231,6 +235,31 @@ impl Shared {
 
     fn refuse(&self, class: &str) {
         self.refused_classes.lock().unwrap_or_else(PoisonError::into_inner).insert(class.to_owned());
+    }
+}
+
+impl S3Bucket {
+    /// Begins an upload and gives it up.
+    async fn try_upload(&self) -> Result<()> {
+        let key = self.key(&format!("{STAGE_PREFIX}check-{:016x}", rand::random::<u64>()));
+        let about = self.writing(&key);
+        let request = self.client().create_multipart_upload().bucket(self.bucket()).key(&key);
+        // As what is written will be, in case the bucket wants it so.
+        let request = request.with_encryption(self, None);
+        let upload = in_time(request.send()).await.map_err(|e| {
+            let error = from_sdk(e, about);
+            match error.class() {
+                ErrorClass::Permanent => error.context("the credentials may not write to the bucket"),
+                _ => error,
+            }
+        })?;
+        let id = upload.upload_id().unwrap_or_default();
+        self.abort_upload(&key, id).await.map_err(|e| match e.class() {
+            ErrorClass::Permanent => {
+                e.context("an upload was begun and cannot be given up (s3:AbortMultipartUpload is needed)")
+            }
+            _ => e,
+        })
     }
 }
 

@@ -26,6 +26,8 @@ pub enum Method {
     ListRoots,
     /// `Destination::delete`.
     Delete,
+    /// `Destination::delete_many`.
+    DeleteMany,
     /// `Destination::remove_staged`.
     RemoveStaged,
     /// `Destination::free_space`.

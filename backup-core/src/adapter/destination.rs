@@ -5,8 +5,8 @@ use crate::model::{Identity, ObjectName};
 use crate::{Digest, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use std::num::NonZeroU64;
 use std::ops::Range;
 
@@ -222,6 +222,18 @@ pub trait Destination: std::fmt::Debug + Send + Sync + 'static {
     /// - An absent object is success.
     /// - After success neither get nor stat nor list finds it.
     async fn delete(&self, name: &ObjectName) -> Result<()>;
+
+    /// Removes many objects, in no order: several at once, or with one request where the service has one for that.
+    ///
+    /// # Behavior
+    /// - After success all of them are gone, as after [`delete`](Destination::delete); absent ones are success.
+    /// - After an error some of them may be gone, and no other object; calling again goes on.
+    async fn delete_many(&self, names: &[ObjectName]) -> Result<()> {
+        let at_once = self.properties().parallelism.max(1);
+        let each = names.iter().cloned();
+        let each = each.map(|name| async move { self.delete(&name).await.map_err(|e| e.on(&name)) });
+        futures::stream::iter(each).buffer_unordered(at_once).try_collect().await
+    }
 
     /// Removes staged leftovers of broken puts below `prefix/`.
     ///

@@ -13,9 +13,14 @@ use crate::model::{
 use crate::state::{Event, State};
 use crate::{Error, ErrorClass, Result};
 use futures::TryStreamExt;
+use futures::future::ready;
+use futures::stream::TryChunksError;
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// So many objects are removed by one call, as many as one request to S3 takes.
+pub(super) const REMOVED_AT_ONCE: usize = 1000;
 
 /// The compare-and-set to `Cancelled`, which voids the worker's claim; one that is cancelled already stays so. `fits` looks at
 /// the operation before anything is changed.
@@ -105,12 +110,12 @@ pub(super) async fn remove_objects(destination: &dyn Destination, archive: &Arch
     let last = [names.header(), names.swept()];
     // A listing may not show what was put a moment ago.
     for _ in 0..2 {
-        let mut listed = destination.list(Some(&names.root()));
-        while let Some(object) = listed.try_next().await? {
-            if !last.contains(&object.name) {
-                destination.delete(&object.name).await.map_err(|e| e.on(&object.name))?;
-                count += 1;
-            }
+        let root = names.root();
+        let listed = destination.list(Some(&root)).map_ok(|object| object.name);
+        let mut some = listed.try_filter(|name| ready(!last.contains(name))).try_chunks(REMOVED_AT_ONCE);
+        while let Some(names) = some.try_next().await.map_err(|TryChunksError(_, error)| error)? {
+            destination.delete_many(&names).await?;
+            count += names.len() as u64;
         }
     }
     if let Err(error) = destination.remove_staged(&names.root()).await {

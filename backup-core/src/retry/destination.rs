@@ -65,6 +65,10 @@ impl<T: Destination + ?Sized> Destination for Retrying<T> {
         self.call("deleting an object", || self.inner.delete(name)).await
     }
 
+    async fn delete_many(&self, names: &[ObjectName]) -> Result<()> {
+        self.call("deleting objects", || self.inner.delete_many(names)).await
+    }
+
     async fn remove_staged(&self, prefix: &ObjectName) -> Result<()> {
         self.call("removing staged leftovers", || self.inner.remove_staged(prefix)).await
     }

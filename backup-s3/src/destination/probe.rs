@@ -2,7 +2,7 @@
 
 use super::{S3Destination, list};
 use crate::S3Bucket;
-use crate::error::{About, from_sdk};
+use crate::error::{About, answered};
 use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef;
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
@@ -62,7 +62,7 @@ impl S3Bucket {
         let request = self.client().list_objects_v2().bucket(self.bucket()).prefix(self.prefix()).max_keys(1);
         let request = request.customize().interceptor(date.clone());
         let about = About::Bucket(self.bucket());
-        request.send().await.map_err(|e| from_sdk(e, about))?;
+        answered(request.send(), about).await?;
         let date = date.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         let parsed = date.and_then(|date| DateTime::from_str(&date, DateTimeFormat::HttpDate).ok());
         let time = parsed.and_then(|date| jiff::Timestamp::from_second(date.secs()).ok());

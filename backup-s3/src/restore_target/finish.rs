@@ -99,7 +99,7 @@ impl Shared {
     async fn copy_object(&self, from: &Item, to: &str, size: u64, sha256: Digest) -> Result<()> {
         let class = from.attributes.storage_class();
         let from = &*from.key;
-        let seen = self.bucket.head(from).await?.filter(|seen| seen.size == size).ok_or_else(not_there)?;
+        let seen = self.head(from).await?.filter(|seen| seen.size == size).ok_or_else(not_there)?;
         if self.bucket.read_digest(from, &seen, self.options.retry).await? != sha256 {
             return Err(not_there());
         }
@@ -112,7 +112,7 @@ impl Shared {
             .client()
             .copy_object()
             .bucket(self.bucket.bucket())
-            .key(to)
+            .key(self.bucket.request_key(to))
             .copy_source(source)
             .copy_source_if_match(format!("\"{}\"", seen.etag))
             .with_encryption(&self.bucket, class);

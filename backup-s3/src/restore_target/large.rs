@@ -2,7 +2,7 @@
 
 use super::item::Item;
 use super::parts::{State, part_size};
-use super::small::{Found, conflict};
+use super::small::{Found, conflict, leave_out};
 use super::upload::{Begun, Completed};
 use super::{Shared, is_fatal};
 use crate::body::{Md5, etag_of_parts};
@@ -141,7 +141,8 @@ impl Writer<'_> {
         }
         let (upload, part_size, etags) = match state {
             Some(state) => {
-                let listed = shared.bucket.list_parts(&item.key, &state.upload).await?;
+                let list = || shared.bucket.list_parts(&item.key, &state.upload);
+                let listed = shared.patiently("listing the parts of an upload", list).await?;
                 let Some(etags) = listed.and_then(|listed| state.confirm(&listed, entry.size)) else {
                     // Of no use; another one begins.
                     shared.give_up(plan, &item.key, &state.upload).await;
@@ -174,6 +175,8 @@ impl Writer<'_> {
 
     /// Begins an upload. Goes on when the call is dropped, so that its id gets known.
     async fn begin(&self, item: &mut Item) -> Result<String> {
+        let mut left_out = Vec::new();
+        let mut attempts = Attempts::new("beginning an upload", self.shared.options.retry, Arc::new(SystemBackoff));
         loop {
             let (shared, of, tag) = (self.shared.clone(), item.clone(), self.plan.tag.clone());
             let begun = self.shared.uploads.run(async move {
@@ -186,12 +189,13 @@ impl Writer<'_> {
                 begun
             });
             match begun.await {
-                Ok(Begun::Id(id)) => return Ok(id),
-                Ok(Begun::NoSuchClass) => self.shared.without_class(self.entry, item)?,
-                Err(e) if e.class() == ErrorClass::Unsupported && !item.attributes.tags.is_empty() => {
-                    self.shared.without_tags(self.entry, item);
+                Ok(Begun::Id(id)) => {
+                    left_out.into_iter().for_each(|what| self.shared.notes.add(&self.entry.name, what));
+                    return Ok(id);
                 }
-                Err(e) => return Err(e),
+                Ok(Begun::NoSuchClass) => self.shared.without_class(self.entry, item)?,
+                Err(e) if e.is_retryable() => attempts.failed(e).await?,
+                Err(e) => left_out.push(leave_out(e, item)?),
             }
         }
     }
@@ -282,8 +286,8 @@ impl Writer<'_> {
             What::Parts { upload, etags } => (upload, etags),
         };
         let mut only_new = !plan.overwrite && shared.honours_if_none_match(plan).await?;
-        if !plan.overwrite && !only_new {
-            // The service does not see to it; as near to the end as can be.
+        if !plan.overwrite {
+            // Some services honour the condition on puts, and pass it over here. As near to the end as can be.
             match self.look(&item).await? {
                 Found::Nothing => {}
                 found => return self.met(found, &item, &upload).await,
@@ -308,6 +312,10 @@ impl Writer<'_> {
                     let found = self.look(&item).await?;
                     return self.met(found, &item, &upload).await;
                 }
+                Ok(Completed::OtherParts) => {
+                    shared.give_up(plan, &item.key, &upload).await;
+                    return Err(Error::changed("the upload has not the parts any more that were sent"));
+                }
                 Ok(Completed::Gone) => {
                     return match self.look(&item).await? {
                         Found::Same { .. } => Ok(written),
@@ -322,7 +330,7 @@ impl Writer<'_> {
     /// Whether the object is there with the ETag that these parts give.
     async fn is_ours(&self, item: &Item, etags: &[String]) -> Result<bool> {
         let Some(expected) = etag_of_parts(etags.iter().map(String::as_str)) else { return Ok(false) };
-        let seen = self.shared.bucket.head(&item.key).await?;
+        let seen = self.shared.head(&item.key).await?;
         Ok(seen.is_some_and(|seen| seen.size == self.entry.size && seen.etag == expected))
     }
 

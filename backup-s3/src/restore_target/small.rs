@@ -59,6 +59,28 @@ pub(super) fn conflict() -> Error {
     Error::conflict("another object is already there (it stays, unless the restore may overwrite)")
 }
 
+/// An object was refused. Takes away from it what that may be about, for another try, and gives the warning that belongs to this.
+///
+/// # Errors
+/// Why it was refused, when there is nothing that could be left out.
+pub(super) fn leave_out(refused: Error, item: &mut Item) -> Result<String> {
+    if !matches!(refused.class(), ErrorClass::Unsupported | ErrorClass::Permanent) {
+        return Err(refused);
+    }
+    let what = if let Some(expires) = item.attributes.take_raw_expires() {
+        format!(
+            "its header Expires (`{}`) is not put back: the service refuses what is no date",
+            expires.escape_debug()
+        )
+    } else if !item.attributes.tags.is_empty() {
+        item.attributes.tags.clear();
+        "its tags are not put back: the service refuses the object with them (s3:PutObjectTagging is needed)".to_owned()
+    } else {
+        return Err(refused);
+    };
+    Ok(format!("{what}: {}", refused.chain()))
+}
+
 /// Whether objects of a class must be asked to be read.
 pub(super) fn is_archive(class: Option<&str>) -> bool {
     class.is_some_and(|class| ARCHIVES.contains(&class))
@@ -95,6 +117,7 @@ impl Shared {
             }
         }
         let mut turn = 0;
+        let mut left_out = Vec::new();
         loop {
             let class = item.attributes.storage_class().or(self.bucket.storage_class());
             let kept = is_archive(class).then_some(sha256);
@@ -107,7 +130,10 @@ impl Shared {
                 sha256: kept,
             };
             match self.bucket.put(put).await {
-                Ok(PutAnswer::Stored) => return Ok(written),
+                Ok(PutAnswer::Stored) => {
+                    left_out.into_iter().for_each(|what| self.notes.add(&entry.name, what));
+                    return Ok(written);
+                }
                 Ok(PutAnswer::Exists) => {
                     return match self.look(&item, payload.len(), sha256, Some(md5)).await? {
                         Found::Same { .. } => Ok(Written::AlreadyThere),
@@ -123,10 +149,7 @@ impl Shared {
                 }
                 Ok(PutAnswer::Race) => return Err(Error::transient("other writes of this object are under way")),
                 Ok(PutAnswer::NoSuchClass) => self.without_class(entry, &mut item)?,
-                Err(e) if e.class() == ErrorClass::Unsupported && !item.attributes.tags.is_empty() => {
-                    self.without_tags(entry, &mut item);
-                }
-                Err(e) => return Err(e),
+                Err(e) => left_out.push(leave_out(e, &mut item)?),
             }
         }
     }
@@ -148,15 +171,9 @@ impl Shared {
         }
     }
 
-    /// The service knows no tags.
-    pub(super) fn without_tags(&self, entry: &Entry, item: &mut Item) {
-        self.notes.add(&entry.name, "its tags are not put back: the service refuses the object with them");
-        item.attributes.tags.clear();
-    }
-
     /// Compares what stands under a key with an entry.
     pub(super) async fn look(&self, item: &Item, size: u64, sha256: Digest, md5: Option<Md5>) -> Result<Found> {
-        let Some(seen) = self.bucket.head(&item.key).await? else { return Ok(Found::Nothing) };
+        let Some(seen) = self.head(&item.key).await? else { return Ok(Found::Nothing) };
         if seen.size != size {
             return Ok(Found::Other);
         }
@@ -188,7 +205,8 @@ impl Shared {
         }
         let mut different = wanted.differences(&seen.attributes);
         if !wanted.tags.is_empty() || seen.tags > 0 {
-            let same = self.bucket.tags(&item.key).await?.is_none_or(|tags| tags == wanted.tags);
+            let found = self.patiently("reading tags", || self.bucket.tags(&item.key)).await?;
+            let same = found.is_none_or(|tags| tags == wanted.tags);
             if !same {
                 different.push("its tags are different".to_owned());
             }

@@ -3,7 +3,7 @@
 use crate::S3Bucket;
 use crate::body::{Md5, body};
 use crate::client::{WithCustomerKey, WithEncryption};
-use crate::error::{About, from_sdk};
+use crate::error::{About, answered, from_sdk, in_time};
 use crate::listing::decode;
 use crate::object::{bare_etag, is_about_class, status, timestamp, without_checksums};
 use crate::restore_target::item::Item;
@@ -30,6 +30,8 @@ pub(super) enum Completed {
     Exists,
     /// There is no such upload, or not any more: it may have been completed, and the answer was lost.
     Gone,
+    /// The upload has not the parts that were named.
+    OtherParts,
     /// The service does not know the condition; nothing was done.
     NoCondition,
 }
@@ -55,10 +57,11 @@ pub(super) type UploadMarker = (String, String);
 
 impl S3Bucket {
     pub(super) async fn begin_upload(&self, item: &Item) -> Result<Begun> {
-        let request = self.client().create_multipart_upload().bucket(self.bucket()).key(&item.key);
+        let request = self.client().create_multipart_upload().bucket(self.bucket()).key(self.request_key(&item.key));
         let request = item.attributes.on_create(request).with_encryption(self, item.attributes.storage_class());
         let about = self.writing(&item.key);
-        match request.customize().config_override(without_checksums()).send().await {
+        let request = item.attributes.with_raw_expires(request.customize().config_override(without_checksums()));
+        match in_time(request.send()).await {
             Ok(begun) => match begun.upload_id() {
                 Some(id) if !id.is_empty() => Ok(Begun::Id(id.to_owned())),
                 _ => Err(Error::permanent("the service began an upload without an id").on(about)),
@@ -82,7 +85,7 @@ impl S3Bucket {
             .client()
             .upload_part()
             .bucket(self.bucket())
-            .key(key)
+            .key(self.request_key(key))
             .upload_id(id)
             .part_number(number)
             .content_length(length)
@@ -102,9 +105,9 @@ impl S3Bucket {
         let mut parts: BTreeMap<i32, (jiff::Timestamp, Part)> = BTreeMap::new();
         let mut marker = None;
         loop {
-            let request = self.client().list_parts().bucket(self.bucket()).key(key).upload_id(id);
+            let request = self.client().list_parts().bucket(self.bucket()).key(self.request_key(key)).upload_id(id);
             let request = request.set_part_number_marker(marker.clone()).with_customer_key(self);
-            let page = match request.send().await {
+            let page = match in_time(request.send()).await {
                 Ok(page) => page,
                 Err(e) if e.code() == Some("NoSuchUpload") || status(&e) == 404 && e.code() != Some("NoSuchBucket") => {
                     return Ok(None);
@@ -145,7 +148,7 @@ impl S3Bucket {
             .client()
             .complete_multipart_upload()
             .bucket(self.bucket())
-            .key(key)
+            .key(self.request_key(key))
             .upload_id(id)
             .set_if_none_match(only_new.then(|| "*".to_owned()))
             .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts)).build())
@@ -158,16 +161,19 @@ impl S3Bucket {
                 Err(Error::transient("the service's answer to the completion of the upload is not whole").on(about))
             }
             Err(e) if only_new && status(&e) == 412 => Ok(Completed::Exists),
-            Err(e) if only_new && e.code() == Some("NotImplemented") => Ok(Completed::NoCondition),
             Err(e) if e.code() == Some("NoSuchUpload") => Ok(Completed::Gone),
+            Err(e) if matches!(e.code(), Some("InvalidPart" | "InvalidPartOrder")) => Ok(Completed::OtherParts),
+            // Services that do not know the header say so in several ways.
+            Err(e) if only_new && matches!(status(&e), 400 | 501) => Ok(Completed::NoCondition),
             Err(e) => Err(from_sdk(e, about)),
         }
     }
 
     /// Gives an upload up with all its parts; one that is not there any more is fine.
     pub(super) async fn abort_upload(&self, key: &str, id: &str) -> Result<()> {
-        let request = self.client().abort_multipart_upload().bucket(self.bucket()).key(key).upload_id(id);
-        match request.send().await {
+        let key_sent = self.request_key(key);
+        let request = self.client().abort_multipart_upload().bucket(self.bucket()).key(key_sent).upload_id(id);
+        match in_time(request.send()).await {
             Ok(_) => Ok(()),
             Err(e) if e.code() == Some("NoSuchUpload") => Ok(()),
             Err(e) => Err(from_sdk(e, self.writing(key))),
@@ -187,7 +193,7 @@ impl S3Bucket {
             .encoding_type(EncodingType::Url)
             .set_key_marker(after.map(|(key, _)| key.clone()))
             .set_upload_id_marker(after.map(|(_, id)| id.clone()).filter(|id| !id.is_empty()));
-        let page = request.send().await.map_err(|e| from_sdk(e, About::Bucket(self.bucket())))?;
+        let page = answered(request.send(), About::Bucket(self.bucket())).await?;
         let encoded = page.encoding_type() == Some(&EncodingType::Url);
         let mut uploads = Vec::new();
         for upload in page.uploads() {
@@ -203,8 +209,8 @@ impl S3Bucket {
 
     /// The tags of an object; `None` when the service does not tell.
     pub(super) async fn tags(&self, key: &str) -> Result<Option<BTreeMap<String, String>>> {
-        let request = self.client().get_object_tagging().bucket(self.bucket()).key(key);
-        match request.send().await {
+        let request = self.client().get_object_tagging().bucket(self.bucket()).key(self.request_key(key));
+        match in_time(request.send()).await {
             Ok(answer) => {
                 Ok(Some(answer.tag_set().iter().map(|tag| (tag.key().to_owned(), tag.value().to_owned())).collect()))
             }

@@ -64,7 +64,7 @@ impl Shared {
             _ => None,
         };
         let expected = first.as_ref().unwrap_or(entry);
-        let Some(seen) = self.bucket.head(&item.key).await? else {
+        let Some(seen) = self.head(&item.key).await? else {
             return Err(Error::not_found("it is not there"));
         };
         let mut compared = Compared::default();

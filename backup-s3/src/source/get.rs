@@ -2,7 +2,7 @@
 
 use super::object::{timestamp, version_of};
 use crate::S3Bucket;
-use crate::client::{BlankKey, WithCustomerKey};
+use crate::client::WithCustomerKey;
 use crate::error::{About, answered, from_sdk, in_time};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
@@ -72,23 +72,19 @@ impl Getter {
     ) -> Result<GetObjectOutput, SdkError<aws_sdk_s3::operation::get_object::GetObjectError>> {
         let Wanted { key, version_id, range, etag } = wanted;
         let key = self.bucket.key(key);
-        let blank = BlankKey::of(&key);
         let mut request = self
             .bucket
             .client()
             .get_object()
             .bucket(self.bucket.bucket())
-            .key(if blank.is_some() { BlankKey::STAND_IN.to_owned() } else { key })
+            .key(self.bucket.request_key(&key))
             .set_version_id(version_id.map(ToOwned::to_owned))
             .set_range(range.map(|(first, last)| format!("bytes={first}-{last}")))
             .set_if_match(etag.map(|etag| format!("\"{}\"", etag.0)));
         if encrypted {
             request = request.with_customer_key(&self.bucket);
         }
-        match blank {
-            Some(blank) => in_time(request.customize().mutate_request(blank.put_back()).send()).await,
-            None => in_time(request.send()).await,
-        }
+        in_time(request.send()).await
     }
 
     /// The tags of an object, if the source is to have them.
@@ -97,19 +93,15 @@ impl Getter {
             return Ok(BTreeMap::new());
         }
         let key = self.bucket.key(key);
-        let blank = BlankKey::of(&key);
         let request = self
             .bucket
             .client()
             .get_object_tagging()
             .bucket(self.bucket.bucket())
-            .key(if blank.is_some() { BlankKey::STAND_IN } else { &key })
+            .key(self.bucket.request_key(&key))
             .set_version_id(version_id.map(ToOwned::to_owned));
         let about = About::Read(self.bucket.bucket(), &key);
-        let got = match blank {
-            Some(blank) => answered(request.customize().mutate_request(blank.put_back()).send(), about).await?,
-            None => answered(request.send(), about).await?,
-        };
+        let got = answered(request.send(), about).await?;
         Ok(got.tag_set.into_iter().map(|tag| (tag.key, tag.value)).collect())
     }
 }

@@ -181,3 +181,107 @@ async fn a_short_or_changed_answer_is_noticed() {
         }
     }
 }
+
+async fn put_many(destination: &S3Destination, count: usize) -> Vec<ObjectName> {
+    let names: Vec<ObjectName> = (0..count).map(|n| name(&format!("many/{n:04}"))).collect();
+    for some in names.chunks(64) {
+        let puts = some.iter().map(|name| destination.put(name, Payload::from(b"x".to_vec())));
+        futures::future::try_join_all(puts).await.unwrap();
+    }
+    names
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_objects_are_deleted_with_one_request_for_a_thousand() {
+    for versioning in [Versioning::Off, Versioning::Enabled] {
+        let (server, config) = server(S3BucketOptions { versioning, ..Default::default() }).await;
+        let destination = destination(&config).await;
+        let mut names = put_many(&destination, 1001).await;
+        destination.put(&name("stays"), Payload::from(b"x".to_vec())).await.unwrap();
+        names.push(names[7].clone());
+        server.reset_requests();
+        destination.delete_many(&names).await.unwrap();
+        assert_eq!(server.requests().count(Operation::DeleteObjects), 2);
+        let left: Vec<_> = server.buckets().versions("bucket").into_iter().map(|v| v.key).collect();
+        let left: Vec<_> = left.iter().filter(|key| !key.contains(".backup-tmp-")).collect();
+        assert_eq!(left, ["in/stays"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_objects_one_that_stays_is_told_and_passing_faults_are_repeated() {
+    let (server, config) = server(S3BucketOptions::default()).await;
+    let plain = destination(&config).await;
+    let names = put_many(&plain, 20).await;
+    let rule = |code| Rule::new(Operation::DeleteObjectsKey, When::Nth(1), Fault::fail(403, code)).about("many/0003");
+    server.faults().add(rule("AccessDenied"));
+    let error = plain.delete_many(&names).await.unwrap_err();
+    assert!(error.class() == ErrorClass::Permanent && error.chain().contains("many/0003"), "{}", error.chain());
+    assert_eq!(server.objects("bucket").iter().filter(|o| o.key.contains("/many/")).count(), 1);
+    server.faults().clear();
+    let names = put_many(&plain, 20).await;
+    server.faults().add(rule("InternalError"));
+    server.faults().add(Rule::new(Operation::DeleteObjects, When::Nth(1), Fault::LostReply));
+    server.faults().add(Rule::new(Operation::DeleteObjects, When::Nth(2), Fault::slow_down()));
+    retrying(&config).await.delete_many(&names).await.unwrap();
+    assert_eq!(server.objects("bucket").iter().filter(|o| o.key.contains("/many/")).count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_deletes_no_batches_is_asked_for_each_object() {
+    let (server, config) = server(S3BucketOptions::default()).await;
+    let destination = destination(&config).await;
+    for fault in [Fault::fail(501, "NotImplemented"), Fault::fail(400, "MalformedXML"), Fault::denied()] {
+        let names = put_many(&destination, 20).await;
+        server.faults().add(Rule::new(Operation::DeleteObjects, When::Always, fault));
+        server.reset_requests();
+        for names in names.chunks(10) {
+            destination.delete_many(names).await.unwrap();
+        }
+        assert_eq!(server.requests().count(Operation::DeleteObject), 20);
+        assert!(server.requests().count(Operation::DeleteObjects) <= 1, "it was told once");
+        assert!(!server.objects("bucket").iter().any(|o| o.key.contains("/many/")));
+        server.faults().clear();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_later_page_of_a_listing_that_fails_is_asked_for_again() {
+    let (server, config) = server(S3BucketOptions::default()).await;
+    let plain = destination(&config).await;
+    let names = put_many(&plain, 2100).await;
+    for (nth, fault) in [(1, Fault::Drop), (2, Fault::slow_down()), (3, Fault::fail(500, "InternalError"))] {
+        server.faults().clear();
+        server.faults().add(Rule::new(Operation::ListObjectsV2, When::Nth(nth), fault));
+        let listed: Vec<_> = retrying(&config).await.list(Some(&name("many"))).try_collect().await.unwrap();
+        assert_eq!(listed.into_iter().map(|o| o.name).collect::<Vec<_>>(), names);
+        assert_eq!(server.faults().fired().len() as u64, nth);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_credentials_is_told_although_a_head_has_no_body() {
+    let (server, config) = server(S3BucketOptions::default()).await;
+    let good = destination(&config).await;
+    good.put(&name("a"), Payload::from(b"x".to_vec())).await.unwrap();
+    let backup_s3::Credentials::Static { access_key, .. } = &config.credentials else { unreachable!() };
+    let credentials = backup_s3::Credentials::Static {
+        access_key: access_key.clone(),
+        secret_key: "wrong".to_owned().into(),
+        session_token: None,
+    };
+    let wrong = destination(&S3Config { credentials, ..config.clone() }).await;
+    for object in ["a", "absent"] {
+        assert_eq!(wrong.stat(&name(object)).await.unwrap_err().class(), ErrorClass::Unauthorized);
+    }
+    for (fault, class) in [
+        (Fault::fail(400, "ExpiredToken"), ErrorClass::Unauthorized),
+        (Fault::fail(403, "RequestTimeTooSkewed"), ErrorClass::Transient),
+        (Fault::denied(), ErrorClass::Permanent),
+    ] {
+        server.faults().clear();
+        server.faults().add(Rule::new(Operation::HeadObject, When::Always, fault.clone()));
+        server.faults().add(Rule::new(Operation::GetObject, When::Always, fault));
+        assert_eq!(good.stat(&name("a")).await.unwrap_err().class(), class);
+    }
+}

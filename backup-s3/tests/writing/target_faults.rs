@@ -85,6 +85,9 @@ async fn small(target: &S3RestoreTarget, plan: &RestorePlan, samples: &[Sample])
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_object_gets_through_passing_faults_of_every_call() {
     for (operation, fault) in [
+        (Operation::HeadObject, Fault::slow_down()),
+        (Operation::HeadObject, Fault::Drop),
+        (Operation::CreateMultipartUpload, Fault::slow_down()),
         (Operation::UploadPart, Fault::LostReply),
         (Operation::UploadPart, Fault::slow_down()),
         (Operation::UploadPart, Fault::BreakRequest { after: 1_000_000 }),
@@ -118,10 +121,8 @@ async fn an_upload_whose_id_got_lost_is_given_up_at_the_end() {
         plan.tag = format!("{}-1a2b3c4d", jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ"));
         f.target.prepare(&plan).await.unwrap();
         f.fail(Operation::CreateMultipartUpload, When::Nth(1), fault);
-        let error = write(&f.target, &plan, &sample, &EntryProgress::default()).await.unwrap_err();
-        assert!(error.is_retryable(), "{error:?}");
-        assert_eq!(f.server.uploads("bucket").len(), 1);
         assert_eq!(write(&f.target, &plan, &sample, &EntryProgress::default()).await.unwrap(), Written::Created);
+        assert_eq!(f.server.uploads("bucket").len(), 1);
         assert!(f.target.finish(&plan).await.unwrap().is_empty());
         assert!(f.server.uploads("bucket").is_empty());
     }
@@ -148,6 +149,7 @@ async fn a_killed_restore_goes_on_inside_a_large_object() {
         let target = f.again().await;
         target.prepare(&plan).await.unwrap();
         f.server.reset_requests();
+        f.fail(Operation::ListParts, When::Nth(1), Fault::slow_down());
         let progress = EntryProgress::resumed(Some(serde_json::from_str(&text).unwrap()));
         assert_eq!(write(&target, &plan, &sample, &progress).await.unwrap(), Written::Created);
         assert!(f.is_there(&sample));
@@ -306,4 +308,105 @@ async fn options_that_cannot_be_right_are_refused() {
         let error = S3RestoreTarget::new(bucket().await, options).unwrap_err();
         assert_eq!(error.class(), ErrorClass::Invalid);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_condition_that_completions_pass_over_costs_nobody_an_object() {
+    let quirks = Quirks { completes_over_anything: true, ..Quirks::default() };
+    let f = Fixture::with(quirks, options()).await;
+    let sample = large();
+    let plan = keys(plan([&sample]));
+    f.target.prepare(&plan).await.unwrap();
+    let act = Fault::act(|buckets| {
+        buckets.put("bucket", backup_testkit::s3::S3Object::new("in/large", "of somebody else"));
+    });
+    f.fail(Operation::UploadPart, When::Nth(4), act);
+    let error = write(&f.target, &plan, &sample, &EntryProgress::default()).await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Conflict);
+    assert_eq!(f.server.object("bucket", "in/large").unwrap().body, "of somebody else");
+    assert!(f.server.uploads("bucket").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_that_are_not_the_ones_sent_make_the_object_start_over() {
+    let f = Fixture::new().await;
+    let sample = large();
+    let plan = keys(plan([&sample]));
+    f.target.prepare(&plan).await.unwrap();
+    f.fail(Operation::CompleteMultipartUpload, When::Nth(1), Fault::fail(400, "InvalidPart"));
+    let error = write(&f.target, &plan, &sample, &EntryProgress::default()).await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Changed, "{error:?}");
+    assert!(f.server.uploads("bucket").is_empty());
+    assert_eq!(write(&f.target, &plan, &sample, &EntryProgress::default()).await.unwrap(), Written::Created);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_right_to_set_tags_the_objects_come_without_them() {
+    let f = Fixture::with(Quirks { denies_tags: true, ..Quirks::default() }, options()).await;
+    let tags = Metadata { tags: BTreeMap::from([("a".into(), "b".into())]), ..Metadata::default() };
+    let (mut tagged, mut denied, mut big) = (Sample::file("tagged", "x"), Sample::file("denied", "y"), large());
+    for sample in [&mut tagged, &mut denied, &mut big] {
+        sample.entry.metadata = tags.clone();
+    }
+    f.server.faults().add(Rule::new(Operation::PutObject, When::Always, Fault::denied()).about("in/denied"));
+    let plan = keys(plan([&tagged, &denied, &big]));
+    let answers = small(&f.target, &plan, &[tagged.clone(), denied]).await;
+    assert!(matches!(answers[0], Ok(Written::Created)));
+    assert_eq!(answers[1].as_ref().unwrap_err().class(), ErrorClass::Permanent);
+    assert_eq!(write(&f.target, &plan, &big, &EntryProgress::default()).await.unwrap(), Written::Created);
+    assert!(f.is_there(&tagged) && f.is_there(&big));
+    let warnings = f.target.finish(&plan).await.unwrap();
+    let names: Vec<_> = warnings.iter().filter_map(|warning| warning.name.clone()).collect();
+    assert_eq!(names, ["tagged".into(), "large".into()]);
+    assert!(warnings.iter().all(|warning| warning.message.contains("s3:PutObjectTagging")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blank_keys_are_put_back() {
+    let f = Fixture::new().await;
+    // Of the bucket as a whole: below a prefix no key is blank.
+    let bucket = S3Bucket::connect(S3Config { prefix: String::new(), ..f.config.clone() }).await.unwrap();
+    let target = S3RestoreTarget::new(bucket, options()).unwrap();
+    let (blank, lines) = (Sample::file(" ", "x"), Sample::file("\n\t", large().content));
+    let plan = keys(plan([&blank, &lines]));
+    target.prepare(&plan).await.unwrap();
+    assert!(matches!(small(&target, &plan, std::slice::from_ref(&blank)).await[0], Ok(Written::Created)));
+    assert_eq!(write(&target, &plan, &lines, &EntryProgress::default()).await.unwrap(), Written::Created);
+    for sample in [&blank, &lines] {
+        let object = f.server.object("bucket", sample.entry.name.as_str().unwrap()).unwrap();
+        assert_eq!(object.body, sample.content);
+    }
+    assert!(target.finish(&plan).await.unwrap().is_empty());
+    assert_eq!(target.verify(&plan).await.unwrap().mismatch_count, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_is_not_under_the_customers_key_is_looked_at_all_the_same() {
+    let f = Fixture::new().await;
+    let sample = Sample::file("a", "the same");
+    let plan = keys(plan([&sample]));
+    small(&f.target, &plan, std::slice::from_ref(&sample)).await;
+    let key = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, [7; 32]);
+    let config = S3Config { encryption: backup_s3::Encryption::SseC { key: key.into() }, ..f.config.clone() };
+    let target = S3RestoreTarget::new(S3Bucket::connect(config).await.unwrap(), options()).unwrap();
+    target.prepare(&plan).await.unwrap();
+    let answers = small(&target, &plan, std::slice::from_ref(&sample)).await;
+    assert!(matches!(answers[0], Ok(Written::AlreadyThere)), "{answers:?}");
+    assert_eq!(target.verify(&plan).await.unwrap().mismatch_count, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_that_is_dropped_leaves_no_upload() {
+    let f = Fixture::new().await;
+    f.server.faults().add(Rule::new(
+        Operation::CreateMultipartUpload,
+        When::Always,
+        Fault::Delay(std::time::Duration::from_millis(100)),
+    ));
+    let check = tokio::time::timeout(std::time::Duration::from_millis(60), f.target.check()).await;
+    assert!(check.is_err(), "it was too quick to be dropped");
+    let plan = keys(plan([]));
+    f.target.discard(&plan).await.unwrap();
+    assert!(f.server.uploads("bucket").is_empty());
+    assert_eq!(f.server.requests().count(Operation::AbortMultipartUpload), 1);
 }

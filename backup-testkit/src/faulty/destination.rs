@@ -71,6 +71,15 @@ impl Destination for FaultyDestination {
         self.script.call(Method::Delete, name, self.inner.delete(name)).await
     }
 
+    /// One after the other, each a call of `delete` to the script: a fault may tear the many apart anywhere.
+    async fn delete_many(&self, names: &[ObjectName]) -> Result<()> {
+        for name in names {
+            let one = self.inner.delete_many(std::slice::from_ref(name));
+            self.script.call(Method::Delete, name, one).await?;
+        }
+        Ok(())
+    }
+
     async fn remove_staged(&self, prefix: &ObjectName) -> Result<()> {
         self.script.call(Method::RemoveStaged, prefix, self.inner.remove_staged(prefix)).await
     }

@@ -75,6 +75,11 @@ impl Destination for RecordingDestination {
         self.recorder.call(Method::Delete, name, 0, self.inner.delete(name)).await
     }
 
+    async fn delete_many(&self, names: &[ObjectName]) -> Result<()> {
+        let first = names.first().map(ObjectName::as_str).unwrap_or_default();
+        self.recorder.call(Method::DeleteMany, first, 0, self.inner.delete_many(names)).await
+    }
+
     async fn remove_staged(&self, prefix: &ObjectName) -> Result<()> {
         self.recorder.call(Method::RemoveStaged, prefix, 0, self.inner.remove_staged(prefix)).await
     }

@@ -7,6 +7,8 @@ pub struct Quirks {
     pub ignores_if_none_match: bool,
     /// `If-None-Match` of writes is answered with 501 NotImplemented.
     pub refuses_if_none_match: bool,
+    /// `If-None-Match` is honoured by PutObject, and ignored by CompleteMultipartUpload.
+    pub completes_over_anything: bool,
     /// `If-Match` of reads is ignored.
     pub ignores_if_match: bool,
     /// Checksum headers and trailers (`x-amz-checksum-*`, aws-chunked bodies) are answered with 400 InvalidRequest, as older Garage does.
@@ -19,6 +21,8 @@ pub struct Quirks {
     pub most_parts: Option<i32>,
     /// Calls about tags are answered with 501 NotImplemented.
     pub knows_no_tags: bool,
+    /// The credentials may not set tags: requests that carry some are answered with 403 AccessDenied.
+    pub denies_tags: bool,
     /// In listings with `encoding-type=url` a space is `%20` instead of `+`.
     pub percent_spaces: bool,
 }

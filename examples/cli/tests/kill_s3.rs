@@ -114,7 +114,8 @@ impl Journey {
 
         self.until_done("restore", &["restore", "latest", "--at", &at, "--to", &to, "--limit-write", "16MiB"]);
         self.s3.assert_same("source", "", &target, "");
-        assert!(self.s3.server.uploads(&target).is_empty(), "{}: uploads are left open", self.story);
+        let open = self.s3.server.uploads(&target);
+        assert!(open.is_empty(), "{}: uploads are left open at {}: {open:?}", self.story, jiff::Timestamp::now());
         println!("{} ({} kills so far)", self.story, self.kills);
     }
 

@@ -8,11 +8,14 @@ use super::volume::{Outlet, panicked};
 use crate::adapter::{Destination, Payload};
 use crate::archive::{Attempted, Header, Manifest, ObjectNames, Totals, seal};
 use crate::engine::Outcome;
+use crate::engine::remove::REMOVED_AT_ONCE;
 use crate::model::{ArchiveRecord, LogRecord, ObjectName, Phase};
 use crate::state::Event;
 use crate::{Digest, Error, ErrorClass, Result};
 use bytes::Bytes;
 use futures::TryStreamExt;
+use futures::future::ready;
+use futures::stream::TryChunksError;
 
 /// Step 1: all data is durable; check it, and save what the manifest will be.
 pub(super) async fn prepare(tracker: &mut Tracker, header: &Header) -> Result<()> {
@@ -99,20 +102,24 @@ fn names_it(names: &ObjectNames, body: &Body, name: &ObjectName, attempted: Atte
 /// worker, whose store is a copy of this one's, may be about to complete the archive with just these objects.
 async fn remove_leftovers(outlet: &Outlet, body: &Body) -> Result<()> {
     let names = &outlet.names;
-    let mut listed = outlet.destination.list(Some(&names.root()));
-    while let Some(object) = listed.try_next().await? {
-        let name = object.name;
-        let Some(attempted) = ObjectNames::parse_attempt(&name) else { continue };
-        // A newer attempt may be at work already; what is not older than this one is not ours to remove.
-        let older = attempted.attempt < outlet.session.fence().attempt && !names_it(names, body, &name, attempted);
+    let root = names.root();
+    let left_over = |name: &ObjectName| {
+        let attempted = ObjectNames::parse_attempt(name)?;
         // These served for the manifest, which is there.
-        let chapter = name == names.chapter(attempted);
-        if older || chapter {
-            outlet.session.ensure_held()?;
-            outlet.destination.delete(&name).await.map_err(|e| e.on(&name))?;
+        if *name == names.chapter(attempted) {
+            return Some(None);
         }
-        if older && !chapter {
-            outlet.session.log(LogRecord::info("clean", format!("removed {name}, left over by an earlier attempt")));
+        // A newer attempt may be at work already; what is not older than this one is not ours to remove.
+        let older = attempted.attempt < outlet.session.fence().attempt && !names_it(names, body, name, attempted);
+        older.then(|| Some(format!("removed {name}, left over by an earlier attempt")))
+    };
+    let listed = outlet.destination.list(Some(&root)).map_ok(|object| object.name);
+    let mut some = listed.try_filter(|name| ready(left_over(name).is_some())).try_chunks(REMOVED_AT_ONCE);
+    while let Some(names) = some.try_next().await.map_err(|TryChunksError(_, error)| error)? {
+        outlet.session.ensure_held()?;
+        outlet.destination.delete_many(&names).await?;
+        for text in names.iter().filter_map(|name| left_over(name)?) {
+            outlet.session.log(LogRecord::info("clean", text));
         }
     }
     Ok(())

@@ -46,6 +46,8 @@ cases! {
     list_roots: "Each component comes once" => listing::each_root_is_listed_once;
     delete: "An absent object is success" => writing::an_absent_object_can_be_deleted;
     delete: "After success neither" => writing::what_was_deleted_is_gone_for_everybody;
+    delete_many: "After success all of them are gone" => writing::many_that_were_deleted_are_gone_and_no_others;
+    delete_many: "After an error some of them may be gone" => writing::a_deletion_of_many_that_was_dropped_goes_on;
     remove_staged: "Removes only names" => writing::staged_leftovers_are_removed_below_the_prefix_only;
     free_space: "`None` when the service does not say" => place::free_space_is_told_or_unknown;
 }

@@ -196,6 +196,50 @@ pub(super) async fn what_was_deleted_is_gone_for_everybody(fixture: &dyn Destina
     Ok(())
 }
 
+/// Puts so many objects `many/…`, and one beside them, `many-stays`.
+async fn many(destination: &dyn Destination, count: usize) -> Result<(Vec<ObjectName>, ObjectName), Stop> {
+    let names: Vec<ObjectName> =
+        (0..count).map(|n| ObjectName::new(format!("many/{n:04}"))).collect::<backup_core::Result<_>>()?;
+    let stays = ObjectName::new("many-stays")?;
+    for name in names.iter().chain([&stays]) {
+        destination.put(name, Payload::from(bytes(1, 10))).await?;
+    }
+    Ok((names, stays))
+}
+
+pub(super) async fn many_that_were_deleted_are_gone_and_no_others(fixture: &dyn DestinationFixture) -> Outcome {
+    let place = ready(fixture.place().await?).await?;
+    let (destination, again) = (place.destination(), place.again().await?);
+    let (mut names, stays) = many(&*destination, 20).await?;
+    // One that is gone already, one that never was, one twice.
+    destination.delete(&names[3]).await?;
+    names.extend([ObjectName::new("many/absent")?, names[5].clone()]);
+    for handle in [&destination, &again] {
+        handle.delete_many(&names).await?;
+        ensure!(listed(&**handle).await? == [(stays.clone(), 10)], "list finds one of them, or lost another");
+        for name in &names {
+            ensure!(handle.stat(name).await?.is_none(), "stat finds {name}");
+        }
+    }
+    destination.delete_many(&[]).await?;
+    ensure!(listed(&*destination).await? == [(stays.clone(), 10)], "no names, and something was removed");
+    Ok(())
+}
+
+pub(super) async fn a_deletion_of_many_that_was_dropped_goes_on(fixture: &dyn DestinationFixture) -> Outcome {
+    let place = ready(fixture.place().await?).await?;
+    let destination = place.destination();
+    let (names, stays) = many(&*destination, 20).await?;
+    {
+        let mut call = std::pin::pin!(destination.delete_many(&names));
+        // It may be done at once, which is fine.
+        let _ = futures::poll!(&mut call);
+    }
+    destination.delete_many(&names).await?;
+    ensure!(listed(&*destination).await? == [(stays.clone(), 10)], "list finds one of them, or lost another");
+    Ok(())
+}
+
 pub(super) async fn staged_leftovers_are_removed_below_the_prefix_only(fixture: &dyn DestinationFixture) -> Outcome {
     const SKIP: Stop = Stop::Skipped("the fixture cannot plant and see staged leftovers");
     let place = ready(fixture.place().await?).await?;

@@ -5,7 +5,7 @@ use super::super::buckets::{Part, State, Upload};
 use super::super::object::{S3Object, now};
 use super::encryption::{self, customer_key};
 use super::upload::incoming;
-use super::write::{check_conditions, draft};
+use super::write::{check_conditions, check_tagging, draft};
 use super::{Backend, answer, coded, digest, find_mut};
 use bytes::BytesMut;
 use s3s::dto::*;
@@ -44,9 +44,7 @@ impl Backend {
     ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
         let mut input = request.input;
         let quirks = self.quirks();
-        if quirks.knows_no_tags && input.tagging.is_some() {
-            return Err(s3_error!(NotImplemented));
-        }
+        check_tagging(input.tagging.as_deref(), &quirks)?;
         if quirks.refuses_checksums && input.checksum_algorithm.is_some() {
             return Err(s3_error!(InvalidRequest, "This server knows no checksums"));
         }
@@ -145,7 +143,8 @@ impl Backend {
         object.modified = now();
 
         let bucket = find_mut(&mut state, &input.bucket)?;
-        check_conditions(bucket, &input.key, input.if_match, input.if_none_match, &quirks)?;
+        let if_none_match = input.if_none_match.filter(|_| !quirks.completes_over_anything);
+        check_conditions(bucket, &input.key, input.if_match, if_none_match, &quirks)?;
         bucket.uploads.remove(&(input.key.clone(), input.upload_id));
         let told = encryption::told(&object.encryption);
         let (etag, checksums) = (object.etag.clone(), object.checksums.clone());

@@ -120,6 +120,15 @@ pub(super) fn check_conditions(
     }
 }
 
+/// Whether tags may come with a write.
+pub(super) fn check_tagging(tagging: Option<&str>, quirks: &Quirks) -> S3Result<()> {
+    match tagging {
+        Some(_) if quirks.knows_no_tags => Err(s3_error!(NotImplemented)),
+        Some(_) if quirks.denies_tags => Err(s3_error!(AccessDenied)),
+        _ => Ok(()),
+    }
+}
+
 pub(super) fn precondition() -> s3s::S3Error {
     s3_error!(PreconditionFailed, "At least one of the pre-conditions you specified did not hold")
 }
@@ -132,9 +141,7 @@ impl Backend {
         let quirks = self.quirks();
         let received = incoming!(request).receive(&quirks).await?;
         let mut input = request.input;
-        if quirks.knows_no_tags && input.tagging.is_some() {
-            return Err(s3_error!(NotImplemented));
-        }
+        check_tagging(input.tagging.as_deref(), &quirks)?;
         let mut object: S3Object = draft!(input);
         object.etag = encryption::etag(&received.md5, &object.encryption);
         object.body = received.body;

@@ -4,6 +4,7 @@
 //! operations and shown in lists.
 
 use super::{Adapter, Secret, SourceOptions, TargetOptions};
+use crate::units;
 use async_trait::async_trait;
 use backup_core::adapter::{Destination, RestoreTarget, Source};
 use backup_core::{Error, Result};
@@ -25,7 +26,8 @@ const READABLE: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'=')
     .remove(b'!');
 const OPTIONS: &str = "endpoint=URL, region=NAME, path_style=true|false, profile=NAME, storage_class=NAME, sse=AES256|aws:kms, kms_key=ID, \
-                       customer_key_env=VAR, checksums=when_supported|when_required; of sources: tags=true|false, versions=current|all";
+                       customer_key_env=VAR, checksums=when_supported|when_required; of sources: tags=true|false, versions=current|all; of restore targets: \
+                       part_size=SIZE, max_parts=NUMBER";
 
 #[derive(Debug)]
 pub(super) struct S3;
@@ -47,6 +49,9 @@ struct Parts {
     checksums: Option<ChecksumMode>,
     tags: bool,
     all_versions: bool,
+    /// Bytes.
+    part_size: Option<u64>,
+    max_parts: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +119,8 @@ impl Parts {
                 "when_required" => self.checksums = Some(ChecksumMode::WhenRequired),
                 _ => return wrong(),
             },
+            "part_size" => self.part_size = Some(units::size(value).or_else(|_| wrong().map(|()| 0))?),
+            "max_parts" => self.max_parts = Some(value.parse().or_else(|_| wrong().map(|()| 0))?),
             "versions" => match value {
                 "current" => self.all_versions = false,
                 "all" => self.all_versions = true,
@@ -147,6 +154,8 @@ impl Parts {
             checksums,
             tags,
             all_versions,
+            part_size,
+            max_parts,
         } = self;
         let sse = sse.map(|sse| match sse {
             Sse::S3 => "AES256".to_owned(),
@@ -168,6 +177,8 @@ impl Parts {
             ("checksums", checksums),
             ("tags", tags.then(|| "true".to_owned())),
             ("versions", all_versions.then(|| "all".to_owned())),
+            ("part_size", part_size.map(|size| size.to_string())),
+            ("max_parts", max_parts.map(|parts| parts.to_string())),
         ];
         let encode = |text: &str| utf8_percent_encode(text, READABLE).to_string();
         let options: Vec<String> =
@@ -204,18 +215,29 @@ impl Parts {
     async fn connect(&self) -> Result<S3Bucket> {
         let mut config = self.config_without_key();
         if let Some(variable) = &self.customer_key_env {
-            let missing = |e| {
-                Error::unauthorized("the environment variable with the customer key is not set").on(variable).because(e)
+            // Without the cause, which shows what the variable has when that is no text.
+            let missing = |_| {
+                Error::unauthorized("the environment variable with the customer key is not set, or no text")
+                    .on(variable)
             };
             config.encryption = Encryption::SseC { key: std::env::var(variable).map_err(missing)?.into() };
         }
         S3Bucket::connect(config).await
     }
 
-    /// As something to write to.
-    fn only_place(&self) -> Result<&Self> {
+    /// Without the options of sources.
+    fn no_source(&self) -> Result<&Self> {
         if self.tags || self.all_versions {
             return Err(Error::invalid("tags and versions are options of sources").on(format!("s3:{}", self.to_rest())));
+        }
+        Ok(self)
+    }
+
+    /// Without the options of restore targets.
+    fn no_target(&self) -> Result<&Self> {
+        if self.part_size.is_some() || self.max_parts.is_some() {
+            let text = "part_size and max_parts are options of restore targets";
+            return Err(Error::invalid(text).on(format!("s3:{}", self.to_rest())));
         }
         Ok(self)
     }
@@ -252,16 +274,23 @@ impl Adapter for S3 {
         let parts = parts(rest)?;
         let versions = if parts.all_versions { S3Versions::All } else { S3Versions::Current };
         let options = S3SourceOptions { exclude, tags: parts.tags, versions, ..S3SourceOptions::default() };
-        Ok(Arc::new(S3Source::new(parts.connect().await?, options)?))
+        Ok(Arc::new(S3Source::new(parts.no_target()?.connect().await?, options)?))
     }
 
     async fn destination(&self, rest: &str) -> Result<Arc<dyn Destination>> {
-        Ok(Arc::new(S3Destination::new(parts(rest)?.only_place()?.connect().await?)))
+        Ok(Arc::new(S3Destination::new(parts(rest)?.no_source()?.no_target()?.connect().await?)))
     }
 
     async fn target(&self, rest: &str, _: &Secret, _: &TargetOptions) -> Result<Arc<dyn RestoreTarget>> {
-        let bucket = parts(rest)?.only_place()?.connect().await?;
-        Ok(Arc::new(S3RestoreTarget::new(bucket, S3TargetOptions::default())?))
+        let parts = parts(rest)?;
+        let bucket = parts.no_source()?.connect().await?;
+        let defaults = S3TargetOptions::default();
+        let options = S3TargetOptions {
+            part_size: parts.part_size.unwrap_or(defaults.part_size),
+            max_parts: parts.max_parts.unwrap_or(defaults.max_parts),
+            ..defaults
+        };
+        Ok(Arc::new(S3RestoreTarget::new(bucket, options)?))
     }
 }
 
@@ -283,6 +312,7 @@ mod tests {
             ("//bucket?versions=all&tags=true&profile=my%20own", "//bucket?profile=my%20own&tags=true&versions=all"),
             ("//bucket?sse=aws:kms&kms_key=arn:aws:kms:x", "//bucket?sse=aws:kms&kms_key=arn:aws:kms:x"),
             ("//bucket?tags=false&versions=current", "//bucket"),
+            ("//bucket?max_parts=1000&part_size=16MiB", "//bucket?part_size=16777216&max_parts=1000"),
         ] {
             let parts = Parts::parse(rest).unwrap();
             assert_eq!(parts.to_rest(), kept);
@@ -303,6 +333,7 @@ mod tests {
             ("//bucket?colour=red", "no option `colour`"),
             ("//bucket?path_style=yes", "no value of path_style"),
             ("//bucket?region", "has no value"),
+            ("//bucket?part_size=much", "no value of part_size"),
             ("//bucket?kms_key=x", "sse=aws:kms"),
             ("//Bucket_Of_Mine", "small letters"),
         ] {
