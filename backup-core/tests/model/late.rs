@@ -81,6 +81,10 @@ impl Destination for LateDestination {
         self.inner.delete(name).await
     }
 
+    async fn delete_many(&self, names: &[ObjectName]) -> Result<()> {
+        self.inner.delete_many(names).await
+    }
+
     async fn remove_staged(&self, prefix: &ObjectName) -> Result<()> {
         self.inner.remove_staged(prefix).await
     }

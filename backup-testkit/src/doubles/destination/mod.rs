@@ -308,6 +308,13 @@ impl Destination for MemoryDestination {
         Ok(())
     }
 
+    async fn delete_many(&self, names: &[ObjectName]) -> Result<()> {
+        for name in names {
+            self.delete(name).await?;
+        }
+        Ok(())
+    }
+
     async fn remove_staged(&self, prefix: &ObjectName) -> Result<()> {
         tokio::task::yield_now().await;
         let mut place = lock(&self.place);
