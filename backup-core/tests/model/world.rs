@@ -450,7 +450,8 @@ impl World {
         let done = unless_hung(&script, delete_archive(&faulty, Some(&self.store), &archive)).await;
         // A backup that is left to itself may have completed just before the delete looked at it.
         let ended = self.operation(job).await.state.is_final();
-        if ended && self.names_of(&archive) != names {
+        let left = self.names_of(&archive);
+        if ended && (left != names || left.is_empty()) {
             self.doomed.insert(archive.clone());
             self.deleted.insert(archive.clone());
         }
