@@ -8,19 +8,41 @@ use crate::{Error, ErrorClass, Result};
 use async_trait::async_trait;
 use secrecy::SecretString;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The secrets of a configuration that is not stored yet.
-pub(super) struct UnstoredKeeper(Mutex<SecretString>);
+pub(super) struct UnstoredKeeper(Mutex<Unstored>);
+
+struct Unstored {
+    config: SecretString,
+    replaced: Vec<Replaced>,
+}
+
+/// A secret that a service has put in place of another.
+#[derive(Clone)]
+pub(super) struct Replaced {
+    pointer: String,
+    secret: SecretString,
+    instead_of: SecretString,
+}
 
 impl UnstoredKeeper {
     pub(super) fn new(config: SecretString) -> Self {
-        Self(Mutex::new(config))
+        Self(Mutex::new(Unstored { config, replaced: Vec::new() }))
     }
 
     /// The configuration as it is now.
     pub(super) fn config(&self) -> SecretString {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().config.clone()
+    }
+
+    /// What was replaced, in order.
+    pub(super) fn replaced(&self) -> Vec<Replaced> {
+        self.lock().replaced.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Unstored> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -37,9 +59,11 @@ impl SecretKeeper for UnstoredKeeper {
     }
 
     async fn save(&self, pointer: &str, secret: &SecretString, instead_of: &SecretString) -> Result<()> {
-        let mut config = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(changed) = config::replace(&config, pointer, secret, instead_of)? {
-            *config = changed;
+        let mut unstored = self.lock();
+        if let Some(changed) = config::replace(&unstored.config, pointer, secret, instead_of)? {
+            let (pointer, secret, instead_of) = (pointer.to_owned(), secret.clone(), instead_of.clone());
+            unstored.config = changed;
+            unstored.replaced.push(Replaced { pointer, secret, instead_of });
         }
         Ok(())
     }
@@ -59,6 +83,18 @@ impl fmt::Debug for ConnectionKeeper {
 }
 
 impl ConnectionKeeper {
+    /// Keeps what was replaced while a change was checked that is not stored after all: the secrets from before may count no more.
+    pub(super) async fn keep(&self, replaced: Vec<Replaced>) {
+        for Replaced { pointer, secret, instead_of } in replaced {
+            match self.save(&pointer, &secret, &instead_of).await {
+                // It was in place of one that the change had brought.
+                Err(e) if e.class() == ErrorClass::Conflict => {}
+                Err(e) => tracing::warn!(error = %e.chain(), "a secret that was replaced could not be kept"),
+                Ok(()) => {}
+            }
+        }
+    }
+
     async fn open(&self) -> Result<(Connection, SecretString)> {
         let connection = self.store.connection(&self.id).await?;
         let connection = connection.ok_or_else(|| Error::not_found("the connection is gone").on(&self.id))?;
