@@ -235,7 +235,8 @@ impl Capabilities {
         }
         match connection.content.secret.as_ref().and_then(SealedSecret::sealed_under) {
             Some(key) if !keys.contains(key) => {
-                let text = format!("its secrets are {}, under a key that is not among those given", key.escape_debug());
+                let key = key.escape_debug();
+                let text = format!("its secrets are sealed under a key that is not among those given ({key})");
                 Err(Error::unauthorized(text).on(format!("connection {}", connection.id)))
             }
             _ => Ok(()),

@@ -266,17 +266,27 @@ impl BackupService {
     /// Seals the secrets of all connections under the newest key, so that older keys are needed no more; how many that were.
     ///
     /// # Errors
-    /// `Unauthorized` when a connection was sealed under a key that the ring does not have; what the store met. Doing it again goes on.
+    /// `Unauthorized` when a connection was sealed under a key that the ring does not have, `Corrupt` when its secret was changed: all
+    /// others are seen to all the same, and the first such error is told; what the store met. Doing it again goes on.
     pub async fn reseal_connections(&self) -> Result<u64> {
         let ring = self.inner.keys.ring().await?;
         let mut query = ConnectionQuery::default();
         let mut count = 0;
+        let mut first_error = None;
         loop {
             let page = self.inner.store.connections(&query).await?;
-            let Some(last) = page.last() else { return Ok(count) };
+            let Some(last) = page.last() else { return first_error.map_or(Ok(count), Err) };
             query.after = Some(last.id.clone());
             for mut connection in page {
-                while let Some(sealed) = reseal_connection(&ring, &connection)? {
+                loop {
+                    let sealed = match reseal_connection(&ring, &connection) {
+                        Ok(Some(sealed)) => sealed,
+                        Ok(None) => break,
+                        Err(error) => {
+                            first_error.get_or_insert(error);
+                            break;
+                        }
+                    };
                     let content = ConnectionContent { secret: Some(sealed), ..connection.content.clone() };
                     match self.inner.store.update_connection(&connection.id, connection.version, content).await {
                         Ok(_) => {

@@ -298,7 +298,7 @@ impl Worker {
                 let text = lacks.context("left to other workers").chain();
                 tracing::warn!(operation = %id, "{text}");
                 let holder = service.inner.engine.holder();
-                let log = LogRecord::warning("claim", format!("Process {} on {}: {text}", holder.pid, holder.host));
+                let log = LogRecord::warning("left", format!("Process {} on {}: {text}", holder.pid, holder.host));
                 service.inner.store.append_log(&id, LogPosition::new_writer(), &[log]).await?;
             }
             self.left.insert(id, known.is_some());

@@ -155,8 +155,16 @@ async fn after_resealing_the_newest_key_suffices() {
     place.connect(&before).await;
     let both = Arc::new(KeyRing::new(key(&new)).with_older([key(&old)]));
     let service = place.builder().keys(both).build().unwrap();
-    assert_eq!(service.reseal_connections().await.unwrap(), 2);
+    // One that nobody can open, the first of all, keeps no other from being seen to.
+    let long_ago = Arc::new(|| jiff::Timestamp::from_second(1_000_000_000).unwrap());
+    let elsewhere = place.builder().keys(ring()).clock(long_ago).build().unwrap();
+    let foreign = NewConnection::new("0", "vault", place.vault("docs", PASSWORD));
+    let foreign = elsewhere.create_connection(foreign).await.unwrap().id;
+    assert_eq!(service.reseal_connections().await.unwrap_err().class(), ErrorClass::Unauthorized);
+    service.delete_connection(&foreign).await.unwrap();
     assert_eq!(service.reseal_connections().await.unwrap(), 0);
+    before.create_connection(NewConnection::new("3", "vault", place.vault("docs", PASSWORD))).await.unwrap();
+    assert_eq!(service.reseal_connections().await.unwrap(), 1);
     let alone = place.builder().keys(Arc::new(KeyRing::new(key(&new)))).build().unwrap();
     for connection in alone.connections(&ConnectionQuery::default()).await.unwrap() {
         let checked = alone.check_connection(&connection.id, &[]).await.unwrap();
