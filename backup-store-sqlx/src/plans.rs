@@ -5,6 +5,7 @@
 
 use crate::databases::Server;
 use crate::dialect::{Dialect, Statement};
+use crate::error::failed;
 use crate::tests::new_operation;
 use crate::{SqlxStore, connections, due, operations, sql};
 use backup_core::adapter::{ConnectionStore, Store};
@@ -14,6 +15,7 @@ use backup_core::model::{
 };
 use sqlx::{AnyConnection, AssertSqlSafe, Row};
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// Operations that are due.
 const DUE: usize = 30;
@@ -120,7 +122,15 @@ async fn fill(store: &SqlxStore) -> ConnectionId {
             .collect();
         let double =
             format!("INSERT INTO backup_operations ({columns}) SELECT {} FROM backup_operations", values.join(", "));
-        sqlx::query(AssertSqlSafe(double)).execute(&db.writer).await.unwrap();
+        // A server that other tests keep busy may give a lock up.
+        for tries in 0.. {
+            let done = sqlx::query(AssertSqlSafe(double.clone())).execute(&db.writer).await;
+            match done.map_err(failed("cannot fill the store")) {
+                Err(e) if e.is_retryable() && tries < 5 => tokio::time::sleep(Duration::from_millis(100)).await,
+                Err(e) => panic!("doubling {doubling}: {}", e.chain()),
+                Ok(_) => break,
+            }
+        }
     }
     // As servers do by themselves after a while.
     let analyze = match db.dialect {
