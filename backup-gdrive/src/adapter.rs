@@ -28,8 +28,8 @@ impl TokenStore for StoredToken {
         self.0.load(REFRESH_TOKEN).await
     }
 
-    async fn save(&self, refresh_token: &SecretString) -> Result<()> {
-        self.0.save(REFRESH_TOKEN, refresh_token).await
+    async fn save(&self, refresh_token: &SecretString, instead_of: &SecretString) -> Result<()> {
+        self.0.save(REFRESH_TOKEN, refresh_token, instead_of).await
     }
 }
 

@@ -10,6 +10,7 @@ use backup_core::adapter::{
 };
 use backup_core::model::{
     Connection, ConnectionCheck, ConnectionContent, ConnectionId, ConnectionQuery, NewConnection, OperationId,
+    SealedSecret,
 };
 use backup_core::{ErrorClass, Result};
 use sqlx::AnyConnection;
@@ -34,6 +35,7 @@ impl Db {
             .bind(name.clone())
             .bind(rows::to_json(settings)?)
             .bind(secret.as_ref().map(|secret| secret.0.clone()))
+            .bind(secret.as_ref().and_then(SealedSecret::sealed_under).map(str::to_owned))
             .bind(rows::to_integer(*version))
             .bind(created_at.as_microsecond())
             .bind(updated_at.as_microsecond())
@@ -85,6 +87,7 @@ impl Db {
             .bind(name.clone())
             .bind(rows::to_json(settings)?)
             .bind(secret.as_ref().map(|secret| secret.0.clone()))
+            .bind(secret.as_ref().and_then(SealedSecret::sealed_under).map(str::to_owned))
             .bind(rows::to_integer(next.version))
             .bind(next.updated_at.as_microsecond())
             .bind(id.to_string())
@@ -144,17 +147,22 @@ impl Db {
 
     /// An operation that needs the connection.
     async fn user_of(&self, conn: &mut AnyConnection, id: &ConnectionId) -> Result<Option<OperationId>> {
-        let mut find = Statement::default();
-        for text in sql::FIND_USER {
-            find.push(text).bind(id.to_string());
-        }
-        find.push(sql::FIND_USER_STATES);
-        for (number, state) in STATES_IN_USE.iter().enumerate() {
-            find.push(if number == 0 { "" } else { ", " }).bind(*state);
-        }
-        find.push(") LIMIT 1");
         let doing = failed("cannot look for operations of the connection");
-        let row = find.finish(self.dialect).map_err(&doing)?.fetch_optional(conn).await.map_err(&doing)?;
+        let row = find_user(id).finish(self.dialect).map_err(&doing)?.fetch_optional(conn).await.map_err(&doing)?;
         row.as_ref().map(rows::id).transpose()
     }
+}
+
+/// The statement for an operation that needs a connection.
+pub(crate) fn find_user(id: &ConnectionId) -> Statement {
+    let mut find = Statement::default();
+    for text in sql::FIND_USER {
+        find.push(text).bind(id.to_string());
+    }
+    find.push(sql::FIND_USER_STATES);
+    for (number, state) in STATES_IN_USE.iter().enumerate() {
+        find.push(if number == 0 { "" } else { ", " }).bind(*state);
+    }
+    find.push(") LIMIT 1");
+    find
 }

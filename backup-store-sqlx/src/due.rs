@@ -9,7 +9,7 @@ use crate::error::failed;
 use crate::{rows, sql};
 use backup_core::Result;
 use backup_core::adapter::check_claim_next;
-use backup_core::model::{Claim, ClaimNext, ConnectionId, OperationId};
+use backup_core::model::{Capabilities, Claim, ClaimNext, ConnectionId, OperationId};
 use sqlx::AnyConnection;
 use std::collections::BTreeSet;
 
@@ -32,12 +32,45 @@ enum Tried {
     Gone,
 }
 
+/// The statement for what is due: the longest first, without the operations of connections that are busy, or that the worker is not able
+/// to work with.
+pub(crate) fn list(able: Option<&Capabilities>, busy: &BTreeSet<ConnectionId>) -> Statement {
+    let mut list = Statement::new(sql::LIST_DUE);
+    for column in ["source_connection", "destination_connection"] {
+        if !busy.is_empty() {
+            list.push(&format!(" AND {column}"));
+            not_in(&mut list, busy.iter().map(ConnectionId::to_string));
+        }
+        if let Some(Capabilities { kinds, keys }) = able {
+            list.push(&format!("{}{column} AND (kind", sql::AND_NO_CONNECTION));
+            not_in(&mut list, kinds.iter().cloned());
+            list.push(" OR sealed_under");
+            not_in(&mut list, keys.iter().cloned());
+            list.push("))");
+        }
+    }
+    list.push(sql::ORDER_BY_DUE).bind(CANDIDATES);
+    list
+}
+
+/// What is none of these; null never is.
+fn not_in(statement: &mut Statement, values: impl ExactSizeIterator<Item = String>) {
+    if values.len() == 0 {
+        statement.push(" IS NOT NULL");
+        return;
+    }
+    for (number, value) in values.enumerate() {
+        statement.push(if number == 0 { " NOT IN (" } else { ", " }).bind(value);
+    }
+    statement.push(")");
+}
+
 impl Db {
     pub(crate) async fn claim_next(&self, next: &ClaimNext) -> Result<Option<Claim>> {
         check_claim_next(next)?;
         let mut busy = BTreeSet::new();
         loop {
-            let candidates = self.candidates(&busy).await?;
+            let candidates = self.candidates(next, &busy).await?;
             let known_busy = busy.len();
             for candidate in &candidates {
                 if candidate.connections.iter().any(|connection| busy.contains(connection)) {
@@ -58,17 +91,8 @@ impl Db {
         }
     }
 
-    async fn candidates(&self, busy: &BTreeSet<ConnectionId>) -> Result<Vec<Candidate>> {
-        let mut list = Statement::new(sql::LIST_DUE);
-        for column in ["source_connection", "destination_connection"] {
-            for (number, connection) in busy.iter().enumerate() {
-                list.push(&if number == 0 { format!(" AND {column} NOT IN (") } else { ", ".to_owned() });
-                list.bind(connection.to_string());
-            }
-            list.push(if busy.is_empty() { "" } else { ")" });
-        }
-        list.push(sql::ORDER_BY_DUE).bind(CANDIDATES);
-        let list = list.finish(self.dialect).map_err(failed(CANNOT_LIST))?;
+    async fn candidates(&self, next: &ClaimNext, busy: &BTreeSet<ConnectionId>) -> Result<Vec<Candidate>> {
+        let list = list(next.able.as_ref(), busy).finish(self.dialect).map_err(failed(CANNOT_LIST))?;
         let found = list.fetch_all(&self.reader).await.map_err(failed(CANNOT_LIST))?;
         found
             .iter()

@@ -5,8 +5,8 @@ use crate::dialect::Statement;
 use crate::error::failed;
 use crate::{rows, sql};
 use backup_core::Result;
-use backup_core::adapter::{check_log_query, no_such_operation, stored_time};
-use backup_core::model::{LogPage, LogQuery, LogRecord, OperationId, OperationQuery};
+use backup_core::adapter::{check_log_query, no_such_operation, not_yet_added, stored_time};
+use backup_core::model::{LogPage, LogPosition, LogQuery, LogRecord, OperationId, OperationQuery};
 use jiff::Timestamp;
 use sqlx::AnyConnection;
 
@@ -20,9 +20,26 @@ const CANNOT_WRITE: &str = "cannot write the job log";
 const CANNOT_CLEAR: &str = "cannot clear old logs";
 
 impl Db {
-    pub(crate) async fn append_log(&self, id: &OperationId, records: &[LogRecord]) -> Result<()> {
+    pub(crate) async fn append_log(&self, id: &OperationId, at: LogPosition, records: &[LogRecord]) -> Result<()> {
         let mut tx = self.begin().await?;
-        self.append(&mut tx, id, records).await?;
+        // A call that is repeated may meet the one before it still at work.
+        let lock = self.dialect.query(sql::LOCK_SEQUENCE).bind(id.to_string());
+        let locked = lock.fetch_optional(&mut *tx).await.map_err(failed(CANNOT_WRITE))?;
+        locked.ok_or_else(|| no_such_operation(id))?;
+        let writer = at.writer.cast_signed();
+        let added = self.dialect.query(sql::GET_LOG_WRITER).bind(id.to_string()).bind(writer);
+        let added = added.fetch_optional(&mut *tx).await.map_err(failed(CANNOT_WRITE))?;
+        let added = added.as_ref().map(rows::number).transpose()?;
+        let has = added.and_then(|added| u64::try_from(added).ok()).unwrap_or_default();
+        let new = not_yet_added(at, records, has);
+        if new.is_empty() {
+            return Ok(());
+        }
+        self.append(&mut tx, id, new).await?;
+        let write = if added.is_some() { sql::UPDATE_LOG_WRITER } else { sql::INSERT_LOG_WRITER };
+        let has = rows::to_integer(at.first.saturating_add(records.len() as u64));
+        let write = self.dialect.query(write).bind(has).bind(id.to_string()).bind(writer);
+        write.execute(&mut *tx).await.map_err(failed(CANNOT_WRITE))?;
         self.commit(tx).await
     }
 

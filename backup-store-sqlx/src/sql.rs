@@ -34,7 +34,11 @@ pub(crate) const GROUP_BY_STATE: &str = " GROUP BY state";
 
 /// Further conditions follow, then [`ORDER_BY_DUE`].
 pub(crate) const LIST_DUE: &str =
-    "SELECT id, source_connection, destination_connection FROM backup_operations WHERE due_at <= {now}";
+    "SELECT id, source_connection, destination_connection FROM backup_operations {by due} WHERE due_at <= {now}";
+
+/// The column of an operation's connection follows, and what must not be so of that connection.
+pub(crate) const AND_NO_CONNECTION: &str =
+    " AND NOT EXISTS (SELECT 1 FROM backup_connections WHERE backup_connections.id = backup_operations.";
 
 pub(crate) const ORDER_BY_DUE: &str = " ORDER BY due_at, id LIMIT ";
 
@@ -69,6 +73,16 @@ pub(crate) const INSERT_CHECKPOINT: &str =
 pub(crate) const RESERVE_SEQUENCES: &str = "UPDATE backup_operations SET log_sequence = log_sequence + ? WHERE id = ?";
 
 pub(crate) const LAST_SEQUENCE: &str = "SELECT log_sequence FROM backup_operations WHERE id = ?";
+
+pub(crate) const LOCK_SEQUENCE: &str = "SELECT log_sequence FROM backup_operations WHERE id = ? {for update}";
+
+pub(crate) const GET_LOG_WRITER: &str = "SELECT added FROM backup_log_writers WHERE operation_id = ? AND writer = ?";
+
+pub(crate) const UPDATE_LOG_WRITER: &str =
+    "UPDATE backup_log_writers SET added = ? WHERE operation_id = ? AND writer = ?";
+
+pub(crate) const INSERT_LOG_WRITER: &str =
+    "INSERT INTO backup_log_writers (added, operation_id, writer) VALUES (?, ?, ?)";
 
 /// Rows of values follow.
 pub(crate) const INSERT_LOG_RECORDS: &str =
@@ -120,11 +134,11 @@ pub(crate) const LIST_CONNECTIONS: &str = "SELECT id, kind, name, settings, secr
 
 pub(crate) const LOCK_CONNECTION: &str = "SELECT id FROM backup_connections WHERE id = ? {for update}";
 
-pub(crate) const INSERT_CONNECTION: &str = "INSERT INTO backup_connections (id, kind, name, settings, secret, version, created_at, \
-    updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
+pub(crate) const INSERT_CONNECTION: &str = "INSERT INTO backup_connections (id, kind, name, settings, secret, sealed_under, version, \
+    created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
-pub(crate) const UPDATE_CONNECTION: &str = "UPDATE backup_connections SET name = ?, settings = ?, secret = ?, version = ?, \
-    updated_at = ? WHERE id = ? AND version = ?";
+pub(crate) const UPDATE_CONNECTION: &str = "UPDATE backup_connections SET name = ?, settings = ?, secret = ?, sealed_under = ?, \
+    version = ?, updated_at = ? WHERE id = ? AND version = ?";
 
 pub(crate) const RECORD_CHECK: &str = "UPDATE backup_connections SET checked_at = ?, check_error = ? WHERE id = ?";
 

@@ -7,9 +7,9 @@ use async_trait::async_trait;
 use backup_core::adapter::{ConnectionStore, Store};
 use backup_core::model::{
     ArchiveId, Checkpoint, Claim, ClaimNext, ClaimRequest, Connection, ConnectionCheck, ConnectionContent,
-    ConnectionId, ConnectionQuery, Fence, Identity, KnownArchive, LogPage, LogQuery, LogRecord, NewConnection,
-    NewOperation, Operation, OperationId, OperationQuery, OperationTotals, Progress, Renewal, Request, StorageUse,
-    Transition,
+    ConnectionId, ConnectionQuery, Fence, Identity, KnownArchive, LogPage, LogPosition, LogQuery, LogRecord,
+    NewConnection, NewOperation, Operation, OperationId, OperationQuery, OperationTotals, Progress, Renewal, Request,
+    StorageUse, Transition,
 };
 use backup_core::{Error, Result};
 use std::sync::Arc;
@@ -126,8 +126,8 @@ impl Store for SqlxStore {
         self.named(self.db.request(id, request).await)
     }
 
-    async fn append_log(&self, id: &OperationId, records: &[LogRecord]) -> Result<()> {
-        self.named(self.db.append_log(id, records).await)
+    async fn append_log(&self, id: &OperationId, at: LogPosition, records: &[LogRecord]) -> Result<()> {
+        self.named(self.db.append_log(id, at, records).await)
     }
 
     async fn page_log(&self, id: &OperationId, query: &LogQuery) -> Result<LogPage> {

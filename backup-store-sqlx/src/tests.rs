@@ -4,8 +4,8 @@ use crate::SqlxStore;
 use backup_core::ErrorClass;
 use backup_core::adapter::Store;
 use backup_core::model::{
-    ArchiveId, Checkpoint, ClaimOver, ClaimRequest, Holder, Identity, LogRecord, NewOperation, OperationId,
-    OperationKind,
+    ArchiveId, Checkpoint, ClaimOver, ClaimRequest, Holder, Identity, LogPosition, LogRecord, NewOperation,
+    OperationId, OperationKind,
 };
 use bytes::Bytes;
 use sqlx::{Any, AssertSqlSafe, Pool, Row};
@@ -74,7 +74,7 @@ async fn a_full_disk_is_no_space_and_the_store_goes_on_when_there_is_room_again(
         assert_eq!(error.class(), ErrorClass::NoSpace, "{error:?}");
         assert!(error.to_string().contains("store.db"), "{error}");
         assert_eq!(store.checkpoint(&id).await.unwrap(), Some(small.clone()));
-        store.append_log(&id, &[LogRecord::info("test", "still works")]).await.unwrap();
+        store.append_log(&id, LogPosition::new_writer(), &[LogRecord::info("test", "still works")]).await.unwrap();
     }
     sqlx::query("PRAGMA max_page_count = 1000000").fetch_all(&store.db().writer).await.unwrap();
     store.save_checkpoint(&fence, &large).await.unwrap();
@@ -105,7 +105,10 @@ async fn a_large_checkpoint_and_a_long_log_are_quick() {
     }
     let save = start.elapsed() / 20;
     let start = Instant::now();
-    store.append_log(&id, &vec![LogRecord::info("transfer", "some file"); 5_000]).await.unwrap();
+    store
+        .append_log(&id, LogPosition::new_writer(), &vec![LogRecord::info("transfer", "some file"); 5_000])
+        .await
+        .unwrap();
     let append = start.elapsed();
     println!("checkpoint of 512 KiB: {save:?}, 5,000 log records: {append:?}");
     // Far more than they need, so that a slow disk does not fail it and a quadratic mistake does.

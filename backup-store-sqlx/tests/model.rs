@@ -6,8 +6,8 @@ use backup_core::adapter::Store;
 use backup_core::memory::MemoryStore;
 use backup_core::model::{
     ArchiveId, ArchiveRecord, Checkpoint, Claim, ClaimOver, ClaimRequest, Fence, Guard, Holder, Identity, LogLevel,
-    LogQuery, LogRecord, NewOperation, Operation, OperationId, OperationKind, OperationQuery, Phase, Progress, Request,
-    Transition,
+    LogPosition, LogQuery, LogRecord, NewOperation, Operation, OperationId, OperationKind, OperationQuery, Phase,
+    Progress, Request, Transition,
 };
 use backup_core::state::{Event, PauseReason};
 use backup_core::{Digest, ErrorClass, Result};
@@ -224,7 +224,7 @@ impl Side<'_> {
                         LogRecord::new(level(*number), "test", "line").with(serde_json::json!({ "n": number }))
                     })
                     .collect();
-                told(store.append_log(&id(*op), &records).await, |()| String::new())
+                told(store.append_log(&id(*op), LogPosition::new_writer(), &records).await, |()| String::new())
             }
             Call::Page { op, after, level: number, limit } => {
                 let query = LogQuery { after: *after, min_level: level(*number), limit: *limit };

@@ -8,7 +8,7 @@ use backup_core::ErrorClass;
 use backup_core::adapter::{ConnectionStore, Store};
 use backup_core::archive::generate_key_file;
 use backup_core::local::LocalAdapter;
-use backup_core::model::{ConnectionQuery, LogLevel, LogQuery, LogRecord, OperationQuery};
+use backup_core::model::{ConnectionQuery, LogLevel, LogPosition, LogQuery, LogRecord, OperationQuery};
 use backup_core::secrets::{KeyRing, SecretKey};
 use backup_core::service::{BackupService, NewBackup, NewConnection, Role, WorkerOptions};
 use backup_core::state::State;
@@ -130,7 +130,7 @@ async fn odd_texts_come_back(server: Server) {
     assert_eq!(store.get(&new.id).await.unwrap().unwrap(), created);
     assert_eq!(created.new, new);
     let records = [LogRecord::info("transfer", "a\0b"), LogRecord::info("transfer", "x".repeat(1 << 20))];
-    store.append_log(&new.id, &records).await.unwrap();
+    store.append_log(&new.id, LogPosition::new_writer(), &records).await.unwrap();
     let log = store.page_log(&new.id, &LogQuery::default()).await.unwrap().records;
     assert_eq!(log[1].record.message, "a\u{fffd}b");
     assert_eq!(log[2].record.message.len(), 1 << 20);

@@ -5,8 +5,8 @@
 use backup_core::ErrorClass;
 use backup_core::adapter::Store;
 use backup_core::model::{
-    ArchiveId, Checkpoint, ClaimOver, ClaimRequest, Guard, Holder, Identity, LogQuery, LogRecord, NewOperation,
-    OperationId, OperationKind, Request, Transition,
+    ArchiveId, Checkpoint, ClaimOver, ClaimRequest, Guard, Holder, Identity, LogPosition, LogQuery, LogRecord,
+    NewOperation, OperationId, OperationKind, Request, Transition,
 };
 use backup_core::state::{Event, PauseReason};
 use backup_store_sqlx::SqlxStore;
@@ -109,7 +109,7 @@ async fn logs_written_from_all_sides_have_no_gaps() {
         writers.spawn(async move {
             for number in 0..25 {
                 let records = vec![LogRecord::info("transfer", "x"); 1 + number % 3];
-                store.append_log(&id, &records).await.unwrap();
+                store.append_log(&id, LogPosition::new_writer(), &records).await.unwrap();
             }
         });
     }
@@ -130,7 +130,14 @@ async fn a_wish_of_another_process_reaches_the_worker_while_it_works() {
         let checkpoint = Checkpoint(Bytes::from(vec![7; 100_000]));
         loop {
             worker.save_checkpoint(&claim.fence, &checkpoint).await.unwrap();
-            worker.append_log(&claim.fence.operation, &[LogRecord::info("checkpoint", "saved")]).await.unwrap();
+            worker
+                .append_log(
+                    &claim.fence.operation,
+                    LogPosition::new_writer(),
+                    &[LogRecord::info("checkpoint", "saved")],
+                )
+                .await
+                .unwrap();
             if worker.renew(&claim.fence, Duration::from_secs(60), None).await.unwrap().request.is_some() {
                 let event = Event::Pause { reason: PauseReason::Requested, resume_at: None };
                 let guard = Guard::Fence(claim.fence.clone());
@@ -173,10 +180,10 @@ async fn calls_that_are_dropped_leave_a_store_that_works() {
         let patience = Duration::from_micros(step * 20);
         let _ = tokio::time::timeout(patience, store.save_checkpoint(&claim.fence, &checkpoint)).await;
         let record = [LogRecord::info("transfer", "x"), LogRecord::info("transfer", "y")];
-        let _ = tokio::time::timeout(patience, store.append_log(&id, &record)).await;
+        let _ = tokio::time::timeout(patience, store.append_log(&id, LogPosition::new_writer(), &record)).await;
     }
     store.save_checkpoint(&claim.fence, &checkpoint).await.unwrap();
-    store.append_log(&id, &[LogRecord::info("transfer", "last")]).await.unwrap();
+    store.append_log(&id, LogPosition::new_writer(), &[LogRecord::info("transfer", "last")]).await.unwrap();
     let log = store.page_log(&id, &LogQuery { limit: 10_000, ..LogQuery::default() }).await.unwrap().records;
     assert!(log.iter().map(|record| record.sequence).eq(1..=log.len() as u64), "no gaps");
     assert_eq!(log.len() % 2, 1, "created, claim, both records of a call or none, and the last");

@@ -27,7 +27,7 @@ pub use source::{
 pub use store::Store;
 pub use stored::{
     DEFAULT_QUERY_LIMIT, MAX_LOG_PAGE, StoredOperation, check_claim_next, check_log_query, no_such_operation,
-    operation_exists, stored_time, unknown_archive,
+    not_yet_added, operation_exists, stored_time, unknown_archive,
 };
 pub use stored_connection::{
     STATES_IN_USE, check_connection_version, connection_exists, connection_in_use, connection_name_taken,

@@ -3,9 +3,9 @@
 use super::ConnectionStore;
 use crate::Result;
 use crate::model::{
-    ArchiveId, Checkpoint, Claim, ClaimNext, ClaimRequest, Fence, Identity, KnownArchive, LogPage, LogQuery, LogRecord,
-    NewOperation, Operation, OperationId, OperationQuery, OperationTotals, Progress, Renewal, Request, StorageUse,
-    Transition,
+    ArchiveId, Checkpoint, Claim, ClaimNext, ClaimRequest, Fence, Identity, KnownArchive, LogPage, LogPosition,
+    LogQuery, LogRecord, NewOperation, Operation, OperationId, OperationQuery, OperationTotals, Progress, Renewal,
+    Request, StorageUse, Transition,
 };
 use async_trait::async_trait;
 use std::time::Duration;
@@ -61,6 +61,8 @@ pub trait Store: ConnectionStore {
     ///   is paused or failed with a [`Request::Resume`].
     /// - Operations without connections are never claimed so.
     /// - One of whose connections `per_connection` other operations work with under running leases is passed over.
+    /// - One of whose connections the worker is not [able](crate::model::Capabilities) to work with is left to others, and never keeps
+    ///   what is due behind it waiting. A connection that is gone asks for nothing.
     /// - Of several claims at once each gets another operation, and the limits hold.
     /// - The claim is as one by [`claim`](Self::claim), but for a stored pause, which stays; `None` when nothing is due.
     async fn claim_next(&self, request: &ClaimNext) -> Result<Option<Claim>>;
@@ -108,8 +110,10 @@ pub trait Store: ConnectionStore {
     ///
     /// # Behavior
     /// - All of them or none; they get the next sequence numbers in order.
+    /// - Of a writer whose records are there already, only those behind them are added: after an answer that was lost the same call, also
+    ///   with more records at its end, may be repeated.
     /// - Works in every state and needs no fence; an operation that does not exist is `NotFound`.
-    async fn append_log(&self, id: &OperationId, records: &[LogRecord]) -> Result<()>;
+    async fn append_log(&self, id: &OperationId, at: LogPosition, records: &[LogRecord]) -> Result<()>;
 
     /// Reads a page of a job log.
     ///

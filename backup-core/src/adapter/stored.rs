@@ -5,8 +5,8 @@
 //! stores cannot disagree on what a claim or a change of state means.
 
 use crate::model::{
-    ArchiveId, ClaimNext, ClaimOver, ClaimRequest, Fence, Guard, LogQuery, LogRecord, NewOperation, Operation,
-    OperationId, Progress, Request, Transition,
+    ArchiveId, ClaimNext, ClaimOver, ClaimRequest, Fence, Guard, LogPosition, LogQuery, LogRecord, NewOperation,
+    Operation, OperationId, Progress, Request, Transition,
 };
 use crate::state::{Event, State};
 use crate::{Error, Result};
@@ -100,7 +100,7 @@ impl StoredOperation {
     /// # Errors
     /// As [`claim`](Self::claim).
     pub fn claim_due(&self, next: &ClaimNext, nonce: u32, now: Timestamp) -> Result<(Self, LogRecord)> {
-        let ClaimNext { holder, lease, per_connection: _ } = next.clone();
+        let ClaimNext { holder, lease, per_connection: _, able: _ } = next.clone();
         let (mut claimed, log) = self.claim(&ClaimRequest { holder, lease, over: ClaimOver::Nobody }, nonce, now)?;
         claimed.operation.request = self.operation.request.filter(|request| *request == Request::Pause);
         Ok((claimed, log))
@@ -276,6 +276,12 @@ pub fn check_log_query(query: &LogQuery) -> Result<()> {
     }
     let text = format!("a page of a job log has 1 to {MAX_LOG_PAGE} records, not {}", query.limit);
     Err(Error::new(crate::ErrorClass::Invalid, text).on("log query"))
+}
+
+/// Those of a writer's records that a store does not have yet, when it has so many of them.
+pub fn not_yet_added(at: LogPosition, records: &[LogRecord], has: u64) -> &[LogRecord] {
+    let known = usize::try_from(has.saturating_sub(at.first)).unwrap_or(usize::MAX);
+    records.get(known..).unwrap_or_default()
 }
 
 /// An instant as stores keep it: whole microseconds, which every database has.

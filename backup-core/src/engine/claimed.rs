@@ -3,7 +3,7 @@
 use super::process::{boot_time, holder_is_dead};
 use super::session::{Session, no_such};
 use super::{Engine, Outcome, TakeOver};
-use crate::model::{Claim, ClaimNext, ClaimOver, ClaimRequest, Operation, OperationId};
+use crate::model::{Capabilities, Claim, ClaimNext, ClaimOver, ClaimRequest, Operation, OperationId};
 use crate::state::Event;
 use crate::{Error, ErrorClass, Result};
 use std::sync::Arc;
@@ -54,10 +54,10 @@ impl Claimed {
 }
 
 /// Claims what has been due for longest.
-pub(super) async fn next(engine: &Engine, per_connection: u32) -> Result<Option<Claimed>> {
+pub(super) async fn next(engine: &Engine, per_connection: u32, able: Option<Capabilities>) -> Result<Option<Claimed>> {
     let before = boot_time();
     let (holder, lease) = (engine.options.holder.clone(), engine.options.lease);
-    let claim = engine.store.claim_next(&ClaimNext { holder, lease, per_connection }).await?;
+    let claim = engine.store.claim_next(&ClaimNext { holder, lease, per_connection, able }).await?;
     Ok(claim.map(|claim| Claimed { session: Session::of(engine, &claim, before), claim }))
 }
 

@@ -3,8 +3,7 @@
 //! They are written in batches. While the store is away, up to [`FULL`] bytes wait; then records of level debug are left out, which a
 //! record tells later, and all others hold the work up until there is room.
 
-use crate::model::LogLevel;
-use crate::model::LogRecord;
+use crate::model::{LogLevel, LogPosition, LogRecord};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Bytes that may wait, before records are left out and the work is held up.
@@ -22,11 +21,19 @@ pub(super) struct Journal {
     pub(super) appending: tokio::sync::Mutex<()>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Waiting {
     records: Vec<LogRecord>,
+    /// Of the first of them.
+    at: LogPosition,
     bytes: usize,
     left_out: u64,
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Self { records: Vec::new(), at: LogPosition::new_writer(), bytes: 0, left_out: 0 }
+    }
 }
 
 impl Journal {
@@ -53,13 +60,14 @@ impl Journal {
         self.lock().bytes >= FULL
     }
 
-    /// All that waits. It stays until [`written`](Self::written): a write that is dropped loses nothing.
-    pub(super) fn waiting(&self) -> Vec<LogRecord> {
+    /// All that waits, and its place in the log. It stays until [`written`](Self::written): a write that is dropped loses nothing, and one
+    /// that is repeated doubles nothing.
+    pub(super) fn waiting(&self) -> (LogPosition, Vec<LogRecord>) {
         let mut waiting = self.lock();
         if waiting.bytes < FULL {
             waiting.tell_gap();
         }
-        waiting.records.clone()
+        (waiting.at, waiting.records.clone())
     }
 
     /// Takes out the first so many, which the store has now.
@@ -67,6 +75,7 @@ impl Journal {
         let mut waiting = self.lock();
         let bytes: usize = waiting.records.drain(..count).map(|record| size(&record)).sum();
         waiting.bytes -= bytes;
+        waiting.at.first += count as u64;
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -118,20 +127,21 @@ mod tests {
         while !journal.is_full() {
             journal.push(LogRecord::info("transfer", text.clone()));
         }
-        let before = journal.waiting().len();
+        let before = journal.waiting().1.len();
         assert!(before <= 4 && journal.wants_flush());
         journal.push(LogRecord::debug("transfer", "lost"));
         journal.push(LogRecord::debug("transfer", "lost"));
         journal.push(LogRecord::warning("transfer", "kept"));
-        assert_eq!(journal.waiting().len(), before + 1);
+        assert_eq!(journal.waiting().1.len(), before + 1);
         journal.written(before);
         assert!(!journal.is_full());
         journal.push(LogRecord::debug("transfer", "kept"));
-        let texts: Vec<String> = journal.waiting().into_iter().map(|record| record.message).collect();
+        let texts: Vec<String> = journal.waiting().1.into_iter().map(|record| record.message).collect();
         assert_eq!(texts[0], "kept");
         assert!(texts[1].starts_with("2 records of level debug"), "{texts:?}");
         assert_eq!(texts[2..], ["kept"]);
         journal.written(3);
-        assert!(journal.waiting().is_empty() && !journal.wants_flush());
+        assert!(journal.waiting().1.is_empty() && !journal.wants_flush());
+        assert_eq!(journal.waiting().0.first, before as u64 + 3);
     }
 }

@@ -36,7 +36,7 @@ pub use remove::{SweepOptions, SweepReport, delete_archive, sweep};
 pub use verify::{Finding, VerifyMode, VerifyOutcome};
 
 use crate::adapter::{Destination, LogSink, Store};
-use crate::model::{NewOperation, Operation, OperationId};
+use crate::model::{Capabilities, Holder, NewOperation, Operation, OperationId};
 use crate::retry::{RetryPolicy, Retrying};
 use crate::{Error, Result};
 use std::sync::Arc;
@@ -113,14 +113,19 @@ impl Engine {
         restore::create(self, request).await
     }
 
+    /// Who this process is to others.
+    pub(crate) fn holder(&self) -> &Holder {
+        &self.options.holder
+    }
+
     /// Claims the operation with connections that has been due for longest, if there is one: see
-    /// [`Store::claim_next`], which also tells of `per_connection`.
+    /// [`Store::claim_next`], which also tells of `per_connection` and of what the worker is `able` to work with.
     ///
     /// # Errors
     /// What the store met.
-    pub async fn claim_next(&self, per_connection: u32) -> Result<Option<Claimed>> {
+    pub async fn claim_next(&self, per_connection: u32, able: Option<Capabilities>) -> Result<Option<Claimed>> {
         self.options.check()?;
-        claimed::next(self, per_connection).await
+        claimed::next(self, per_connection, able).await
     }
 
     /// Claims an operation, once. `None` when another living worker has it, or was faster.

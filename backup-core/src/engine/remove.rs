@@ -8,7 +8,8 @@ use super::session::no_such;
 use crate::adapter::{Destination, Payload, Store};
 use crate::archive::{Codec, ObjectNames};
 use crate::model::{
-    ArchiveId, Guard, Identity, LogRecord, Operation, OperationId, OperationKind, OperationQuery, Transition,
+    ArchiveId, Guard, Identity, LogPosition, LogRecord, Operation, OperationId, OperationKind, OperationQuery,
+    Transition,
 };
 use crate::state::{Event, State};
 use crate::{Error, ErrorClass, Result};
@@ -77,7 +78,7 @@ pub(super) async fn cancel_backup(
             LogRecord::warning("cancel", text)
         }
     };
-    store.append_log(id, &[log]).await?;
+    store.append_log(id, LogPosition::new_writer(), &[log]).await?;
     removed?;
     Ok(cancelled)
 }

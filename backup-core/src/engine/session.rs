@@ -213,12 +213,12 @@ impl Session {
     /// Writes the log once; what goes wrong is tried again at the next turn. Never repeated here: the lease must be renewed meanwhile.
     async fn try_flush_log(&self) {
         let Ok(_one_at_a_time) = self.journal.appending.try_lock() else { return };
-        let records = self.journal.waiting();
+        let (at, records) = self.journal.waiting();
         if records.is_empty() {
             return;
         }
         let patience = (self.lease / 3).max(RENEW_AT_MOST);
-        let written = tokio::time::timeout(patience, self.store.append_log(&self.fence.operation, &records)).await;
+        let written = tokio::time::timeout(patience, self.store.append_log(&self.fence.operation, at, &records)).await;
         match written.unwrap_or_else(|_| Err(Error::transient("the store does not answer in time"))) {
             Ok(()) => self.journal.written(records.len()),
             Err(e) => tracing::warn!(error = %e.chain(), "the job log could not be written yet"),
@@ -243,11 +243,11 @@ impl Session {
     /// Brings the records so far into the store. They leave the queue only when they are there: a flush that is dropped loses none.
     pub(super) async fn flush_log(&self) -> Result<()> {
         let _one_at_a_time = self.journal.appending.lock().await;
-        let records = self.journal.waiting();
+        let (at, records) = self.journal.waiting();
         if records.is_empty() {
             return Ok(());
         }
-        self.persist(|| self.store.append_log(&self.fence.operation, &records)).await?;
+        self.persist(|| self.store.append_log(&self.fence.operation, at, &records)).await?;
         self.journal.written(records.len());
         Ok(())
     }

@@ -4,12 +4,12 @@ use super::connections::Connections;
 use crate::Result;
 use crate::adapter::{
     DEFAULT_QUERY_LIMIT, Store, StoredOperation, check_claim_next, check_log_query, no_such_connection,
-    no_such_operation, operation_exists, stored_time, unknown_archive,
+    no_such_operation, not_yet_added, operation_exists, stored_time, unknown_archive,
 };
 use crate::model::{
     ArchiveId, ArchiveRecord, Checkpoint, Claim, ClaimNext, ClaimRequest, ConnectionId, Fence, Identity, KnownArchive,
-    LogPage, LogQuery, LogRecord, NewOperation, Operation, OperationId, OperationQuery, OperationTotals, Progress,
-    Renewal, Request, StorageUse, StoredLogRecord, Transition,
+    LogPage, LogPosition, LogQuery, LogRecord, NewOperation, Operation, OperationId, OperationQuery, OperationTotals,
+    Progress, Renewal, Request, StorageUse, StoredLogRecord, Transition,
 };
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
@@ -47,6 +47,8 @@ struct Row {
     log: Vec<(u64, LogRecord)>,
     /// The highest sequence there ever was.
     sequence: u64,
+    /// How many records each writer has added.
+    writers: BTreeMap<u64, u64>,
 }
 
 impl Row {
@@ -155,7 +157,9 @@ impl Store for MemoryStore {
         }
         let (stored, log) = StoredOperation::create(new, now);
         let id = stored.operation.new.id.clone();
-        let mut row = Row { stored: stored.clone(), checkpoint: checkpoint.cloned(), log: Vec::new(), sequence: 0 };
+        let checkpoint = checkpoint.cloned();
+        let mut row =
+            Row { stored: stored.clone(), checkpoint, log: Vec::new(), sequence: 0, writers: BTreeMap::new() };
         row.append(log);
         data.operations.insert(id, row);
         Ok(stored.at(now))
@@ -202,7 +206,11 @@ impl Store for MemoryStore {
         let (mut data, now) = self.locked();
         let free = |row: &&Row| {
             let connections = row.stored.operation.new.connections.iter().flat_map(|c| [&c.source, &c.destination]);
-            connections.into_iter().all(|connection| data.at_work_with(connection, now) < request.per_connection)
+            connections.into_iter().all(|id| {
+                let able = request.able.as_ref().zip(data.connections.get(id));
+                able.is_none_or(|(able, connection)| able.check(connection).is_ok())
+                    && data.at_work_with(id, now) < request.per_connection
+            })
         };
         let due = |row: &Row| row.stored.due_at().filter(|at| *at <= now);
         let next = data.operations.values().filter(|row| due(row).is_some()).filter(free);
@@ -260,10 +268,12 @@ impl Store for MemoryStore {
         Ok(row.stored.clone().at(now))
     }
 
-    async fn append_log(&self, id: &OperationId, records: &[LogRecord]) -> Result<()> {
+    async fn append_log(&self, id: &OperationId, at: LogPosition, records: &[LogRecord]) -> Result<()> {
         let mut data = self.lock();
         let row = data.row(id)?;
-        records.iter().cloned().for_each(|record| row.append(record));
+        let has = row.writers.get(&at.writer).copied().unwrap_or_default();
+        not_yet_added(at, records, has).iter().cloned().for_each(|record| row.append(record));
+        row.writers.insert(at.writer, has.max(at.first + records.len() as u64));
         Ok(())
     }
 

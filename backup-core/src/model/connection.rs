@@ -59,6 +59,14 @@ impl From<ConnectionId> for String {
 #[serde(transparent)]
 pub struct SealedSecret(pub String);
 
+impl SealedSecret {
+    /// The way of sealing and the id of the key, such as `sealed-1.0123456789abcdef`: what a key ring must know to open it
+    /// (see [`KeyRing::opens`](crate::secrets::KeyRing::opens)). `None` for a text that is no sealed secret, which nobody can open.
+    pub fn sealed_under(&self) -> Option<&str> {
+        self.0.rsplit_once('.').map(|(under, _)| under).filter(|under| under.starts_with("sealed-"))
+    }
+}
+
 impl fmt::Debug for SealedSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SealedSecret")

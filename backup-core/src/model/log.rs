@@ -72,6 +72,22 @@ impl LogRecord {
     }
 }
 
+/// Where records stand among all that one writer adds to the log of an operation, so that adding them can be repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogPosition {
+    /// Random bits, drawn once by each writer.
+    pub writer: u64,
+    /// How many records the writer has added before these.
+    pub first: u64,
+}
+
+impl LogPosition {
+    /// The beginning of a new writer.
+    pub fn new_writer() -> Self {
+        Self { writer: rand::random(), first: 0 }
+    }
+}
+
 /// A record as the store keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredLogRecord {

@@ -14,12 +14,12 @@ pub use connection::{
 };
 pub use entry::{Entry, EntryKind, Metadata, Owner, Timestamp, Xattr};
 pub use identity::Identity;
-pub use log::{LogLevel, LogPage, LogQuery, LogRecord, StoredLogRecord};
+pub use log::{LogLevel, LogPage, LogPosition, LogQuery, LogRecord, StoredLogRecord};
 pub use name::{ArchiveId, EntryName, GroupName, ObjectName, STAGE_PREFIX};
 pub use naming::Naming;
 pub use operation::{
-    ArchiveRecord, Checkpoint, Claim, ClaimNext, ClaimOver, ClaimRequest, Fence, Guard, Holder, KnownArchive,
-    NewOperation, Operation, OperationConnections, OperationId, OperationKind, OperationQuery, OperationTotals,
-    Renewal, Request, StorageUse, Transition,
+    ArchiveRecord, Capabilities, Checkpoint, Claim, ClaimNext, ClaimOver, ClaimRequest, Fence, Guard, Holder,
+    KnownArchive, NewOperation, Operation, OperationConnections, OperationId, OperationKind, OperationQuery,
+    OperationTotals, Renewal, Request, StorageUse, Transition,
 };
 pub use progress::{Phase, Progress};

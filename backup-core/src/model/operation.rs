@@ -1,11 +1,12 @@
 //! Operations, and what a worker and a store say to each other about them.
 
 use super::name::{is_time_id, time_id};
-use super::{ArchiveId, ConnectionId, Identity, LogRecord, Progress};
+use super::{ArchiveId, Connection, ConnectionId, Identity, LogRecord, Progress, SealedSecret};
 use crate::state::{Event, State};
 use crate::{Digest, Error, Result};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -207,6 +208,40 @@ pub struct ClaimNext {
     pub lease: Duration,
     /// So many operations at most work with one connection at once, over all workers; at least 1.
     pub per_connection: u32,
+    /// With which connections the worker can work; `None`: with all.
+    pub able: Option<Capabilities>,
+}
+
+/// With which connections a worker can work.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// The kinds that it has adapters for.
+    pub kinds: BTreeSet<String>,
+    /// What the secrets that it can open are sealed under, as in [`SealedSecret::sealed_under`].
+    pub keys: BTreeSet<String>,
+}
+
+impl Capabilities {
+    /// Whether the worker can work with a connection.
+    ///
+    /// # Errors
+    /// What it lacks: `Unsupported` for the adapter, `Unauthorized` for the key.
+    pub fn check(&self, connection: &Connection) -> Result<()> {
+        let Self { kinds, keys } = self;
+        if !kinds.contains(&connection.kind) {
+            let known: Vec<&str> = kinds.iter().map(String::as_str).collect();
+            let text = format!("it is of kind {}; this program has adapters for {}", connection.kind, known.join(", "));
+            return Err(Error::unsupported(text).on(format!("connection {}", connection.id)));
+        }
+        match connection.content.secret.as_ref().and_then(SealedSecret::sealed_under) {
+            Some(key) if !keys.contains(key) => {
+                let key = key.escape_debug();
+                let text = format!("its secrets are sealed under a key that is not among those given ({key})");
+                Err(Error::unauthorized(text).on(format!("connection {}", connection.id)))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// An opaque checkpoint; the engine knows what is in it.

@@ -7,7 +7,8 @@ use secrecy::SecretString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Gives the keys under which secrets are sealed at rest. Asked each time, so that keys can be changed while a program runs.
+/// Gives the keys under which secrets are sealed at rest. Asked each time, by a worker whenever it looks for what is due, so that keys can be
+/// changed while a program runs.
 #[async_trait]
 pub trait KeyRingProvider: std::fmt::Debug + Send + Sync + 'static {
     /// The keys.

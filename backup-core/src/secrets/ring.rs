@@ -111,6 +111,11 @@ impl KeyRing {
         opened.map(Zeroizing::new).map_err(|_| changed())
     }
 
+    /// What the secrets that it opens are sealed under, as [`SealedSecret::sealed_under`](crate::model::SealedSecret::sealed_under) tells it.
+    pub fn opens(&self) -> impl Iterator<Item = String> + '_ {
+        std::iter::once(&self.newest).chain(&self.older).map(|key| format!("{PREFIX}{}", key.id))
+    }
+
     /// Whether a secret should be sealed anew because the ring has a newer key.
     ///
     /// # Errors
@@ -136,6 +141,7 @@ mod tests {
     use super::*;
     use crate::ErrorClass;
     use crate::archive::generate_key_file;
+    use crate::model::SealedSecret;
 
     fn key() -> SecretKey {
         SecretKey::parse(&generate_key_file().unwrap()).unwrap()
@@ -183,8 +189,13 @@ mod tests {
         let ring = KeyRing::new(newest).with_older([SecretKey::parse(&text).unwrap()]);
         assert!(ring.is_outdated(&sealed).unwrap());
         assert_eq!(*ring.open(&sealed, b"").unwrap(), b"secret");
+        let under = |sealed: &str| SealedSecret(sealed.to_owned()).sealed_under().map(str::to_owned);
+        assert!(ring.opens().any(|opened| Some(opened) == under(&sealed)));
         let anew = ring.seal(b"secret", b"").unwrap();
         assert!(!ring.is_outdated(&anew).unwrap());
         assert_eq!(class(before.open(&anew, b"")), ErrorClass::Unauthorized);
+        assert!(!before.opens().any(|opened| Some(opened) == under(&anew)));
+        assert_eq!(under("sealed-2.a.b").unwrap(), "sealed-2.a");
+        assert_eq!((under("no secret. At all"), under("sealed-1")), (None, None));
     }
 }

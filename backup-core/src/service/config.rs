@@ -19,11 +19,33 @@ pub trait SecretKeeper: fmt::Debug + Send + Sync + 'static {
     /// What the store met, or why the secret cannot be opened.
     async fn load(&self, pointer: &str) -> Result<Option<SecretString>>;
 
-    /// Replaces it, durably.
+    /// Replaces it, durably, if what is stored is still the one `instead_of` which the service gave it, or it already.
     ///
     /// # Errors
-    /// As for [`load`](Self::load).
-    async fn save(&self, pointer: &str, secret: &SecretString) -> Result<()>;
+    /// As for [`load`](Self::load); `Conflict` when another is stored by now, which stays: that of a worker that was faster, or of a person
+    /// who has signed in again.
+    async fn save(&self, pointer: &str, secret: &SecretString, instead_of: &SecretString) -> Result<()>;
+}
+
+/// Puts a secret in place of another, if that is still what the secrets have at the pointer. `None` when nothing need be changed.
+///
+/// # Errors
+/// As [`SecretKeeper::save`].
+pub(super) fn replace(
+    secrets: &SecretString,
+    pointer: &str,
+    secret: &SecretString,
+    instead_of: &SecretString,
+) -> Result<Option<SecretString>> {
+    let present = get(secrets, pointer);
+    let is = |other: &SecretString| present.as_ref().is_some_and(|p| p.expose_secret() == other.expose_secret());
+    if is(secret) {
+        return Ok(None);
+    }
+    if !is(instead_of) {
+        return Err(Error::conflict("another secret was stored meanwhile, and stays"));
+    }
+    set(secrets, pointer, secret).map(Some)
 }
 
 /// The whole configuration of a place, secrets included.

@@ -3,7 +3,7 @@
 use super::BackupService;
 use super::adapter::{Adapter, Role};
 use super::config::{self, AdapterConfig};
-use super::keeper::{ConnectionKeeper, UnstoredKeeper};
+use super::keeper::{ConnectionKeeper, Replaced, UnstoredKeeper};
 use crate::adapter::{Destination, RestoreTarget, Source};
 use crate::model::{
     Connection, ConnectionCheck, ConnectionContent, ConnectionId, ConnectionQuery, Identity, NewConnection as Stored,
@@ -123,8 +123,9 @@ impl BackupService {
         // Before anybody is asked to check it.
         config::split(&adapter.config_schema(), &config)?;
         let at = self.now();
-        let config = checked(&**adapter, config, &check_as).await?;
-        let config::Parts { settings, secrets } = config::split(&adapter.config_schema(), &config)?;
+        let (config, result) = checked(&**adapter, config, &check_as).await;
+        result?;
+        let config::Parts { settings, secrets } = config::split(&adapter.config_schema(), &config.config())?;
         let id = ConnectionId::generate(self.now());
         let ring = self.inner.keys.ring().await?;
         let secret = secrets.map(|secrets| seal_connection(&ring, &id, &kind, &secrets)).transpose()?;
@@ -171,16 +172,32 @@ impl BackupService {
     ///
     /// # Errors
     /// As for [`create_connection`](Self::create_connection); `Conflict` also when somebody else has changed it since `version`;
-    /// `NotFound` when there is none. Nothing is stored then.
+    /// `NotFound` when there is none. Nothing of the change is stored then; only what the service has replaced of the stored secrets during
+    /// the check is kept.
     pub async fn update_connection(
         &self,
         id: &ConnectionId,
         version: u64,
         change: ConnectionChange,
     ) -> Result<ConnectionView> {
-        let ConnectionChange { name, config, check_as } = change;
         let connection = self.stored(id).await?;
         crate::adapter::check_connection_version(&connection, version)?;
+        let mut replaced = Vec::new();
+        let result = self.changed(&connection, change, &mut replaced).await;
+        if result.is_err() {
+            self.keeper(id).keep(replaced).await;
+        }
+        result
+    }
+
+    /// Checks and stores a change. `replaced` becomes what the service has replaced of the secrets meanwhile.
+    async fn changed(
+        &self,
+        connection: &Connection,
+        change: ConnectionChange,
+        replaced: &mut Vec<Replaced>,
+    ) -> Result<ConnectionView> {
+        let (ConnectionChange { name, config, check_as }, id) = (change, &connection.id);
         let mut content = connection.content.clone();
         if let Some(name) = name {
             content.name = name;
@@ -188,7 +205,7 @@ impl BackupService {
         let mut found = None;
         if let Some(patch) = config {
             let adapter = self.inner.adapters.get(&connection.kind)?;
-            let before = match self.whole_config(&connection).await {
+            let before = match self.whole_config(connection).await {
                 // Secrets that cannot be opened any more can be given anew.
                 Err(e) if matches!(e.class(), ErrorClass::Unauthorized | ErrorClass::Corrupt) => {
                     config::join(&connection.content.settings, None)?
@@ -198,14 +215,16 @@ impl BackupService {
             let config = config::patch(&before, &patch)?;
             config::split(&adapter.config_schema(), &config)?;
             found = Some(ConnectionCheck { at: self.now(), error: None });
-            let config = checked(&**adapter, config, &check_as).await?;
-            let config::Parts { settings, secrets } = config::split(&adapter.config_schema(), &config)?;
+            let (config, result) = checked(&**adapter, config, &check_as).await;
+            *replaced = config.replaced();
+            result?;
+            let config::Parts { settings, secrets } = config::split(&adapter.config_schema(), &config.config())?;
             let ring = self.inner.keys.ring().await?;
             content.settings = settings;
             content.secret =
                 secrets.map(|secrets| seal_connection(&ring, id, &connection.kind, &secrets)).transpose()?;
         }
-        let changed = self.inner.store.update_connection(id, version, content).await?;
+        let changed = self.inner.store.update_connection(id, connection.version, content).await?;
         Ok(match found {
             Some(check) => self.with_check(changed, check).await.into(),
             None => changed.into(),
@@ -247,17 +266,27 @@ impl BackupService {
     /// Seals the secrets of all connections under the newest key, so that older keys are needed no more; how many that were.
     ///
     /// # Errors
-    /// `Unauthorized` when a connection was sealed under a key that the ring does not have; what the store met. Doing it again goes on.
+    /// `Unauthorized` when a connection was sealed under a key that the ring does not have, `Corrupt` when its secret was changed: all
+    /// others are seen to all the same, and the first such error is told; what the store met. Doing it again goes on.
     pub async fn reseal_connections(&self) -> Result<u64> {
         let ring = self.inner.keys.ring().await?;
         let mut query = ConnectionQuery::default();
         let mut count = 0;
+        let mut first_error = None;
         loop {
             let page = self.inner.store.connections(&query).await?;
-            let Some(last) = page.last() else { return Ok(count) };
+            let Some(last) = page.last() else { return first_error.map_or(Ok(count), Err) };
             query.after = Some(last.id.clone());
             for mut connection in page {
-                while let Some(sealed) = reseal_connection(&ring, &connection)? {
+                loop {
+                    let sealed = match reseal_connection(&ring, &connection) {
+                        Ok(Some(sealed)) => sealed,
+                        Ok(None) => break,
+                        Err(error) => {
+                            first_error.get_or_insert(error);
+                            break;
+                        }
+                    };
                     let content = ConnectionContent { secret: Some(sealed), ..connection.content.clone() };
                     match self.inner.store.update_connection(&connection.id, connection.version, content).await {
                         Ok(_) => {
@@ -303,12 +332,12 @@ impl BackupService {
 
     async fn adapter_of(&self, connection: &Connection) -> Result<(&Arc<dyn Adapter>, AdapterConfig)> {
         let adapter = self.inner.adapters.get(&connection.kind)?;
-        let keeper = ConnectionKeeper {
-            store: self.inner.store.clone(),
-            keys: self.inner.keys.clone(),
-            id: connection.id.clone(),
-        };
-        Ok((adapter, AdapterConfig::new(self.whole_config(connection).await?).with_keeper(Arc::new(keeper))))
+        let keeper = Arc::new(self.keeper(&connection.id));
+        Ok((adapter, AdapterConfig::new(self.whole_config(connection).await?).with_keeper(keeper)))
+    }
+
+    fn keeper(&self, id: &ConnectionId) -> ConnectionKeeper {
+        ConnectionKeeper { store: self.inner.store.clone(), keys: self.inner.keys.clone(), id: id.clone() }
     }
 
     pub(super) async fn source(&self, id: &ConnectionId, options: &Value) -> Result<Arc<dyn Source>> {
@@ -353,12 +382,13 @@ fn of_connection(error: Error, connection: &Connection) -> Error {
     error.context(format!("the connection {} cannot be used", connection.content.name.escape_debug()))
 }
 
-/// Checks a configuration that is not stored yet. Gives it as it is after that: a service may have replaced a secret.
-async fn checked(adapter: &dyn Adapter, config: SecretString, roles: &[Role]) -> Result<SecretString> {
+/// Checks a configuration that is not stored yet. Gives it as it is after that, also when it does not work: a service may have replaced a
+/// secret.
+async fn checked(adapter: &dyn Adapter, config: SecretString, roles: &[Role]) -> (Arc<UnstoredKeeper>, Result<()>) {
     let keeper = Arc::new(UnstoredKeeper::new(config.clone()));
     let config = AdapterConfig::new(config).with_keeper(keeper.clone());
-    check(adapter, &config, roles).await.map_err(|e| e.context("the connection does not work"))?;
-    Ok(keeper.config())
+    let result = check(adapter, &config, roles).await.map_err(|e| e.context("the connection does not work"));
+    (keeper, result)
 }
 
 /// Checks a place in each of the roles; without any, in the one that the adapter prefers.

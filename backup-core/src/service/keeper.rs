@@ -8,19 +8,41 @@ use crate::{Error, ErrorClass, Result};
 use async_trait::async_trait;
 use secrecy::SecretString;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The secrets of a configuration that is not stored yet.
-pub(super) struct UnstoredKeeper(Mutex<SecretString>);
+pub(super) struct UnstoredKeeper(Mutex<Unstored>);
+
+struct Unstored {
+    config: SecretString,
+    replaced: Vec<Replaced>,
+}
+
+/// A secret that a service has put in place of another.
+#[derive(Clone)]
+pub(super) struct Replaced {
+    pointer: String,
+    secret: SecretString,
+    instead_of: SecretString,
+}
 
 impl UnstoredKeeper {
     pub(super) fn new(config: SecretString) -> Self {
-        Self(Mutex::new(config))
+        Self(Mutex::new(Unstored { config, replaced: Vec::new() }))
     }
 
     /// The configuration as it is now.
     pub(super) fn config(&self) -> SecretString {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().config.clone()
+    }
+
+    /// What was replaced, in order.
+    pub(super) fn replaced(&self) -> Vec<Replaced> {
+        self.lock().replaced.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Unstored> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -36,9 +58,13 @@ impl SecretKeeper for UnstoredKeeper {
         Ok(config::get(&self.config(), pointer))
     }
 
-    async fn save(&self, pointer: &str, secret: &SecretString) -> Result<()> {
-        let mut config = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *config = config::set(&config, pointer, secret)?;
+    async fn save(&self, pointer: &str, secret: &SecretString, instead_of: &SecretString) -> Result<()> {
+        let mut unstored = self.lock();
+        if let Some(changed) = config::replace(&unstored.config, pointer, secret, instead_of)? {
+            let (pointer, secret, instead_of) = (pointer.to_owned(), secret.clone(), instead_of.clone());
+            unstored.config = changed;
+            unstored.replaced.push(Replaced { pointer, secret, instead_of });
+        }
         Ok(())
     }
 }
@@ -57,6 +83,18 @@ impl fmt::Debug for ConnectionKeeper {
 }
 
 impl ConnectionKeeper {
+    /// Keeps what was replaced while a change was checked that is not stored after all: the secrets from before may count no more.
+    pub(super) async fn keep(&self, replaced: Vec<Replaced>) {
+        for Replaced { pointer, secret, instead_of } in replaced {
+            match self.save(&pointer, &secret, &instead_of).await {
+                // It was in place of one that the change had brought.
+                Err(e) if e.class() == ErrorClass::Conflict => {}
+                Err(e) => tracing::warn!(error = %e.chain(), "a secret that was replaced could not be kept"),
+                Ok(()) => {}
+            }
+        }
+    }
+
     async fn open(&self) -> Result<(Connection, SecretString)> {
         let connection = self.store.connection(&self.id).await?;
         let connection = connection.ok_or_else(|| Error::not_found("the connection is gone").on(&self.id))?;
@@ -71,18 +109,97 @@ impl SecretKeeper for ConnectionKeeper {
         Ok(config::get(&self.open().await?.1, pointer))
     }
 
-    async fn save(&self, pointer: &str, secret: &SecretString) -> Result<()> {
+    async fn save(&self, pointer: &str, secret: &SecretString, instead_of: &SecretString) -> Result<()> {
         loop {
             let (connection, secrets) = self.open().await?;
-            let secrets = config::set(&secrets, pointer, secret)?;
+            let replaced = config::replace(&secrets, pointer, secret, instead_of).map_err(|e| e.on(&self.id))?;
+            let Some(secrets) = replaced else { return Ok(()) };
             let ring = self.keys.ring().await?;
             let sealed = seal_connection(&ring, &self.id, &connection.kind, &secrets)?;
             let content = ConnectionContent { secret: Some(sealed), ..connection.content };
             match self.store.update_connection(&self.id, connection.version, content).await {
-                // Somebody has changed the connection meanwhile; look again.
+                // Somebody has changed the connection meanwhile; look again at what it has.
                 Err(e) if e.class() == ErrorClass::Conflict => {}
                 result => return result.map(|_| ()),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapter::ConnectionStore;
+    use crate::memory::MemoryStore;
+    use crate::model::NewConnection;
+    use crate::secrets::{KeyRing, SecretKey};
+    use secrecy::ExposeSecret;
+
+    const TOKEN: &str = "/credentials/token";
+
+    #[tokio::test]
+    async fn a_late_token_does_not_replace_a_newer_one() {
+        let key = SecretKey::parse(&crate::archive::generate_key_file().unwrap()).unwrap();
+        let keys = Arc::new(KeyRing::new(key));
+        let store = MemoryStore::new();
+        let id = ConnectionId::generate(jiff::Timestamp::now());
+        let secrets = SecretString::from(r#"{"credentials":{"token":"1","other":"stays"}}"#);
+        let secret = Some(seal_connection(&keys, &id, "drive", &secrets).unwrap());
+        let content = ConnectionContent { name: "drive".into(), settings: serde_json::json!({}), secret };
+        store.create_connection(NewConnection { id: id.clone(), kind: "drive".into(), content }).await.unwrap();
+        let keeper =
+            || ConnectionKeeper { store: Arc::new(store.clone()), keys: Arc::new(keys.clone()), id: id.clone() };
+        let unstored = Arc::new(UnstoredKeeper::new(secrets));
+        let keepers: [(Arc<dyn SecretKeeper>, Arc<dyn SecretKeeper>); 2] =
+            [(Arc::new(keeper()), Arc::new(keeper())), (unstored.clone(), unstored)];
+        for (worker, late) in keepers {
+            let stored =
+                async |of: &Arc<dyn SecretKeeper>| of.load(TOKEN).await.unwrap().unwrap().expose_secret().to_owned();
+            worker.save(TOKEN, &"2".into(), &"1".into()).await.unwrap();
+            worker.save(TOKEN, &"3".into(), &"2".into()).await.unwrap();
+            // One whose lease is lost got its own for the first token.
+            let refused = late.save(TOKEN, &"2b".into(), &"1".into()).await.unwrap_err();
+            assert_eq!(refused.class(), ErrorClass::Conflict);
+            assert!(!refused.chain().contains("2b"), "{}", refused.chain());
+            assert_eq!(stored(&late).await, "3");
+            // An answer that got lost.
+            worker.save(TOKEN, &"3".into(), &"2".into()).await.unwrap();
+            assert_eq!(stored(&worker).await, "3");
+            let other = worker.load("/credentials/other").await.unwrap().unwrap();
+            assert_eq!(other.expose_secret(), "stays");
+        }
+        assert_eq!(store.connection(&id).await.unwrap().unwrap().version, 3);
+    }
+
+    /// Of many that save at once, each for what it has read, none is lost that another has built on.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn changes_of_the_connection_meanwhile_do_not_matter() {
+        let key = SecretKey::parse(&crate::archive::generate_key_file().unwrap()).unwrap();
+        let keys = Arc::new(KeyRing::new(key));
+        let store = MemoryStore::new();
+        let id = ConnectionId::generate(jiff::Timestamp::now());
+        let secrets = SecretString::from(r#"{"token":"0"}"#);
+        let secret = Some(seal_connection(&keys, &id, "drive", &secrets).unwrap());
+        let content = ConnectionContent { name: "0".into(), settings: serde_json::json!({}), secret };
+        store.create_connection(NewConnection { id: id.clone(), kind: "drive".into(), content }).await.unwrap();
+        let keeper = ConnectionKeeper { store: Arc::new(store.clone()), keys: Arc::new(keys), id: id.clone() };
+        let rename = async {
+            for name in 1..50 {
+                let connection = store.connection(&id).await.unwrap().unwrap();
+                let content = ConnectionContent { name: name.to_string(), ..connection.content };
+                // A token that was saved meanwhile wins.
+                let _ = store.update_connection(&id, connection.version, content).await;
+                tokio::task::yield_now().await;
+            }
+        };
+        let rotate = async {
+            for n in 0..50 {
+                let (before, next) = (SecretString::from(n.to_string()), SecretString::from((n + 1).to_string()));
+                keeper.save("/token", &next, &before).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::join!(rename, rotate);
+        assert_eq!(keeper.load("/token").await.unwrap().unwrap().expose_secret(), "50");
     }
 }

@@ -4,15 +4,19 @@ use super::operations::connections;
 use super::spec::Spec;
 use super::{BackupService, Inner, ServiceEvent};
 use crate::engine::{BackupWork, Claimed, Limits, OperationHandle, RestoreWork, TakeOver, holder_is_dead};
-use crate::model::{OperationConnections, OperationId, OperationQuery, Request};
+use crate::model::{
+    Capabilities, LogPosition, LogRecord, Operation, OperationConnections, OperationId, OperationQuery, Request,
+};
 use crate::{Error, Result};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-/// How often what dead processes of this host left is looked for. Their leases run out anyway; this is only faster.
-const ORPHANS_EVERY: Duration = Duration::from_secs(15);
+/// How often, in looks and at the longest, what dead processes of this host left is looked for, and what this worker leaves to others. The
+/// leases of the dead run out anyway; this is only faster.
+const ORPHANS_EVERY: (u32, Duration) = (15, Duration::from_secs(15));
 /// The longest pause after faults of the store.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// The first pause before adapters are built again.
@@ -87,7 +91,8 @@ impl Drop for Running {
 
 impl BackupService {
     pub(super) fn start_worker(&self, options: WorkerOptions, stop: CancellationToken) {
-        let worker = Worker { service: Arc::downgrade(&self.inner), options, stop: stop.clone() };
+        let (service, left) = (Arc::downgrade(&self.inner), HashMap::new());
+        let worker = Worker { service, options, stop: stop.clone(), left, keys_told: false };
         let running = Running { stop, task: tokio::spawn(worker.run()) };
         *self.inner.worker.lock().unwrap_or_else(PoisonError::into_inner) = Some(running);
     }
@@ -97,19 +102,52 @@ impl BackupService {
     /// The handle is the caller's: dropping it stops the work at once.
     ///
     /// # Errors
-    /// `Conflict` when it is completed or cancelled, or could not begin and was paused; `NotFound` when there is none; why its adapters
-    /// cannot be built: it has failed then; what the store met.
+    /// `Conflict` when it is completed or cancelled, or could not begin and was paused; `NotFound` when there is none; `Unsupported` or
+    /// `Unauthorized` when this process lacks an adapter or a key for it, and it stays as it was; why its adapters cannot be built: it
+    /// has failed then; what the store met.
     pub async fn run_now(
         &self,
         id: &OperationId,
         take_over: TakeOver,
         keep_going: bool,
     ) -> Result<Option<OperationHandle>> {
-        Spec::of(&self.operation(id).await?)?;
+        let operation = self.operation(id).await?;
+        Spec::of(&operation)?;
+        self.lacks(&self.capabilities().await?, &operation).await?.map_or(Ok(()), Err)?;
         match self.inner.engine.try_claim(id, take_over).await? {
             Some(claimed) => Ok(Box::pin(begin(self, claimed, keep_going)).await?.map(|(handle, _)| handle)),
             None => Ok(None),
         }
+    }
+
+    /// What this process can work with.
+    ///
+    /// # Errors
+    /// Why the keys cannot be got.
+    async fn capabilities(&self) -> Result<Capabilities> {
+        let ring = self.inner.keys.ring().await?;
+        Ok(Capabilities { keys: ring.opens().collect(), ..self.without_keys() })
+    }
+
+    fn without_keys(&self) -> Capabilities {
+        let kinds = self.inner.adapters.all().map(|adapter| adapter.kind().to_owned()).collect();
+        Capabilities { kinds, keys: BTreeSet::new() }
+    }
+
+    /// What is lacking for an operation, if anything is.
+    ///
+    /// # Errors
+    /// What the store met.
+    async fn lacks(&self, able: &Capabilities, operation: &Operation) -> Result<Option<Error>> {
+        let OperationConnections { source, destination } = connections(operation)?;
+        for id in [source, destination] {
+            // One that is gone is told of when the operation begins.
+            let lacks = self.inner.store.connection(&id).await?.map(|connection| able.check(&connection));
+            if let Some(Err(lacks)) = lacks {
+                return Ok(Some(lacks));
+            }
+        }
+        Ok(None)
     }
 
     /// Stops the worker of this process: its operations store what they have read and are handed over to whichever worker is next. Returns
@@ -128,6 +166,10 @@ struct Worker {
     service: Weak<Inner>,
     options: WorkerOptions,
     stop: CancellationToken,
+    /// Operations that wait for a worker with other adapters or keys, and whether that was told.
+    left: HashMap<OperationId, bool>,
+    /// Whether it was told that the keys cannot be got.
+    keys_told: bool,
 }
 
 impl std::fmt::Debug for Inner {
@@ -137,10 +179,10 @@ impl std::fmt::Debug for Inner {
 }
 
 impl Worker {
-    async fn run(self) {
+    async fn run(mut self) {
         let mut running = JoinSet::new();
         let mut pause = self.options.look_every;
-        let mut orphans = tokio::time::interval(ORPHANS_EVERY);
+        let mut orphans = tokio::time::interval(ORPHANS_EVERY.1.min(self.options.look_every * ORPHANS_EVERY.0));
         orphans.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !self.stop.is_cancelled() {
             let Some(service) = self.service() else { break };
@@ -172,21 +214,24 @@ impl Worker {
     }
 
     /// Claims as many operations as there is room for.
-    async fn claim(&self, service: &BackupService, running: &mut JoinSet<()>, look_for_orphans: bool) -> Result<()> {
-        let has_room = |running: &mut JoinSet<()>| {
-            while let Some(ended) = running.try_join_next() {
-                told(ended);
-            }
-            running.len() < self.options.parallel && !self.stop.is_cancelled()
-        };
-        if look_for_orphans && has_room(running) {
+    async fn claim(
+        &mut self,
+        service: &BackupService,
+        running: &mut JoinSet<()>,
+        look_for_orphans: bool,
+    ) -> Result<()> {
+        if !self.has_room(running) {
+            return Ok(());
+        }
+        let able = self.able(service).await;
+        if look_for_orphans {
             let mut query = OperationQuery { states: vec!["running", "committing"], ..OperationQuery::default() };
             loop {
                 let page = service.inner.store.query(&query).await?;
                 let Some(last) = page.last() else { break };
                 query.before = Some(last.new.id.clone());
                 for operation in page.iter().filter(|operation| operation.new.connections.is_some()) {
-                    if !has_room(running) {
+                    if !self.has_room(running) {
                         return Ok(());
                     }
                     // A pause that its worker did not live to see is seen to in its place.
@@ -194,17 +239,69 @@ impl Worker {
                         && operation.holder.as_ref().is_some_and(holder_is_dead)
                     {
                         service.pause(&operation.new.id).await?;
-                    } else if let Some(claimed) = service.inner.engine.claim_orphan(operation).await? {
+                    } else if operation.holder.as_ref().is_some_and(holder_is_dead)
+                        && service.lacks(&able, operation).await?.is_none()
+                        && let Some(claimed) = service.inner.engine.claim_orphan(operation).await?
+                    {
                         self.start(service, running, claimed);
                     }
                 }
             }
         }
-        while has_room(running) {
-            match service.inner.engine.claim_next(self.options.per_connection).await? {
+        while self.has_room(running) {
+            match service.inner.engine.claim_next(self.options.per_connection, Some(able.clone())).await? {
                 Some(claimed) => self.start(service, running, claimed),
+                None if look_for_orphans => return self.tell_what_is_left(service, &able).await,
                 None => break,
             }
+        }
+        Ok(())
+    }
+
+    fn has_room(&self, running: &mut JoinSet<()>) -> bool {
+        while let Some(ended) = running.try_join_next() {
+            told(ended);
+        }
+        running.len() < self.options.parallel && !self.stop.is_cancelled()
+    }
+
+    /// What this worker can work with now. Without keys it still runs what has no secrets.
+    async fn able(&mut self, service: &BackupService) -> Capabilities {
+        match service.capabilities().await {
+            Ok(able) => {
+                self.keys_told = false;
+                able
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.keys_told, true) {
+                    tracing::warn!(error = %error.chain(), "the worker leaves operations of connections with secrets to others");
+                }
+                service.without_keys()
+            }
+        }
+    }
+
+    /// Says once of each operation that is still waiting why this worker does not take it, in its job log too: there may be no worker
+    /// that does.
+    async fn tell_what_is_left(&mut self, service: &BackupService, able: &Capabilities) -> Result<()> {
+        let query = OperationQuery { states: vec!["pending"], ..OperationQuery::default() };
+        let mut before = std::mem::take(&mut self.left);
+        for operation in service.inner.store.query(&query).await? {
+            let id = operation.new.id.clone();
+            if operation.new.connections.is_none() {
+                continue;
+            }
+            let Some(lacks) = service.lacks(able, &operation).await? else { continue };
+            let known = before.remove(&id);
+            // Another worker may be about to take it.
+            if known == Some(false) {
+                let text = lacks.context("left to other workers").chain();
+                tracing::warn!(operation = %id, "{text}");
+                let holder = service.inner.engine.holder();
+                let log = LogRecord::warning("left", format!("Process {} on {}: {text}", holder.pid, holder.host));
+                service.inner.store.append_log(&id, LogPosition::new_writer(), &[log]).await?;
+            }
+            self.left.insert(id, known.is_some());
         }
         Ok(())
     }

@@ -6,9 +6,9 @@ use backup_core::adapter::{ConnectionStore, Store};
 use backup_core::memory::MemoryStore;
 use backup_core::model::{
     ArchiveId, Checkpoint, Claim, ClaimNext, ClaimRequest, Connection, ConnectionCheck, ConnectionContent,
-    ConnectionId, ConnectionQuery, Fence, Guard, Identity, KnownArchive, LogPage, LogQuery, LogRecord, NewConnection,
-    NewOperation, Operation, OperationId, OperationQuery, OperationTotals, Progress, Renewal, Request, StorageUse,
-    Transition,
+    ConnectionId, ConnectionQuery, Fence, Guard, Identity, KnownArchive, LogPage, LogPosition, LogQuery, LogRecord,
+    NewConnection, NewOperation, Operation, OperationId, OperationQuery, OperationTotals, Progress, Renewal, Request,
+    StorageUse, Transition,
 };
 use backup_core::state::{Event, State};
 use std::collections::BTreeMap;
@@ -146,9 +146,9 @@ impl Store for WatchedStore {
         self.inner.request(id, request).await
     }
 
-    async fn append_log(&self, id: &OperationId, records: &[LogRecord]) -> Result<()> {
+    async fn append_log(&self, id: &OperationId, at: LogPosition, records: &[LogRecord]) -> Result<()> {
         tokio::task::yield_now().await;
-        self.inner.append_log(id, records).await
+        self.inner.append_log(id, at, records).await
     }
 
     async fn page_log(&self, id: &OperationId, query: &LogQuery) -> Result<LogPage> {

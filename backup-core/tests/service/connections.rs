@@ -1,13 +1,17 @@
 //! Connections: checked before they are stored, never shown with their secrets.
 
 use crate::common::{PASSWORD, Place, ring};
-use backup_core::ErrorClass;
-use backup_core::adapter::ConnectionStore;
+use async_trait::async_trait;
+use backup_core::adapter::{ConnectionStore, Source};
+use backup_core::local::{LocalSource, LocalSourceConfig};
 use backup_core::model::ConnectionQuery;
 use backup_core::secrets::{KeyRing, SecretKey};
-use backup_core::service::{ConnectionChange, NewBackup, NewConnection, Role};
-use serde_json::json;
-use std::sync::Arc;
+use backup_core::service::{Adapter, AdapterConfig, ConnectionChange, NewBackup, NewConnection, Role};
+use backup_core::{Error, ErrorClass, Result};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 
 #[tokio::test]
 async fn a_connection_that_does_not_work_is_not_stored() {
@@ -151,8 +155,16 @@ async fn after_resealing_the_newest_key_suffices() {
     place.connect(&before).await;
     let both = Arc::new(KeyRing::new(key(&new)).with_older([key(&old)]));
     let service = place.builder().keys(both).build().unwrap();
-    assert_eq!(service.reseal_connections().await.unwrap(), 2);
+    // One that nobody can open, the first of all, keeps no other from being seen to.
+    let long_ago = Arc::new(|| jiff::Timestamp::from_second(1_000_000_000).unwrap());
+    let elsewhere = place.builder().keys(ring()).clock(long_ago).build().unwrap();
+    let foreign = NewConnection::new("0", "vault", place.vault("docs", PASSWORD));
+    let foreign = elsewhere.create_connection(foreign).await.unwrap().id;
+    assert_eq!(service.reseal_connections().await.unwrap_err().class(), ErrorClass::Unauthorized);
+    service.delete_connection(&foreign).await.unwrap();
     assert_eq!(service.reseal_connections().await.unwrap(), 0);
+    before.create_connection(NewConnection::new("3", "vault", place.vault("docs", PASSWORD))).await.unwrap();
+    assert_eq!(service.reseal_connections().await.unwrap(), 1);
     let alone = place.builder().keys(Arc::new(KeyRing::new(key(&new)))).build().unwrap();
     for connection in alone.connections(&ConnectionQuery::default()).await.unwrap() {
         let checked = alone.check_connection(&connection.id, &[]).await.unwrap();
@@ -170,4 +182,75 @@ async fn every_adapter_describes_its_configuration() {
     assert_eq!(adapters[0].options_schemas.len(), adapters[0].roles.len());
     let twice = place.builder().adapter(crate::common::VaultAdapter).build().unwrap_err();
     assert_eq!(twice.class(), ErrorClass::Conflict);
+}
+
+/// Gives another token at each sign-in; the one before counts no more.
+#[derive(Clone, Debug, Default)]
+struct Rotating(Arc<Mutex<u32>>);
+
+#[derive(serde::Deserialize)]
+struct RotatingConfig {
+    path: PathBuf,
+    token: SecretString,
+}
+
+#[async_trait]
+impl Adapter for Rotating {
+    fn kind(&self) -> &str {
+        "rotating"
+    }
+
+    fn roles(&self) -> &[Role] {
+        &[Role::Source]
+    }
+
+    fn config_schema(&self) -> Value {
+        json!({ "type": "object", "properties": {
+            "path": { "type": "string" }, "token": { "type": "string", "writeOnly": true },
+        } })
+    }
+
+    async fn source(&self, config: &AdapterConfig, _: &Value) -> Result<Arc<dyn Source>> {
+        let RotatingConfig { path, token } = config.parse()?;
+        let next = {
+            let mut counts = self.0.lock().unwrap();
+            if token.expose_secret() != format!("token-{counts}") {
+                return Err(Error::unauthorized("this token counts no more"));
+            }
+            *counts += 1;
+            SecretString::from(format!("token-{counts}"))
+        };
+        config.keeper().unwrap().save("/token", &next, &token).await?;
+        Ok(Arc::new(LocalSource::new(LocalSourceConfig { root: path, ..LocalSourceConfig::default() })?))
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_is_replaced_while_a_change_fails_is_not_lost() {
+    let place = Place::new();
+    let service = place.builder().adapter(Rotating::default()).without_worker().build().unwrap();
+    let config = json!({ "path": place.path("docs"), "token": "token-0" }).to_string();
+    let made = service.create_connection(NewConnection::new("r", "rotating", config.into())).await.unwrap();
+    let change = |config: Value| ConnectionChange { config: Some(config.to_string().into()), ..Default::default() };
+    let change_path = |path: &str| change(json!({ "path": place.path(path) }));
+
+    // The place does not work, or the change cannot be stored.
+    let missing = service.update_connection(&made.id, made.version, change_path("missing")).await.unwrap_err();
+    assert!(missing.chain().contains("does not work"), "{}", missing.chain());
+    service.create_connection(NewConnection::new("taken", "local", place.config("docs"))).await.unwrap();
+    let version = service.connection(&made.id).await.unwrap().version;
+    let taken = ConnectionChange { name: Some("taken".into()), ..change_path("docs") };
+    let taken = service.update_connection(&made.id, version, taken).await.unwrap_err();
+    assert_eq!(taken.class(), ErrorClass::Conflict);
+    let kept = service.connection(&made.id).await.unwrap();
+    assert_eq!((kept.name, kept.config), ("r".into(), made.config));
+
+    // A token of the change itself that counts no more is nothing to keep.
+    let wrong = change(json!({ "token": "token-0" }));
+    service.update_connection(&made.id, kept.version, wrong).await.unwrap_err();
+    let works = service.check_connection(&made.id, &[]).await.unwrap().last_check.unwrap();
+    assert_eq!(works.error, None);
+    let version = service.connection(&made.id).await.unwrap().version;
+    service.update_connection(&made.id, version, change_path("docs")).await.unwrap();
+    assert_eq!(service.check_connection(&made.id, &[]).await.unwrap().last_check.unwrap().error, None);
 }

@@ -1,10 +1,12 @@
 //! Workers: hand-over, orphans, limits, events.
 
-use crate::common::{Place, as_process};
+use crate::common::{PASSWORD, Place, VaultAdapter, as_process, ring};
 use backup_core::ErrorClass;
 use backup_core::adapter::{LogSink, Store};
-use backup_core::model::{LogRecord, OperationId};
-use backup_core::service::{NewBackup, ServiceEvent, WorkerOptions};
+use backup_core::local::LocalAdapter;
+use backup_core::model::{LogLevel, LogQuery, LogRecord, OperationId};
+use backup_core::secrets::FileKeys;
+use backup_core::service::{BackupService, NewBackup, NewConnection, ServiceEvent, WorkerOptions};
 use backup_core::state::State;
 use backup_testkit::Method;
 use backup_testkit::faulty::{Fault, FaultyStore, Rule, Script, When};
@@ -164,11 +166,91 @@ async fn an_idle_worker_asks_one_question_a_second() {
     tokio::time::sleep(Duration::from_millis(3200)).await;
     worker.shutdown().await;
     assert!(recorder.count(Method::ClaimNext).calls <= 4, "{recorder:?}");
-    // Once at the start, and every 15 seconds, for what dead processes of this host left.
-    assert!(recorder.count(Method::Query).calls <= 1, "{recorder:?}");
+    // At the start, and every 15 seconds: for what dead processes of this host left, and for what it leaves to others.
+    assert!(recorder.count(Method::Query).calls <= 2, "{recorder:?}");
     let all: u64 =
         [Method::Get, Method::Claim, Method::Renew, Method::Totals].map(|m| recorder.count(m).calls).iter().sum();
     assert_eq!(all, 0, "{recorder:?}");
+}
+
+/// The warnings in the log of an operation that nobody has begun.
+async fn left(place: &Place, id: &OperationId) -> Vec<String> {
+    let query = LogQuery { min_level: LogLevel::Warning, ..LogQuery::default() };
+    let page = place.store.page_log(id, &query).await.unwrap();
+    page.records.into_iter().map(|stored| stored.record.message).collect()
+}
+
+#[tokio::test]
+async fn a_worker_leaves_what_it_cannot_run_to_others_and_says_so_once() {
+    let place = Place::new();
+    let creator = place.builder().without_worker().build().unwrap();
+    let (docs, disk) = place.connect(&creator).await;
+    let vault = NewConnection::new("vault", "vault", place.vault("docs", PASSWORD));
+    let vault = creator.create_connection(vault).await.unwrap();
+    let foreign = creator.backup(NewBackup::new(&vault.id, &disk)).await.unwrap().new.id;
+
+    let options = WorkerOptions { look_every: Duration::from_millis(20), ..WorkerOptions::default() };
+    let bare = |keys| BackupService::builder(Arc::new(place.store.clone())).keys(keys).adapter(LocalAdapter);
+    let no_adapter = bare(place.ring.clone()).worker(options.clone()).engine(as_process(1)).build().unwrap();
+    let no_key = bare(ring()).adapter(VaultAdapter).worker(options.clone()).engine(as_process(2)).build().unwrap();
+    let no_keys = BackupService::builder(Arc::new(place.store.clone()))
+        .keys(FileKeys::new("/no/such/keys"))
+        .adapter(LocalAdapter)
+        .adapter(VaultAdapter)
+        .worker(options)
+        .engine(as_process(3));
+    let no_keys = no_keys.build().unwrap();
+    // What is due behind it does not wait for it, whoever takes it.
+    for _ in 0..3 {
+        let own = creator.backup(NewBackup::new(&docs, &disk)).await.unwrap().new.id;
+        let done = creator.wait(&own).await.unwrap();
+        assert_eq!((done.state, done.attempt), (COMPLETED, 1));
+    }
+    let start = Instant::now();
+    while left(&place, &foreign).await.len() < 3 {
+        assert!(start.elapsed() < Duration::from_secs(20), "it is not said why it waits");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    let told = left(&place, &foreign).await.join("\n");
+    assert_eq!(told.lines().count(), 3, "{told}");
+    assert!(told.contains("it is of kind vault; this program has adapters for local"), "{told}");
+    assert_eq!(told.matches("under a key that is not among those given").count(), 2, "{told}");
+    for (service, class) in [(&no_adapter, ErrorClass::Unsupported), (&no_key, ErrorClass::Unauthorized)] {
+        let refused = service.run_now(&foreign, Default::default(), false).await.unwrap_err();
+        assert_eq!(refused.class(), class, "{}", refused.chain());
+    }
+    let waits = creator.operation(&foreign).await.unwrap();
+    assert_eq!((waits.state, waits.attempt), (State::Pending, 0));
+
+    let able = place.builder().engine(as_process(4)).build().unwrap();
+    let done = able.wait(&foreign).await.unwrap();
+    assert_eq!((done.state, done.attempt), (COMPLETED, 1));
+    for service in [no_adapter, no_key, no_keys] {
+        service.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn log_records_whose_answer_got_lost_are_not_doubled() {
+    let place = Place::new();
+    let rule = Rule::new(Method::AppendLog, When::Every(2), Fault::LostReply(ErrorClass::Transient));
+    let script = Script::new().rule(rule);
+    let kept = Arc::new(Kept::default());
+    let faulty = FaultyStore::new(Arc::new(place.store.clone()), script.clone());
+    let service = place.builder_on(faulty).log_sink(kept.clone()).build().unwrap();
+    let (docs, disk) = place.connect(&service).await;
+    for _ in 0..2 {
+        let id = service.backup(NewBackup::new(&docs, &disk)).await.unwrap().new.id;
+        service.wait(&id).await.unwrap();
+        let query = LogQuery { min_level: LogLevel::Debug, ..LogQuery::default() };
+        let page = place.store.page_log(&id, &query).await.unwrap();
+        let stored: Vec<_> = page.records.into_iter().map(|stored| stored.record.message).collect();
+        let told: Vec<_> = kept.0.lock().unwrap().drain(..).map(|(_, record)| record.message).collect();
+        // What created and claimed it stands in the store alone.
+        assert_eq!(stored[2..], told);
+    }
+    assert!(!script.fired().is_empty());
 }
 
 #[derive(Debug, Default)]

@@ -110,6 +110,18 @@ impl AccountFile {
         }))
     }
 
+    fn replace_now(&self, refresh_token: SecretString, instead_of: &SecretString) -> Result<()> {
+        let account = self.read_now()?.ok_or_else(|| Error::not_found(format!("there is no {WHAT} any more")))?;
+        let kept = account.refresh_token.expose_secret();
+        if kept == refresh_token.expose_secret() {
+            return Ok(());
+        }
+        if kept != instead_of.expose_secret() {
+            return Err(Error::conflict(format!("the {WHAT} has another token by now, which stays")));
+        }
+        self.write_now(&Account { refresh_token, ..account })
+    }
+
     fn write_now(&self, account: &Account) -> Result<()> {
         use std::io::Write as _;
         use std::os::unix::fs::OpenOptionsExt as _;
@@ -146,9 +158,9 @@ impl TokenStore for AccountFile {
         Ok(self.read().await?.map(|account| account.refresh_token))
     }
 
-    async fn save(&self, refresh_token: &SecretString) -> Result<()> {
-        let account = self.read().await?.ok_or_else(|| Error::not_found(format!("there is no {WHAT} any more")))?;
-        self.write(&Account { refresh_token: refresh_token.clone(), ..account }).await
+    async fn save(&self, refresh_token: &SecretString, instead_of: &SecretString) -> Result<()> {
+        let (here, refresh_token, instead_of) = (self.clone(), refresh_token.clone(), instead_of.clone());
+        self.blocking(move || here.replace_now(refresh_token, &instead_of)).await
     }
 }
 
@@ -172,7 +184,11 @@ mod tests {
         let account =
             Account { client_id: "id".into(), client_secret: "hidden-1".into(), refresh_token: "hidden-2".into() };
         file.write(&account).await.unwrap();
-        file.save(&"hidden-3".into()).await.unwrap();
+        file.save(&"hidden-3".into(), &"hidden-2".into()).await.unwrap();
+        // A late one does not replace it.
+        let late = file.save(&"hidden-4".into(), &"hidden-2".into()).await.unwrap_err();
+        assert_eq!(late.class(), ErrorClass::Conflict);
+        file.save(&"hidden-3".into(), &"hidden-2".into()).await.unwrap();
         let read = file.read().await.unwrap().unwrap();
         assert_eq!((read.refresh_token.expose_secret(), read.client_secret.expose_secret()), ("hidden-3", "hidden-1"));
         let text = std::fs::read_to_string(file.path()).unwrap();
@@ -182,7 +198,9 @@ mod tests {
 
         let error = AccountFile::new(file.path(), ring()).read().await.unwrap_err();
         assert_eq!(error.class(), ErrorClass::Unauthorized);
-        std::fs::write(file.path(), text.replace('A', "B")).unwrap();
+        let at = text.rfind('.').unwrap() + 1;
+        let other = if text[at..].starts_with('A') { "B" } else { "A" };
+        std::fs::write(file.path(), format!("{}{other}{}", &text[..at], &text[at + 1..])).unwrap();
         assert!(file.read().await.is_err());
     }
 }

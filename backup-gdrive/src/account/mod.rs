@@ -43,9 +43,11 @@ pub trait TokenStore: std::fmt::Debug + Send + Sync + 'static {
     /// - Gives what was saved last, also by another process.
     async fn load(&self) -> Result<Option<SecretString>>;
 
-    /// Keeps a token in place of the one before.
+    /// Keeps a token in place of the one that it was got for.
     ///
     /// # Behavior
     /// - Durable on return; after an error the one before is still there.
-    async fn save(&self, refresh_token: &SecretString) -> Result<()>;
+    /// - When another than `instead_of` is kept by now, that of a process that was faster or of a new consent, it stays, and the answer is
+    ///   `Conflict`; the token itself already being there is success.
+    async fn save(&self, refresh_token: &SecretString, instead_of: &SecretString) -> Result<()>;
 }

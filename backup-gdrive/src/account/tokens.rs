@@ -66,7 +66,8 @@ impl TokenStore for Configured {
         Ok(self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone())
     }
 
-    async fn save(&self, refresh_token: &SecretString) -> Result<()> {
+    async fn save(&self, refresh_token: &SecretString, _: &SecretString) -> Result<()> {
+        // Nobody else has it.
         *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(refresh_token.clone());
         Ok(())
     }
@@ -209,8 +210,14 @@ impl Person {
             }
             _ => {
                 let token = token.clone();
-                match self.store.save(&token).await {
+                match self.store.save(&token, instead_of).await {
                     Ok(()) => *unsaved = None,
+                    // Since it was read.
+                    Err(error) if error.class() == ErrorClass::Conflict => {
+                        *unsaved = None;
+                        let stored = self.store.load().await?;
+                        return stored.ok_or_else(|| Error::unauthorized("nobody has signed in to Google Drive"));
+                    }
                     Err(error) => tracing::warn!(error = error.chain(), "{NOT_KEPT}"),
                 }
                 Ok(token)
@@ -221,14 +228,18 @@ impl Person {
     async fn refresh(&self, http: &Client, limit: Duration, token: &SecretString) -> Result<(SecretString, Duration)> {
         let Answer { access, refresh, life } = self.client.refresh(http, limit, token).await?;
         if let Some(rotated) = refresh.filter(|rotated| !same(rotated, token)) {
-            let saved = self.store.save(&rotated).await;
             let mut unsaved = self.unsaved.lock().await;
-            *unsaved = match saved {
+            // The store may have one from before this one still.
+            let instead_of = unsaved.take().map_or_else(|| token.clone(), |before| before.instead_of);
+            *unsaved = match self.store.save(&rotated, &instead_of).await {
                 Ok(()) => None,
+                Err(error) if error.class() == ErrorClass::Conflict => {
+                    tracing::debug!(error = error.chain(), "a newer refresh token of Google Drive is kept already");
+                    None
+                }
                 Err(error) => {
                     // The one from before counts no more: to lose this one is to lose the consent.
                     tracing::warn!(error = error.chain(), "{NOT_KEPT}");
-                    let instead_of = unsaved.take().map_or_else(|| token.clone(), |before| before.instead_of);
                     Some(Unsaved { token: rotated, instead_of })
                 }
             };

@@ -200,12 +200,12 @@ impl TokenStore for Stubborn {
         self.inner.load().await
     }
 
-    async fn save(&self, refresh_token: &SecretString) -> Result<()> {
+    async fn save(&self, refresh_token: &SecretString, instead_of: &SecretString) -> Result<()> {
         use std::sync::atomic::Ordering;
         if self.refusals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
             return Err(Error::no_space("the disk is full"));
         }
-        self.inner.save(refresh_token).await
+        self.inner.save(refresh_token, instead_of).await
     }
 }
 

@@ -8,6 +8,7 @@ CREATE TABLE backup_connections (
     name                   VARCHAR(128) NOT NULL UNIQUE,
     settings               LONGTEXT NOT NULL, -- JSON, without secrets
     secret                 LONGTEXT, -- sealed
+    sealed_under           LONGTEXT, -- how the secret is sealed, and the id of the key
     version                BIGINT NOT NULL,
     created_at             BIGINT NOT NULL,
     updated_at             BIGINT NOT NULL,
@@ -67,6 +68,14 @@ CREATE TABLE backup_log_records (
     message                LONGTEXT NOT NULL,
     context                LONGTEXT, -- JSON
     PRIMARY KEY (operation_id, sequence),
+    FOREIGN KEY (operation_id) REFERENCES backup_operations (id)
+) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
+
+CREATE TABLE backup_log_writers (
+    operation_id           VARCHAR(32) NOT NULL,
+    writer                 BIGINT NOT NULL, -- random bits
+    added                  BIGINT NOT NULL, -- how many records it has added, so that a call that is repeated doubles none
+    PRIMARY KEY (operation_id, writer),
     FOREIGN KEY (operation_id) REFERENCES backup_operations (id)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
 

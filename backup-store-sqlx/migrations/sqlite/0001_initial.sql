@@ -8,6 +8,7 @@ CREATE TABLE backup_connections (
     name                   TEXT NOT NULL UNIQUE,
     settings               TEXT NOT NULL, -- JSON, without secrets
     secret                 TEXT, -- sealed
+    sealed_under           TEXT, -- how the secret is sealed, and the id of the key
     version                INTEGER NOT NULL,
     created_at             INTEGER NOT NULL,
     updated_at             INTEGER NOT NULL,
@@ -66,6 +67,13 @@ CREATE TABLE backup_log_records (
     message                TEXT NOT NULL,
     context                TEXT, -- JSON
     PRIMARY KEY (operation_id, sequence)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE backup_log_writers (
+    operation_id           TEXT NOT NULL REFERENCES backup_operations (id),
+    writer                 INTEGER NOT NULL, -- random bits
+    added                  INTEGER NOT NULL, -- how many records it has added, so that a call that is repeated doubles none
+    PRIMARY KEY (operation_id, writer)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE backup_archives (

@@ -59,7 +59,8 @@ cases! {
     claim: "Returns the last saved checkpoint" => claims::a_claim_brings_the_last_checkpoint;
     claim_next: "Due is what is" => due::what_is_due_is_claimed_the_longest_due_first;
     claim_next: "Operations without connections" => due::what_has_no_connections_is_left_alone;
-    claim_next: "One of whose connections" => due::busy_connections_are_passed_over;
+    claim_next: "One of whose connections `per_connection`" => due::busy_connections_are_passed_over;
+    claim_next: "One of whose connections the worker" => due::what_a_worker_cannot_work_with_is_left_to_others;
     claim_next: "Of several claims at once" => due::of_many_claims_of_what_is_due_each_gets_another;
     claim_next: "The claim is as one" => due::a_claim_of_what_is_due_is_as_any_claim;
     renew: "It runs from now on" => leases::a_renewal_extends_the_lease_and_stores_progress;
@@ -78,6 +79,7 @@ cases! {
     request: "Only a `Running` operation" => changes::each_request_has_its_states;
     request: "Raises the version" => changes::a_request_stands_until_it_is_cleared;
     append_log: "All of them or none" => logs::appends_at_once_leave_no_gaps_and_stay_together;
+    append_log: "Of a writer whose records" => logs::an_append_that_is_repeated_doubles_nothing;
     append_log: "Works in every state" => logs::a_log_can_be_written_in_every_state;
     page_log: "Records come in order" => logs::pages_give_each_record_once;
     page_log: "Records come in order" => logs::a_reader_that_follows_a_writer_misses_nothing;

@@ -7,9 +7,9 @@ use backup_core::Result;
 use backup_core::adapter::{ConnectionStore, Store};
 use backup_core::model::{
     ArchiveId, Checkpoint, Claim, ClaimNext, ClaimRequest, Connection, ConnectionCheck, ConnectionContent,
-    ConnectionId, ConnectionQuery, Fence, Identity, KnownArchive, LogPage, LogQuery, LogRecord, NewConnection,
-    NewOperation, Operation, OperationId, OperationQuery, OperationTotals, Progress, Renewal, Request, StorageUse,
-    Transition,
+    ConnectionId, ConnectionQuery, Fence, Identity, KnownArchive, LogPage, LogPosition, LogQuery, LogRecord,
+    NewConnection, NewOperation, Operation, OperationId, OperationQuery, OperationTotals, Progress, Renewal, Request,
+    StorageUse, Transition,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,8 +71,8 @@ impl Store for RecordingStore {
         self.recorder.call(Method::Request, id, 0, self.inner.request(id, request)).await
     }
 
-    async fn append_log(&self, id: &OperationId, records: &[LogRecord]) -> Result<()> {
-        self.recorder.call(Method::AppendLog, id, 0, self.inner.append_log(id, records)).await
+    async fn append_log(&self, id: &OperationId, at: LogPosition, records: &[LogRecord]) -> Result<()> {
+        self.recorder.call(Method::AppendLog, id, 0, self.inner.append_log(id, at, records)).await
     }
 
     async fn page_log(&self, id: &OperationId, query: &LogQuery) -> Result<LogPage> {

@@ -13,7 +13,7 @@ use backup_core::engine::{BackupRequest, Engine};
 use backup_core::local::LocalDestination;
 use backup_core::model::{
     ArchiveId, ClaimNext, ClaimOver, ClaimRequest, ConnectionContent, ConnectionId, Holder, Identity, LogLevel,
-    LogQuery, LogRecord, NewConnection, NewOperation, OperationId, OperationKind, OperationQuery,
+    LogPosition, LogQuery, LogRecord, NewConnection, NewOperation, OperationId, OperationKind, OperationQuery,
 };
 use backup_core::{Error, Result};
 use backup_store_sqlx::SqlxStore;
@@ -170,7 +170,7 @@ async fn pages(url: &str, operations: u64, lines: u64) -> Result<()> {
         store.page_log(&newest, &log(LogLevel::Warning)).await.map(|page| page.records.len())
     })
     .await?;
-    let next = ClaimNext { holder: holder(), lease: Duration::from_secs(60), per_connection: 2 };
+    let next = ClaimNext { holder: holder(), lease: Duration::from_secs(60), per_connection: 2, able: None };
     timed("what an idle worker asks", async || store.claim_next(&next).await.map(|claim| usize::from(claim.is_some())))
         .await?;
     timed("totals of everything", async || store.totals(&all()).await.map(|totals| totals.all() as usize)).await?;
@@ -231,8 +231,10 @@ async fn write_log(store: SqlxStore) -> Result<()> {
     let record = LogRecord::info("transfer", "stored data/00000000-1x7f3a9c.tar.zst, and what else a line tells");
     let records = vec![record.with(serde_json::json!({ "stored_bytes": 33_554_432 })); 2500];
     let mut turn = tokio::time::interval(Duration::from_millis(250));
+    let mut at = LogPosition::new_writer();
     loop {
         turn.tick().await;
-        store.append_log(&created.new.id, &records).await?;
+        store.append_log(&created.new.id, at, &records).await?;
+        at.first += records.len() as u64;
     }
 }

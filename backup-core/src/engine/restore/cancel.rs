@@ -11,7 +11,7 @@ use crate::engine::remove::set_cancelled;
 use crate::engine::selection::Chosen;
 use crate::engine::{CancelRestore, Engine};
 use crate::limit::RateLimit;
-use crate::model::{Entry, EntryName, LogRecord, Operation, OperationKind, STAGE_PREFIX};
+use crate::model::{Entry, EntryName, LogPosition, LogRecord, Operation, OperationKind, STAGE_PREFIX};
 use crate::retry::Retrying;
 use crate::{Error, ErrorClass, Result};
 use async_trait::async_trait;
@@ -41,7 +41,7 @@ pub(in crate::engine) async fn cancel(engine: &Engine, request: CancelRestore) -
                 LogRecord::warning("cancel", text)
             }
         };
-        engine.store.append_log(&id, &[log]).await?;
+        engine.store.append_log(&id, LogPosition::new_writer(), &[log]).await?;
         discarded.map_err(|e| match e.class() {
             ErrorClass::NotFound => e.context(format!(
                 "the restore is cancelled, but what it left staged is found only by its archive: cancel it again when that can \

@@ -5,7 +5,7 @@ use crate::conformance::Outcome;
 use crate::conformance::suite::ensure;
 use backup_core::ErrorClass;
 use backup_core::adapter::Store;
-use backup_core::model::{ClaimNext, Request};
+use backup_core::model::{Capabilities, ClaimNext, ConnectionContent, Request, SealedSecret};
 use backup_core::state::{Event, PauseReason, State};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -119,6 +119,66 @@ pub(super) async fn busy_connections_are_passed_over(store: &Arc<dyn Store>) -> 
     ensure!(store.claim_next(&one).await?.is_none(), "a lower limit counts what the higher one has let in");
     let none = ClaimNext { per_connection: 0, ..next };
     refused(store.claim_next(&none).await, ErrorClass::Invalid, "a claim that allows nothing")
+}
+
+pub(super) async fn what_a_worker_cannot_work_with_is_left_to_others(store: &Arc<dyn Store>) -> Outcome {
+    // More than a store may look at in one go, and all due before what the worker is able to run.
+    const MANY: usize = 60;
+    let [local, other, old, new, odd, newer] = [
+        connection_of(&**store, "local", None).await?,
+        connection_of(&**store, "other", None).await?,
+        connection_of(&**store, "local", Some("sealed-1.old.c2VjcmV0")).await?,
+        connection_of(&**store, "local", Some("sealed-1.new.c2VjcmV0")).await?,
+        connection_of(&**store, "local", Some("no secret at all")).await?,
+        connection_of(&**store, "local", Some("sealed-2.new.c2VjcmV0")).await?,
+    ];
+    let mut left = HashSet::new();
+    for number in 0..MANY {
+        let (from, to) =
+            [(&local, &other), (&other, &local), (&new, &local), (&local, &new), (&newer, &old)][number % 5];
+        left.insert(pending_with(&**store, from, to).await?);
+    }
+    // Whatever the state that it is due in.
+    let resumed = operation_with(&**store, &local, &other, "paused").await?;
+    store.request(&resumed, Request::Resume).await?;
+    let lost = pending_with(&**store, &other, &other).await?;
+    store.claim(&lost, claim_for(SHORT)).await?;
+    left.extend([resumed, lost]);
+    tokio::time::sleep(2 * SHORT).await;
+    let mut mine = HashSet::new();
+    for (from, to) in [(&local, &old), (&old, &local), (&old, &old), (&odd, &local)] {
+        mine.insert(pending_with(&**store, from, to).await?);
+    }
+
+    let able = |kinds: &[&str], keys: &[&str]| {
+        let of = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        ClaimNext { able: Some(Capabilities { kinds: of(kinds), keys: of(keys) }), ..claim_next_for(LONG) }
+    };
+    let claim_all = async |next: ClaimNext| {
+        let mut claimed = HashSet::new();
+        while let Some(claim) = store.claim_next(&next).await? {
+            claimed.insert(claim.operation.new.id);
+        }
+        backup_core::Result::<HashSet<_>>::Ok(claimed)
+    };
+    ensure_eq!(claim_all(able(&[], &[])).await?.len(), 0, "claims of a worker that can do nothing");
+    ensure_eq!(claim_all(able(&["local"], &["sealed-1.old"])).await?, mine, "what the worker is able to run");
+    for id in &left {
+        ensure!(operation(&**store, id).await?.attempt <= 1, "an attempt was begun by who cannot run it");
+    }
+    // A change of the connection counts at once.
+    let sealed = store.connection(&new).await?.ok_or_else(|| backup_core::Error::not_found("the connection"))?;
+    let content = ConnectionContent { secret: Some(SealedSecret("sealed-1.old.bmV3".into())), ..sealed.content };
+    store.update_connection(&new, sealed.version, content).await?;
+    let now_mine = claim_all(able(&["local"], &["sealed-1.old"])).await?;
+    ensure_eq!(now_mine.len(), MANY / 5 * 2, "what the worker is able to run after the connection was changed");
+    let keys = ["sealed-1.old", "sealed-1.new", "sealed-2.new"];
+    let rest = claim_all(able(&["local", "other"], &keys)).await?;
+    ensure!(
+        rest.is_disjoint(&now_mine) && rest.len() + now_mine.len() == left.len(),
+        "another worker gets all the rest"
+    );
+    Ok(())
 }
 
 pub(super) async fn of_many_claims_of_what_is_due_each_gets_another(store: &Arc<dyn Store>) -> Outcome {

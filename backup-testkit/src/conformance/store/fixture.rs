@@ -5,7 +5,7 @@ use backup_core::adapter::Store;
 use backup_core::model::{
     ArchiveId, ArchiveRecord, Claim, ClaimNext, ClaimOver, ClaimRequest, ConnectionContent, ConnectionId, Fence, Guard,
     Holder, Identity, LogLevel, LogQuery, LogRecord, NewConnection, NewOperation, Operation, OperationConnections,
-    OperationId, OperationKind, StoredLogRecord, Transition,
+    OperationId, OperationKind, SealedSecret, StoredLogRecord, Transition,
 };
 use backup_core::state::{Event, PauseReason, State};
 use backup_core::{Digest, Error, ErrorClass, Result};
@@ -65,9 +65,15 @@ pub(super) fn new_operation() -> NewOperation {
 
 /// A new connection of the store.
 pub(super) async fn connection(store: &dyn Store) -> Result<ConnectionId> {
+    connection_of(store, "local", None).await
+}
+
+/// A new connection of a kind, with a secret.
+pub(super) async fn connection_of(store: &dyn Store, kind: &str, secret: Option<&str>) -> Result<ConnectionId> {
     let id = ConnectionId::generate(now());
-    let content = ConnectionContent { name: id.to_string(), settings: serde_json::Value::Null, secret: None };
-    store.create_connection(NewConnection { id: id.clone(), kind: "local".into(), content }).await?;
+    let secret = secret.map(|secret| SealedSecret(secret.to_owned()));
+    let content = ConnectionContent { name: id.to_string(), settings: serde_json::Value::Null, secret };
+    store.create_connection(NewConnection { id: id.clone(), kind: kind.into(), content }).await?;
     Ok(id)
 }
 
@@ -83,7 +89,7 @@ pub(super) async fn pending_with(
 }
 
 pub(super) fn claim_next_for(lease: Duration) -> ClaimNext {
-    ClaimNext { holder: holder(1), lease, per_connection: u32::MAX }
+    ClaimNext { holder: holder(1), lease, per_connection: u32::MAX, able: None }
 }
 
 pub(super) fn holder(pid: u32) -> Holder {

@@ -4,7 +4,7 @@ use super::fixture::*;
 use crate::conformance::suite::ensure;
 use crate::conformance::{Outcome, Stop};
 use backup_core::adapter::Store;
-use backup_core::model::{LogLevel, LogQuery, LogRecord, OperationId, StoredLogRecord};
+use backup_core::model::{LogLevel, LogPosition, LogQuery, LogRecord, OperationId, StoredLogRecord};
 use backup_core::{ErrorClass, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +29,7 @@ pub(super) async fn appends_at_once_leave_no_gaps_and_stay_together(store: &Arc<
         let (store, id) = (Arc::clone(store), id.clone());
         writers.spawn(async move {
             for round in 0..ROUNDS {
-                store.append_log(&id, &batch(writer, round, 1 + writer * 3)).await?;
+                store.append_log(&id, LogPosition::new_writer(), &batch(writer, round, 1 + writer * 3)).await?;
             }
             Result::<()>::Ok(())
         });
@@ -57,9 +57,9 @@ pub(super) async fn appends_at_once_leave_no_gaps_and_stay_together(store: &Arc<
             from += found + batch.len();
         }
     }
-    store.append_log(&id, &[]).await?;
+    store.append_log(&id, LogPosition::new_writer(), &[]).await?;
     let many: Vec<LogRecord> = batch(99, 0, 5_000);
-    store.append_log(&id, &many).await?;
+    store.append_log(&id, LogPosition::new_writer(), &many).await?;
     let after = store.page_log(&id, &LogQuery { after: expected as u64, limit: 10_000, ..LogQuery::default() }).await?;
     ensure!(
         after.records.iter().map(|stored| &stored.record).eq(&many),
@@ -68,12 +68,52 @@ pub(super) async fn appends_at_once_leave_no_gaps_and_stay_together(store: &Arc<
     Ok(())
 }
 
+pub(super) async fn an_append_that_is_repeated_doubles_nothing(store: &Arc<dyn Store>) -> Outcome {
+    let id = pending(&**store).await?;
+    let other_operation = pending(&**store).await?;
+    let (one, other) = (LogPosition::new_writer(), LogPosition::new_writer());
+    let records = batch(0, 0, 7);
+    let behind = |first: u64| LogPosition { first, ..one };
+    store.append_log(&id, one, &records[..2]).await?;
+    // Whatever others write meanwhile.
+    store.append_log(&id, other, &batch(1, 0, 2)).await?;
+    store.append_log(&id, one, &records[..2]).await?;
+    store.append_log(&id, one, &records[..4]).await?;
+    store.append_log(&id, behind(2), &records[2..4]).await?;
+    store.append_log(&id, behind(4), &records[4..5]).await?;
+    // A late one changes neither the log nor what is known of the writer.
+    store.append_log(&id, one, &records[..1]).await?;
+    store.append_log(&id, behind(3), &records[3..7]).await?;
+    store.append_log(&id, other, &batch(1, 0, 2)).await?;
+    let log = log_of(&**store, &id).await?;
+    let mut expected = batch(0, 0, 7);
+    expected.splice(2..2, batch(1, 0, 2));
+    ensure!(log[1..].iter().map(|stored| &stored.record).eq(&expected), "the log with repeated calls: {log:?}");
+    ensure!(log.iter().map(|stored| stored.sequence).eq(1..=10), "the sequences with repeated calls");
+    store.append_log(&other_operation, one, &records[..2]).await?;
+    ensure_eq!(log_of(&**store, &other_operation).await?.len(), 3, "records of another operation");
+
+    let mut calls = JoinSet::new();
+    let at = LogPosition::new_writer();
+    for length in 1..=8 {
+        let (store, id) = (Arc::clone(store), id.clone());
+        calls.spawn(async move { store.append_log(&id, at, &batch(2, 0, length)).await });
+    }
+    while let Some(done) = calls.join_next().await {
+        done??;
+    }
+    let log = log_of(&**store, &id).await?;
+    let expected = batch(2, 0, 8);
+    ensure!(log[10..].iter().map(|stored| &stored.record).eq(&expected), "the log with calls at once: {log:?}");
+    Ok(())
+}
+
 pub(super) async fn a_log_can_be_written_in_every_state(store: &Arc<dyn Store>) -> Outcome {
     for state in STATES {
         let (before, _) = in_state(&**store, state).await?;
         let records = batch(0, 0, 2);
         let length = log_of(&**store, &before.new.id).await?.len();
-        store.append_log(&before.new.id, &records).await?;
+        store.append_log(&before.new.id, LogPosition::new_writer(), &records).await?;
         let log = log_of(&**store, &before.new.id).await?;
         ensure!(
             log[length..].iter().map(|stored| &stored.record).eq(&records),
@@ -82,7 +122,11 @@ pub(super) async fn a_log_can_be_written_in_every_state(store: &Arc<dyn Store>) 
         ensure_eq!(operation(&**store, &before.new.id).await?, before, "the operation that is {state}");
     }
     let missing = unknown();
-    refused(store.append_log(&missing, &batch(0, 0, 1)).await, ErrorClass::NotFound, "a log of nothing")?;
+    refused(
+        store.append_log(&missing, LogPosition::new_writer(), &batch(0, 0, 1)).await,
+        ErrorClass::NotFound,
+        "a log of nothing",
+    )?;
     ensure!(log_of(&**store, &missing).await?.is_empty(), "a log of nothing was kept");
     Ok(())
 }
@@ -104,10 +148,10 @@ async fn read_all(store: &dyn Store, id: &OperationId, level: LogLevel, limit: u
 pub(super) async fn pages_give_each_record_once(store: &Arc<dyn Store>) -> Outcome {
     let id = pending(&**store).await?;
     let other = pending(&**store).await?;
-    store.append_log(&other, &batch(1, 1, 10)).await?;
+    store.append_log(&other, LogPosition::new_writer(), &batch(1, 1, 10)).await?;
     let levels = [LogLevel::Info, LogLevel::Warning, LogLevel::Debug, LogLevel::Error, LogLevel::Info];
     let records: Vec<_> = (0..25).map(|i| record(levels[i % levels.len()], format!("record {i}"))).collect();
-    store.append_log(&id, &records).await?;
+    store.append_log(&id, LogPosition::new_writer(), &records).await?;
     let all = log_of(&**store, &id).await?;
     ensure_eq!(all.len(), 26, "records");
     for level in [LogLevel::Debug, LogLevel::Info, LogLevel::Warning, LogLevel::Error] {
@@ -137,7 +181,7 @@ pub(super) async fn a_reader_that_follows_a_writer_misses_nothing(store: &Arc<dy
                     .into_iter()
                     .map(|level| record(level, format!("{writer} {round} {level:?}")))
                     .collect();
-                store.append_log(&id, &records).await?;
+                store.append_log(&id, LogPosition::new_writer(), &records).await?;
             }
             Result::<()>::Ok(())
         });
@@ -188,21 +232,21 @@ pub(super) async fn what_is_cleared_is_gone_and_numbers_go_on(store: &Arc<dyn St
     let new = pending(&**store).await?;
     // 2001-09-09, and later.
     let records = [timed(1_000_000_000, "a"), timed(1_000_000_500, "b"), timed(1_000_001_000, "c")];
-    store.append_log(&old, &records).await?;
-    store.append_log(&new, &records).await?;
+    store.append_log(&old, LogPosition::new_writer(), &records).await?;
+    store.append_log(&new, LogPosition::new_writer(), &records).await?;
     ensure_eq!(store.clear_logs(at(1_000_000_000)).await?, 0, "records from before the first");
     ensure_eq!(store.clear_logs(at(1_000_001_000)).await?, 2, "records that were cleared");
     ensure_eq!(store.clear_logs(at(1_000_001_000)).await?, 0, "records that were cleared again");
     let messages = |log: Vec<StoredLogRecord>| -> Vec<(u64, String)> {
         log.into_iter().map(|stored| (stored.sequence, stored.record.message)).collect()
     };
-    store.append_log(&old, &[timed(1_000_002_000, "d")]).await?;
+    store.append_log(&old, LogPosition::new_writer(), &[timed(1_000_002_000, "d")]).await?;
     let kept = messages(log_of(&**store, &old).await?);
     ensure_eq!(kept[1..], [(4, "c".into()), (5, "d".into())], "the log of the old operation");
     ensure_eq!(log_of(&**store, &new).await?.len(), 4, "records of the operation that was created later");
     // What is created is dated by the store.
     ensure_eq!(store.clear_logs(now() + jiff::SignedDuration::from_secs(60)).await?, 7, "all the rest");
-    store.append_log(&old, &[timed(1_000_003_000, "e")]).await?;
+    store.append_log(&old, LogPosition::new_writer(), &[timed(1_000_003_000, "e")]).await?;
     ensure_eq!(messages(log_of(&**store, &old).await?), [(6, "e".into())], "the log after everything was cleared");
     let page = store.page_log(&new, &LogQuery::default()).await?;
     ensure_eq!((page.records.len(), page.next_after), (0, 4), "a page of a log that was cleared");
