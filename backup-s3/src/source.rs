@@ -8,6 +8,7 @@ mod list;
 mod object;
 mod read;
 mod scope;
+mod state;
 mod versions;
 
 use crate::S3Bucket;
@@ -22,10 +23,11 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use get::Getter;
 use list::Listed;
-use read::Named;
+use read::Wish;
 use schemars::JsonSchema;
 use scope::Scope;
 use serde::{Deserialize, Serialize};
+use state::State;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -60,7 +62,7 @@ pub enum S3Versions {
     #[default]
     Current,
     /// All of them, and delete markers. The current version of an object has its key as name; earlier ones are named
-    /// `KEY?versionId=ID`, delete markers `KEY?deleteMarker=ID`.
+    /// `KEY?versionId=ID`, delete markers `KEY?deleteMarker=ID`. Each is read as it was listed, also when it has been overwritten since.
     All,
 }
 
@@ -105,15 +107,20 @@ impl S3Source {
         }
     }
 
-    fn named(&self, name: &EntryName) -> Result<Named> {
+    fn wish(&self, name: &EntryName, version: Option<&Version>) -> Result<Wish> {
         let text = name.as_str().ok_or_else(|| Error::invalid("no key is like this").on(name))?;
-        Ok(match self.versions {
-            S3Versions::Current => Named { key: text.to_owned(), version_id: None, in_history: false },
+        let state = version.map(|version| State::decode(version, self.versions)).unwrap_or_default();
+        let (key, named_id, in_history) = match self.versions {
+            S3Versions::Current => (text.to_owned(), None, false),
             S3Versions::All => {
                 let VersionName { key, id, delete_marker: _ } = VersionName::decode(text);
-                Named { key, version_id: id, in_history: true }
+                (key, id, true)
             }
-        })
+        };
+        // The plain name is that of the current version, which by now may be another one than was listed.
+        let State { version_id, latest, etag } = state;
+        let latest = version.map(|_| latest);
+        Ok(Wish { key, version_id: version_id.or(named_id), latest, etag, in_history })
     }
 }
 
@@ -175,6 +182,6 @@ impl Source for S3Source {
         range: Range<u64>,
         ctx: &ReadContext,
     ) -> Result<Opened> {
-        read::open(&self.getter, &self.named(entry)?, version, range, ctx).await
+        read::open(&self.getter, &self.wish(entry, version)?, range, ctx).await
     }
 }

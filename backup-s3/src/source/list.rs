@@ -1,8 +1,9 @@
 //! Lists the current objects, page by page, the next page while the present one is used.
 
 use super::cursor::Position;
-use super::object::{Object, timestamp, version_of};
+use super::object::{Object, timestamp};
 use super::scope::Scope;
+use super::state::bare;
 use crate::S3Bucket;
 use crate::error::{About, answered};
 use aws_sdk_s3::types::EncodingType;
@@ -75,7 +76,7 @@ pub(super) fn objects(bucket: S3Bucket, scope: Scope, after: Option<Position>) -
                         yield Listed::Object(Object {
                             key,
                             size,
-                            etag: object.e_tag.as_deref().map(version_of),
+                            etag: object.e_tag.as_deref().map(bare),
                             modified: object.last_modified.as_ref().map(timestamp),
                             version: None,
                         });

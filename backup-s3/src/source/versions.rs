@@ -5,13 +5,13 @@
 
 use super::cursor::{Position, VersionMark};
 use super::list::{Decoder, Listed, PREFIX_ITSELF, below, in_order, misbehaves, odd_name};
-use super::object::{Object, ObjectVersion, timestamp, version_of};
+use super::object::{Object, ObjectVersion, timestamp};
 use super::scope::Scope;
+use super::state::bare;
 use crate::S3Bucket;
 use crate::error::{About, answered};
 use aws_sdk_s3::types::EncodingType;
 use backup_core::Result;
-use backup_core::adapter::Version;
 use backup_core::model::{EntryName, Timestamp};
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -100,7 +100,7 @@ struct One {
     latest: bool,
     delete_marker: bool,
     size: u64,
-    etag: Option<Version>,
+    etag: Option<String>,
     modified: Option<Timestamp>,
 }
 
@@ -295,7 +295,7 @@ async fn ask(bucket: &S3Bucket, prefix: &str, start: &Start, at_most: Option<i32
         let modified = version.last_modified.as_ref().map(timestamp);
         One {
             size: u64::try_from(version.size.unwrap_or_default()).unwrap_or_default(),
-            etag: version.e_tag.as_deref().map(version_of),
+            etag: version.e_tag.as_deref().map(bare),
             ..One::new(decoder, version.key.unwrap_or_default(), version.version_id, version.is_latest, modified)
         }
     });

@@ -5,6 +5,7 @@
 mod buckets;
 mod common;
 
+use backup_testkit::s3::{S3BucketOptions, Versioning};
 use buckets::Buckets;
 use std::collections::BTreeMap;
 
@@ -68,6 +69,28 @@ fn an_archive_of_a_bucket_can_be_restored_to_a_disk_and_one_of_files_to_a_bucket
     ];
     assert_eq!(found, expected.map(|(key, size)| (key.to_owned(), size)).into());
     assert!(s3.server.object("three", "tree/a.txt").unwrap().metadata.contains_key("mtime"));
+}
+
+#[test]
+fn of_all_versions_the_current_ones_come_back_whatever_their_keys_are_like() {
+    let s3 = Buckets::new();
+    let versioning = Versioning::Enabled;
+    s3.server.create_bucket_with("one", S3BucketOptions { versioning, ..S3BucketOptions::default() });
+    s3.server.create_bucket("two");
+    s3.server.create_bucket("three");
+    for key in ["a", "a?versionId=x", "b?deleteMarker=y", "large?versionId=z"] {
+        s3.server.put("one", key, "before");
+        let length = if key.starts_with("large") { 3 << 20 } else { 100 };
+        s3.server.put("one", key, common::noise(length, 1));
+    }
+    s3.server.put("one", "gone?versionId=1", "before");
+    s3.server.buckets().remove("one", "gone?versionId=1");
+    let archives = s3.at("two", "");
+    s3.ends(0, &["create", "--from", &s3.at("one", "versions=all"), "--to", &archives]);
+    let run = s3.ends(3, &["restore", "latest", "--at", &archives, "--to", &s3.at("three", "")]);
+    // Four earlier versions; one of what is deleted, and its marker.
+    assert!(run.stdout.contains("6 warnings"), "{}\n{}", run.stdout, run.stderr);
+    s3.assert_same("one", "", "three", "");
 }
 
 #[test]
