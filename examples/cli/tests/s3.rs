@@ -145,3 +145,42 @@ fn whatever_is_wrong_with_a_bucket_is_said_and_no_secret_with_it() {
     assert!(of_source.contains("options of sources"), "{of_source}");
     assert!(s3.server.objects("one").is_empty(), "something was left behind");
 }
+
+#[test]
+fn with_everything_logged_no_secret_is_seen() {
+    use std::os::unix::ffi::OsStringExt;
+    let s3 = Buckets::new();
+    s3.server.create_bucket("one");
+    s3.place.tree("tree");
+    let (token, key) = ("FwoGZXIvYXdzEBYaDGhlbGxv+token/7d1c", "MGM4OGUxYjVhN2YwYzRkZTkyYjFiZTdhNjNkNWZhMDE=");
+    s3.server.faults().require_session_token(Some(token));
+    let place = s3.at("one", "customer_key_env=CUSTOMER_KEY");
+    let run = |args: &[&str], change: &dyn Fn(&mut std::process::Command)| {
+        let mut command = s3.command(args);
+        command.env("AWS_SESSION_TOKEN", token).env("CUSTOMER_KEY", key).env("RUST_LOG", "trace,aws_sigv4=trace");
+        change(&mut command);
+        let run = common::wait(command.spawn().unwrap());
+        for secret in [token, key, "0c88e1b5a7f0c4de92b1be7a63d5fa01", s3.server.secret_key(), "s3cr3t"] {
+            assert!(!run.stderr.contains(secret) && !run.stdout.contains(secret), "{secret}");
+        }
+        assert!(!run.stderr.contains("TRACE aws_") && !run.stderr.contains("DEBUG aws_"));
+        run
+    };
+    let tree = s3.place.arg("tree");
+    let as_it_is = |_: &mut std::process::Command| {};
+    let done = run(&["create", "--from", &tree, "--to", &place], &as_it_is);
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    assert!(done.stderr.contains("DEBUG backup_core"), "nothing was logged: {}", done.stderr);
+    let target = s3.at("one/below", "customer_key_env=CUSTOMER_KEY");
+    let done = run(&["restore", "latest", "--at", &place, "--to", &target], &as_it_is);
+    assert_eq!(done.code, Some(3), "{}", done.stderr);
+    // What is no text is not shown either, by whoever reads it.
+    for (variable, class) in [("AWS_SECRET_ACCESS_KEY", "is not UTF-8"), ("CUSTOMER_KEY", "no text")] {
+        let odd = std::ffi::OsString::from_vec(b"s3cr3t\xff".to_vec());
+        let refused = run(&["verify", "latest", "--at", &place], &|command| {
+            command.env(variable, &odd);
+        });
+        assert!(refused.code != Some(0) && refused.stderr.contains(class), "{}", refused.stderr);
+        assert!(refused.stderr.contains(variable), "{}", refused.stderr);
+    }
+}

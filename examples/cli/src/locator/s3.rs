@@ -204,8 +204,10 @@ impl Parts {
     async fn connect(&self) -> Result<S3Bucket> {
         let mut config = self.config_without_key();
         if let Some(variable) = &self.customer_key_env {
-            let missing = |e| {
-                Error::unauthorized("the environment variable with the customer key is not set").on(variable).because(e)
+            // The cause is left out: it shows what the variable holds when that is no text.
+            let missing = |_| {
+                Error::unauthorized("the environment variable with the customer key is not set, or no text")
+                    .on(variable)
             };
             config.encryption = Encryption::SseC { key: std::env::var(variable).map_err(missing)?.into() };
         }
