@@ -6,6 +6,7 @@ mod fetch;
 mod get;
 mod list;
 mod object;
+mod order;
 mod read;
 mod scope;
 mod state;
@@ -68,8 +69,8 @@ pub enum S3Versions {
 
 /// A bucket, or the keys below a prefix of it, as a source.
 ///
-/// Entries are named by their keys relative to the prefix, and come in the order of the keys' bytes; of all versions of a key the
-/// oldest comes first. Content headers, user metadata and the storage class go along, tags as an option. Objects up to
+/// Entries are named by their keys relative to the prefix, and come in the order in which the service lists keys: that of their bytes, or
+/// level by level, as servers do that keep directories. All versions are read in the first order only, those of a key from the oldest on. Content headers, user metadata and the storage class go along, tags as an option. Objects up to
 /// 1 MiB are read inline, with one request each; larger ones in ranges, each on the condition that the object
 /// is still the same. The object whose key is the prefix itself is no entry.
 ///

@@ -129,3 +129,74 @@ async fn several_pages_are_listed_and_resumed() {
         assert_eq!(rest.names(), &expected[at + 1..]);
     }
 }
+
+/// Keys beside a folder, as this server lists them: it keeps directories, and `folder/a` stands where `folder` does. By their bytes,
+/// `folder-x` and `folder.x` would be first.
+const SIBLINGS: [&str; 6] = ["folder/a", "folder/b/c", "folder-x", "folder.x", "folder0", "folders"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn siblings_of_a_folder_are_read_once_each_from_every_cursor() {
+    let bucket = bucket("siblings").await;
+    for key in SIBLINGS {
+        put(&bucket, key, key).await;
+    }
+    let all = SIBLINGS.map(str::to_owned).to_vec();
+    let below = |prefix: &str| SIBLINGS.iter().filter(|key| key.starts_with(prefix)).map(|k| (*k).to_owned()).collect();
+    let cases: Vec<(Vec<&str>, Vec<String>)> = vec![
+        (vec![], all),
+        (vec!["folder"], below("folder")),
+        (vec!["folder/"], below("folder/")),
+        (vec!["folder-", "folder/", "folder0"], [below("folder-"), below("folder/"), below("folder0")].concat()),
+    ];
+    for (prefixes, expected) in cases {
+        let options = S3SourceOptions {
+            prefixes: prefixes.iter().map(|p| (*p).to_owned()).collect(),
+            ..S3SourceOptions::default()
+        };
+        let source = fixture::source(bucket.clone(), options);
+        let whole = run::run(source.clone(), None).await.unwrap();
+        assert_eq!(whole.names(), expected, "{prefixes:?}");
+        for (at, got) in whole.entries.iter().enumerate() {
+            let rest = run::run(source.clone(), Some(got.cursor.clone())).await.unwrap();
+            assert_eq!(rest.names(), &expected[at + 1..], "{prefixes:?} behind {}", got.name);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn siblings_of_folders_go_over_the_ends_of_pages() {
+    let bucket = bucket("siblings-pages").await;
+    let ends = ["/a", "/b/c", "-x", ".x", "0"];
+    let keys: Vec<String> = (0..440).map(|n| format!("{:03}{}", n / ends.len(), ends[n % ends.len()])).collect();
+    // And some that fill the pages, within one folder.
+    let many = (0..1200).map(|n| format!("050/many/{n:04}"));
+    let keys: Vec<String> = keys.into_iter().chain(many).collect();
+    futures::StreamExt::for_each_concurrent(futures::stream::iter(&keys), 16, |key| put(&bucket, key, key)).await;
+    let mut expected: Vec<&str> = keys.iter().map(String::as_str).collect();
+    expected.sort_by(|a, b| a.split('/').cmp(b.split('/')));
+    let source = fixture::source(bucket, S3SourceOptions::default());
+    let whole = run::run(source.clone(), None).await.unwrap();
+    assert_eq!(whole.names(), expected);
+    for at in [0, 1, 2, 3, 4, 5, 251, 252, 253, 999, 1000, 1001, 1452, 1453, 1454, 1455, 1639] {
+        let rest = run::run(source.clone(), Some(whole.entries[at].cursor.clone())).await.unwrap();
+        assert_eq!(rest.names(), &expected[at + 1..], "behind {}", expected[at]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_versions_of_siblings_are_read_or_refused_with_the_reason() {
+    let bucket = bucket("siblings-history").await;
+    let versions = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
+    let request = bucket.client().put_bucket_versioning().bucket(bucket.bucket()).versioning_configuration(versions);
+    request.send().await.unwrap();
+    for content in ["1", "2"] {
+        for key in SIBLINGS {
+            put(&bucket, key, content).await;
+        }
+    }
+    let options = S3SourceOptions { versions: S3Versions::All, ..S3SourceOptions::default() };
+    match run::run(fixture::source(bucket, options), None).await {
+        Ok(whole) => assert_eq!(whole.entries.len(), 2 * SIBLINGS.len(), "{:?}", whole.names()),
+        Err(error) => assert!(error.chain().contains("in the order of their bytes"), "{}", error.chain()),
+    }
+}

@@ -2,6 +2,7 @@
 
 use super::cursor::Position;
 use super::object::{Object, timestamp};
+use super::order::Order;
 use super::scope::Scope;
 use super::state::bare;
 use crate::S3Bucket;
@@ -23,18 +24,19 @@ pub(super) enum Listed {
     Odd(EntryName, &'static str),
 }
 
-/// Everything in the scope behind a position, in the order of the keys.
+/// Everything in the scope behind a position, in the order in which the service lists the keys.
 pub(super) fn objects(bucket: S3Bucket, scope: Scope, after: Option<Position>) -> BoxStream<'static, Result<Listed>> {
     async_stream::try_stream! {
         let after = after.map(|position| position.key);
         for prefix in &scope.prefixes {
-            let mut last = match &after {
+            let start = match &after {
                 // All of it comes before the position.
                 Some(key) if !key.starts_with(prefix.as_str()) && key > prefix => continue,
                 Some(key) if key.starts_with(prefix.as_str()) => Some(bucket.key(key)),
                 _ => None,
             };
-            let mut next = Some(fetch(&bucket, prefix, last.clone(), None));
+            let mut order = Order::behind(start.clone());
+            let mut next = Some(fetch(&bucket, prefix, start, None));
             while let Some(page) = next.take() {
                 let page = joined(page.await)?;
                 let decoder = Decoder::of(page.encoding_type.as_ref());
@@ -62,9 +64,8 @@ pub(super) fn objects(bucket: S3Bucket, scope: Scope, after: Option<Position>) -
                             continue;
                         }
                     };
-                    in_order(last.as_deref(), &full)?;
+                    order.next(&full)?;
                     let key = below(&bucket, &full)?.to_owned();
-                    last = Some(full);
                     let size = u64::try_from(object.size.unwrap_or_default()).unwrap_or_default();
                     if key.is_empty() {
                         if size > 0 {
@@ -155,14 +156,6 @@ pub(super) fn odd_name(bucket: &S3Bucket, mut key: Vec<u8>) -> EntryName {
 /// The key below the bucket's prefix.
 pub(super) fn below<'a>(bucket: &S3Bucket, key: &'a str) -> Result<&'a str> {
     key.strip_prefix(bucket.prefix()).ok_or_else(|| misbehaves("a key has another prefix than was asked for"))
-}
-
-/// A listing that is not in the order of UTF-8 could not be taken up where it was: objects would be missed.
-pub(super) fn in_order(last: Option<&str>, key: &str) -> Result<()> {
-    if last.is_none_or(|last| last < key) {
-        return Ok(());
-    }
-    Err(misbehaves("the keys do not come in the order of their bytes"))
 }
 
 pub(super) fn misbehaves(how: &str) -> Error {
