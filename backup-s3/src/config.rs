@@ -4,6 +4,7 @@ use backup_core::{Error, Result};
 use schemars::JsonSchema;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer};
+use std::ffi::OsString;
 use std::fmt;
 
 /// A bucket, or the keys below a prefix of it, and how to reach it.
@@ -236,8 +237,20 @@ impl Credentials {
             Self::Profile { profile } if profile.is_empty() => {
                 Err(invalid("credentials", "the profile's name is empty".to_owned()))
             }
-            Self::Profile { .. } | Self::Environment => Ok(()),
+            Self::Profile { .. } | Self::Environment => check_environment(|name| std::env::var_os(name)),
         }
+    }
+}
+
+/// The SDK would log the value of such a variable.
+fn check_environment(variable: impl Fn(&str) -> Option<OsString>) -> Result<()> {
+    let names = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
+    match names.into_iter().find(|name| variable(name).is_some_and(|value| value.to_str().is_none())) {
+        Some(name) => Err(invalid(
+            "credentials",
+            format!("the environment variable {name} is not UTF-8, so it is no key; set it anew"),
+        )),
+        None => Ok(()),
     }
 }
 
@@ -408,6 +421,21 @@ mod tests {
         let mut garage = S3Config::new("With_Underscores");
         garage.endpoint = Some("http://localhost:3900".to_owned());
         garage.validate().unwrap();
+    }
+
+    #[test]
+    fn a_key_in_the_environment_that_is_no_text_is_refused_and_not_shown() {
+        use std::os::unix::ffi::OsStringExt;
+        let value = |text: &[u8]| Some(OsString::from_vec(text.to_vec()));
+        let with = |name: &'static str, text: &'static [u8]| {
+            check_environment(move |asked| value(text).filter(|_| asked == name))
+        };
+        with("AWS_SECRET_ACCESS_KEY", b"s3cr3t").unwrap();
+        with("HOME", b"\xff").unwrap();
+        for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"] {
+            let text = with(name, b"s3cr3t\xff").unwrap_err().chain();
+            assert!(text.contains(name) && !text.contains("s3cr3t"), "{text}");
+        }
     }
 
     fn keys(access_key: &str, secret_key: &str) -> Credentials {

@@ -1,6 +1,7 @@
 //! From what the SDK reports to the classes of [`Error`].
 
-use aws_credential_types::provider::error::CredentialsError;
+mod credentials;
+
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::RequestId;
@@ -41,20 +42,25 @@ where
             let answer = Answer::of(&error);
             answer.classify(about).because(answer)
         }
-        SdkError::TimeoutError(_) => Error::transient("the service did not answer in time").because(Reason::of(&error)),
-        SdkError::DispatchFailure(_) if is_about_credentials(&error) => Error::unauthorized(
-            "no credentials could be found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE",
-        )
-        .because(Reason::of(&error)),
-        SdkError::DispatchFailure(failure) if failure.is_user() => {
-            Error::invalid("the request could not be sent; check endpoint and bucket").because(Reason::of(&error))
-        }
-        SdkError::DispatchFailure(_) => {
-            Error::transient("the service cannot be reached, or the connection broke off").because(Reason::of(&error))
-        }
-        _ => Error::permanent("the request could not be made").because(Reason::of(&error)),
+        other => credentials::trouble(other).unwrap_or_else(|| not_answered(other)),
     };
     own.on(about)
+}
+
+/// The error of a request without an answer.
+fn not_answered<E>(error: &SdkError<E, HttpResponse>) -> Error
+where
+    E: StdError + Send + Sync + 'static,
+{
+    let own = match error {
+        SdkError::TimeoutError(_) => Error::transient("the service did not answer in time"),
+        SdkError::DispatchFailure(failure) if failure.is_user() => {
+            Error::invalid("the request could not be sent; check endpoint and bucket")
+        }
+        SdkError::DispatchFailure(_) => Error::transient("the service cannot be reached, or the connection broke off"),
+        _ => Error::permanent("the request could not be made"),
+    };
+    own.because(Reason::of(error))
 }
 
 /// How long the answer to a request that changes nothing may take to begin.
@@ -93,17 +99,6 @@ pub(crate) fn code_in_answer(code: Option<&str>, message: Option<&str>, about: A
 /// A content that broke off on its way.
 pub(crate) fn broken_off(cause: impl StdError + Send + Sync + 'static, about: About<'_>) -> Error {
     Error::transient("the connection broke off while the content was read").because(Reason::of(&cause)).on(about)
-}
-
-fn is_about_credentials(error: &(dyn StdError + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if error.is::<CredentialsError>() {
-            return true;
-        }
-        next = error.source();
-    }
-    false
 }
 
 /// What the service answered, fit to be shown.

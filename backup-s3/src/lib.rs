@@ -27,9 +27,13 @@
 //! - [`S3Source`] reads it: current objects or all versions, with headers, user metadata, storage class and tags.
 //! - [`S3Destination`] keeps archives in it, [`S3RestoreTarget`] puts archives back into it.
 //!
-//! No request is repeated here, as the engine repeats them by one policy
-//! ([`Retrying`](backup_core::retry::Retrying)); what a service answers becomes an [`Error`](backup_core::Error) of the class that tells
-//! the engine what to do, names bucket and key, and carries no secret.
+//! What a service answers becomes an [`Error`](backup_core::Error) of the class that tells the engine what to do, names bucket and key, and
+//! carries no secret. The engine repeats what fails by one policy ([`Retrying`](backup_core::retry::Retrying)), and the SDK nothing. Only
+//! what one call of the engine takes several requests for is repeated in part here, by the same policy: the parts and the completion of an
+//! upload, and the reading back of an object from where it broke off ([`S3TargetOptions::retry`]); and a put that met another of the same
+//! key.
+//!
+//! Logs: the SDK's own show secrets below the level `INFO`, see [`SDK_LOG_TARGETS`].
 //!
 //! Features: `aws-config` (default) finds credentials in the environment, in profiles and on instances.
 
@@ -46,6 +50,10 @@ mod object;
 mod restore_target;
 mod source;
 mod version_name;
+
+/// What the targets begin with under which the AWS SDK logs by `tracing`. With more detail than `INFO` it shows what is signed, a customer
+/// key included, and what stands in profiles: a subscriber should let nothing of this through.
+pub const SDK_LOG_TARGETS: &str = "aws_";
 
 pub use adapter::S3Adapter;
 pub use client::S3Bucket;

@@ -46,7 +46,7 @@ pub struct S3TargetOptions {
     pub part_size: u64,
     /// How many parts an object may have: 10,000 on AWS and most others, 1,000 on Scaleway.
     pub max_parts: u32,
-    /// How a part, and a read that breaks off, are tried again.
+    /// How the calls of a large object are tried again, and a read that breaks off.
     #[serde(skip)]
     pub retry: RetryPolicy,
 }

@@ -6,8 +6,10 @@ mod fetch;
 mod get;
 mod list;
 mod object;
+mod order;
 mod read;
 mod scope;
+mod state;
 mod versions;
 
 use crate::S3Bucket;
@@ -22,10 +24,11 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use get::Getter;
 use list::Listed;
-use read::Named;
+use read::Wish;
 use schemars::JsonSchema;
 use scope::Scope;
 use serde::{Deserialize, Serialize};
+use state::State;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -60,14 +63,14 @@ pub enum S3Versions {
     #[default]
     Current,
     /// All of them, and delete markers. The current version of an object has its key as name; earlier ones are named
-    /// `KEY?versionId=ID`, delete markers `KEY?deleteMarker=ID`.
+    /// `KEY?versionId=ID`, delete markers `KEY?deleteMarker=ID`. Each is read as it was listed, also when it has been overwritten since.
     All,
 }
 
 /// A bucket, or the keys below a prefix of it, as a source.
 ///
-/// Entries are named by their keys relative to the prefix, and come in the order of the keys' bytes; of all versions of a key the
-/// oldest comes first. Content headers, user metadata and the storage class go along, tags as an option. Objects up to
+/// Entries are named by their keys relative to the prefix, and come in the order in which the service lists keys: that of their bytes, or
+/// level by level, as servers do that keep directories. All versions are read in the first order only, those of a key from the oldest on. Content headers, user metadata and the storage class go along, tags as an option. Objects up to
 /// 1 MiB are read inline, with one request each; larger ones in ranges, each on the condition that the object
 /// is still the same. The object whose key is the prefix itself is no entry.
 ///
@@ -105,15 +108,20 @@ impl S3Source {
         }
     }
 
-    fn named(&self, name: &EntryName) -> Result<Named> {
+    fn wish(&self, name: &EntryName, version: Option<&Version>) -> Result<Wish> {
         let text = name.as_str().ok_or_else(|| Error::invalid("no key is like this").on(name))?;
-        Ok(match self.versions {
-            S3Versions::Current => Named { key: text.to_owned(), version_id: None, in_history: false },
+        let state = version.map(|version| State::decode(version, self.versions)).unwrap_or_default();
+        let (key, named_id, in_history) = match self.versions {
+            S3Versions::Current => (text.to_owned(), None, false),
             S3Versions::All => {
                 let VersionName { key, id, delete_marker: _ } = VersionName::decode(text);
-                Named { key, version_id: id, in_history: true }
+                (key, id, true)
             }
-        })
+        };
+        // The plain name is that of the current version, which by now may be another one than was listed.
+        let State { version_id, latest, etag } = state;
+        let latest = version.map(|_| latest);
+        Ok(Wish { key, version_id: version_id.or(named_id), latest, etag, in_history })
     }
 }
 
@@ -175,6 +183,6 @@ impl Source for S3Source {
         range: Range<u64>,
         ctx: &ReadContext,
     ) -> Result<Opened> {
-        read::open(&self.getter, &self.named(entry)?, version, range, ctx).await
+        read::open(&self.getter, &self.wish(entry, version)?, range, ctx).await
     }
 }

@@ -7,22 +7,23 @@
 //!   objects as they are. Earlier ones are named `KEY?versionId=ID`, delete markers `KEY?deleteMarker=ID`, and are empty.
 //! - A key that has `?versionId=` or `?deleteMarker=` in itself is never used as a plain name. So no two versions share a name,
 //!   and a name is taken apart at the last of these words.
-//! - Each entry carries the header `version-id`, and a delete marker `delete-marker: true`. A name is that of a version exactly
-//!   if the entry has the header and the name ends with the word and the same id: [`VersionName::of`]. Archives of current
-//!   objects have no such header, whatever their keys look like.
-//! - `%`, `?`, `/` and whatever is not printable ASCII in an id is percent-encoded in the name.
-//! - Entries of a key with several versions are of one group, named like the key: a target that keeps their order
-//!   ([`OrderedSlices`](backup_core::adapter::Granularity::OrderedSlices)) gets them one after the other. Such an entry is written
-//!   as the next version of the key, a delete marker by deleting the key. A target without versions takes only
-//!   what has a plain name.
+//! - Each entry carries the header `version-id`, a delete marker also `delete-marker: true`, and a current version whose name is
+//!   not its key `latest: true`. A name is that of a version exactly if the entry has the first header and the name ends with the
+//!   word and the same id: [`VersionName::of`]. Archives of current objects have no such header, whatever their keys look like.
+//! - `%`, `?`, `/`, blanks and whatever is not printable ASCII in an id is percent-encoded in the name.
+//! - Entries of a key with several versions are of one group, named like the key.
+//! - A bucket as restore target takes the current versions, under their keys, and leaves out the others with a warning each. Other
+//!   targets take each entry under its name.
 
 use backup_core::model::{Entry, Metadata};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
 /// Name of the header with the id of a version.
-pub(crate) const VERSION_ID: &str = "version-id";
+const VERSION_ID: &str = "version-id";
+/// Name of the header that tells a current version whose name is not its key.
+const LATEST: &str = "latest";
 /// Name of the header that tells a delete marker.
-pub(crate) const DELETE_MARKER: &str = "delete-marker";
+const DELETE_MARKER: &str = "delete-marker";
 
 const VERSION: &str = "?versionId=";
 const MARKER: &str = "?deleteMarker=";
@@ -33,7 +34,7 @@ const ENCODED: &AsciiSet = &CONTROLS.add(b'%').add(b'?').add(b'/').add(b' ');
 pub(crate) struct VersionName {
     /// The key below the prefix.
     pub(crate) key: String,
-    /// The id, unless it is the plain name of a current version.
+    /// The id, unless it is a current version.
     pub(crate) id: Option<String>,
     /// Whether it is a delete marker.
     pub(crate) delete_marker: bool,
@@ -42,7 +43,7 @@ pub(crate) struct VersionName {
 impl VersionName {
     /// The name of a version in an archive of all versions.
     pub(crate) fn encode(key: &str, id: &str, latest: bool, delete_marker: bool) -> String {
-        if latest && !delete_marker && !is_reserved(key) {
+        if latest && !delete_marker && !Self::is_reserved(key) {
             return key.to_owned();
         }
         let word = if delete_marker { MARKER } else { VERSION };
@@ -67,7 +68,6 @@ impl VersionName {
 
     /// What an entry of any archive stands for, so that it can be put back: the key, and which version. `None` when its name is
     /// no text, which no key is.
-    #[allow(dead_code, reason = "for the restore target")]
     pub(crate) fn of(entry: &Entry) -> Option<Self> {
         let name = entry.name.as_str()?;
         let Metadata { headers, .. } = &entry.metadata;
@@ -75,17 +75,31 @@ impl VersionName {
         let Some(id) = headers.get(VERSION_ID) else { return Some(plain) };
         let decoded = Self::decode(name);
         let fits = decoded.id.as_ref() == Some(id) && decoded.delete_marker == headers.contains_key(DELETE_MARKER);
-        Some(if fits { decoded } else { plain })
+        let latest = headers.contains_key(LATEST);
+        Some(match fits {
+            true => Self { id: decoded.id.filter(|_| !latest), ..decoded },
+            false => plain,
+        })
     }
-}
 
-fn is_reserved(key: &str) -> bool {
-    key.contains(VERSION) || key.contains(MARKER)
+    /// Adds to an entry's metadata what [`of`](Self::of) looks for. `latest` is for a current version whose name is not its key.
+    pub(crate) fn tell(metadata: &mut Metadata, id: &str, latest: bool, delete_marker: bool) {
+        metadata.headers.insert(VERSION_ID.to_owned(), id.to_owned());
+        for (header, _) in [(LATEST, latest), (DELETE_MARKER, delete_marker)].into_iter().filter(|(_, is)| *is) {
+            metadata.headers.insert(header.to_owned(), "true".to_owned());
+        }
+    }
+
+    /// Whether a key is never used as a plain name.
+    pub(crate) fn is_reserved(key: &str) -> bool {
+        key.contains(VERSION) || key.contains(MARKER)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use backup_core::model::EntryKind;
     use proptest::prelude::*;
     use std::collections::HashSet;
 
@@ -95,6 +109,31 @@ mod tests {
         assert_eq!(VersionName::encode("a/b", "v1", false, false), "a/b?versionId=v1");
         assert_eq!(VersionName::encode("a/b", "v2", true, true), "a/b?deleteMarker=v2");
         assert_eq!(VersionName::encode("a?versionId=x", "v1", true, false), "a?versionId=x?versionId=v1");
+    }
+
+    fn entry(name: &str, metadata: Metadata) -> Entry {
+        Entry {
+            name: name.into(),
+            kind: EntryKind::File,
+            size: 0,
+            mtime: None,
+            metadata,
+            sha256: None,
+            offset: 0,
+            ordinal: 0,
+            group: None,
+            inconsistent: false,
+            superseded: false,
+        }
+    }
+
+    #[test]
+    fn in_an_archive_of_current_objects_every_name_is_a_key() {
+        let headers = [(LATEST.to_owned(), "true".to_owned())].into();
+        for metadata in [Metadata::default(), Metadata { headers, ..Metadata::default() }] {
+            let found = VersionName::of(&entry("a?versionId=x", metadata)).unwrap();
+            assert_eq!((&*found.key, found.id), ("a?versionId=x", None));
+        }
     }
 
     fn keys() -> impl Strategy<Value = String> {
@@ -111,6 +150,17 @@ mod tests {
                 prop_assert_eq!(decoded.id, Some(id));
                 prop_assert_eq!(decoded.delete_marker, marker);
             }
+        }
+
+        #[test]
+        fn an_entry_tells_its_key_and_whether_it_is_the_current_version(key in keys(), id in keys(), latest: bool, marker: bool) {
+            let name = VersionName::encode(&key, &id, latest, marker);
+            let mut metadata = Metadata::default();
+            VersionName::tell(&mut metadata, &id, latest && !marker && name != key, marker);
+            let found = VersionName::of(&entry(&name, metadata)).unwrap();
+            prop_assert_eq!(found.key, key);
+            prop_assert_eq!(found.id.is_none(), latest && !marker);
+            prop_assert_eq!(found.delete_marker, marker);
         }
 
         #[test]

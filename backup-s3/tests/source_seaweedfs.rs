@@ -129,3 +129,79 @@ async fn several_pages_are_listed_and_resumed() {
         assert_eq!(rest.names(), &expected[at + 1..]);
     }
 }
+
+/// Keys beside and below an object, as this server lists them: it keeps directories, and `folder/a` stands where `folder` does. By their
+/// bytes, `folder-x` and `folder.x` would be first. Asked for what comes behind `folder`, it leaves out what lies below it.
+const SIBLINGS: [&str; 8] =
+    ["folder", "folder/a", "folder/b", "folder/b/c", "folder-x", "folder.x", "folder0", "folders"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn siblings_of_a_folder_are_read_once_each_from_every_cursor() {
+    let bucket = bucket("siblings").await;
+    for key in SIBLINGS {
+        put(&bucket, key, key).await;
+    }
+    let all = SIBLINGS.map(str::to_owned).to_vec();
+    let below = |prefix: &str| SIBLINGS.iter().filter(|key| key.starts_with(prefix)).map(|k| (*k).to_owned()).collect();
+    let cases: Vec<(Vec<&str>, Vec<String>)> = vec![
+        (vec![], all),
+        (vec!["folder"], below("folder")),
+        (vec!["folder/"], below("folder/")),
+        (vec!["folder-", "folder/", "folder0"], [below("folder-"), below("folder/"), below("folder0")].concat()),
+    ];
+    for (prefixes, expected) in cases {
+        let options = S3SourceOptions {
+            prefixes: prefixes.iter().map(|p| (*p).to_owned()).collect(),
+            ..S3SourceOptions::default()
+        };
+        let source = fixture::source(bucket.clone(), options);
+        let whole = run::run(source.clone(), None).await.unwrap();
+        assert_eq!(whole.names(), expected, "{prefixes:?}");
+        for (at, got) in whole.entries.iter().enumerate() {
+            let rest = run::run(source.clone(), Some(got.cursor.clone())).await.unwrap();
+            assert_eq!(rest.names(), &expected[at + 1..], "{prefixes:?} behind {}", got.name);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn siblings_of_folders_go_over_the_ends_of_pages() {
+    let bucket = bucket("siblings-pages").await;
+    let ends = ["", "/a", "/b/c", "-x", ".x", "0"];
+    let siblings = (0..1206).map(|n| format!("{:03}{}", n / ends.len(), ends[n % ends.len()]));
+    // So that a page ends with an object that has others below it.
+    let keys: Vec<String> = ["!1", "!2", "!3"].map(str::to_owned).into_iter().chain(siblings).collect();
+    // Put at the same moment, of an object and what lies below it this server may lose the one.
+    let (below, beside): (Vec<&String>, Vec<&String>) = keys.iter().partition(|key| key.contains('/'));
+    for some in [beside, below] {
+        futures::StreamExt::for_each_concurrent(futures::stream::iter(some), 16, |key| put(&bucket, key, key)).await;
+    }
+    let mut expected: Vec<&str> = keys.iter().map(String::as_str).collect();
+    expected.sort_by(|a, b| a.split('/').cmp(b.split('/')));
+    assert_eq!((expected[999], expected[1000]), ("166", "166/a"));
+    let source = fixture::source(bucket, S3SourceOptions::default());
+    let whole = run::run(source.clone(), None).await.unwrap();
+    assert_eq!(whole.names(), expected);
+    for at in [0, 2, 3, 4, 5, 6, 7, 8, 998, 999, 1000, 1001, 1203, 1207, 1208] {
+        let rest = run::run(source.clone(), Some(whole.entries[at].cursor.clone())).await.unwrap();
+        assert_eq!(rest.names(), &expected[at + 1..], "behind {}", expected[at]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_versions_of_siblings_are_read_or_refused_with_the_reason() {
+    let bucket = bucket("siblings-history").await;
+    let versions = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
+    let request = bucket.client().put_bucket_versioning().bucket(bucket.bucket()).versioning_configuration(versions);
+    request.send().await.unwrap();
+    for content in ["1", "2"] {
+        for key in SIBLINGS {
+            put(&bucket, key, content).await;
+        }
+    }
+    let options = S3SourceOptions { versions: S3Versions::All, ..S3SourceOptions::default() };
+    match run::run(fixture::source(bucket, options), None).await {
+        Ok(whole) => assert_eq!(whole.entries.len(), 2 * SIBLINGS.len(), "{:?}", whole.names()),
+        Err(error) => assert!(error.chain().contains("in the order of their bytes"), "{}", error.chain()),
+    }
+}

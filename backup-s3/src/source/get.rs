@@ -1,12 +1,12 @@
 //! Gets an object, and what its headers say.
 
-use super::object::{timestamp, version_of};
+use super::object::timestamp;
+use super::state::bare;
 use crate::S3Bucket;
 use crate::client::WithCustomerKey;
 use crate::error::{About, answered, from_sdk, in_time};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
-use backup_core::adapter::Version;
 use backup_core::model::{Metadata, Timestamp};
 use backup_core::{Error, Result};
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ pub(super) struct Wanted<'a> {
     /// First and last byte.
     pub(super) range: Option<(u64, u64)>,
     /// Another state than this is refused.
-    pub(super) etag: Option<&'a Version>,
+    pub(super) etag: Option<&'a str>,
 }
 
 /// Gets objects of one bucket.
@@ -42,17 +42,22 @@ impl Getter {
     /// Opens an object. The content has not been read.
     pub(super) async fn get(&self, wanted: Wanted<'_>) -> Result<GetObjectOutput> {
         let encrypted = self.encrypted.load(Ordering::Relaxed);
-        let refused = match self.get_with(wanted, encrypted).await {
+        let mut refused = match self.get_with(wanted, encrypted).await {
             Ok(got) => return Ok(got),
             Err(refused) => refused,
         };
         // With a key an object is refused that has none, and without one an object that has.
-        if self.bucket.has_customer_key()
-            && is_bad_request(&refused)
-            && let Ok(got) = self.get_with(wanted, !encrypted).await
-        {
-            self.encrypted.store(!encrypted, Ordering::Relaxed);
-            return Ok(got);
+        if self.bucket.has_customer_key() && is_bad_request(&refused) {
+            match self.get_with(wanted, !encrypted).await {
+                Ok(got) => {
+                    self.encrypted.store(!encrypted, Ordering::Relaxed);
+                    return Ok(got);
+                }
+                // It is the object's own whatever key is sent.
+                Err(again) if is_bad_request(&again) => {}
+                // The first answer was about the key alone.
+                Err(again) => refused = again,
+            }
         }
         let key = self.bucket.key(wanted.key);
         let about = About::Read(self.bucket.bucket(), &key);
@@ -80,7 +85,7 @@ impl Getter {
             .key(self.bucket.request_key(&key))
             .set_version_id(version_id.map(ToOwned::to_owned))
             .set_range(range.map(|(first, last)| format!("bytes={first}-{last}")))
-            .set_if_match(etag.map(|etag| format!("\"{}\"", etag.0)));
+            .set_if_match(etag.map(|etag| format!("\"{etag}\"")));
         if encrypted {
             request = request.with_customer_key(&self.bucket);
         }
@@ -117,7 +122,8 @@ fn is_bad_request<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
 pub(super) struct Head {
     pub(super) metadata: Metadata,
     pub(super) mtime: Option<Timestamp>,
-    pub(super) etag: Option<Version>,
+    /// Without its quotation marks.
+    pub(super) etag: Option<String>,
     /// User metadata that the service could not put into headers.
     pub(super) missing: u32,
 }
@@ -143,7 +149,7 @@ impl Head {
                 ..Metadata::default()
             },
             mtime: got.last_modified().map(timestamp),
-            etag: got.e_tag().map(version_of),
+            etag: got.e_tag().map(bare),
             missing: got.missing_meta().and_then(|count| u32::try_from(count).ok()).unwrap_or_default(),
         }
     }

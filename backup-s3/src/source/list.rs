@@ -1,8 +1,10 @@
 //! Lists the current objects, page by page, the next page while the present one is used.
 
 use super::cursor::Position;
-use super::object::{Object, timestamp, version_of};
+use super::object::{Object, timestamp};
+use super::order::Order;
 use super::scope::Scope;
+use super::state::bare;
 use crate::S3Bucket;
 use crate::error::{About, answered};
 use aws_sdk_s3::types::EncodingType;
@@ -22,35 +24,43 @@ pub(super) enum Listed {
     Odd(EntryName, &'static str),
 }
 
-/// Everything in the scope behind a position, in the order of the keys.
+/// Everything in the scope behind a position, in the order in which the service lists the keys.
 pub(super) fn objects(bucket: S3Bucket, scope: Scope, after: Option<Position>) -> BoxStream<'static, Result<Listed>> {
     async_stream::try_stream! {
         let after = after.map(|position| position.key);
         for prefix in &scope.prefixes {
-            let mut last = match &after {
+            let start = match &after {
                 // All of it comes before the position.
                 Some(key) if !key.starts_with(prefix.as_str()) && key > prefix => continue,
                 Some(key) if key.starts_with(prefix.as_str()) => Some(bucket.key(key)),
                 _ => None,
             };
-            let mut next = Some(fetch(&bucket, prefix, last.clone(), None));
+            let mut order = Order::behind(start.clone());
+            let below_start = match &after {
+                Some(key) if start.is_some() && leaves_out_below(&bucket, prefix, key).await? => Some(format!("{key}/")),
+                _ => None,
+            };
+            let mut parts = below_start.map(|below| (below, None)).into_iter().chain([(prefix.clone(), start)]);
+            let mut listed = parts.next().unwrap_or_default();
+            let mut next = Some(fetch(&bucket, &listed.0, listed.1.take(), None));
             while let Some(page) = next.take() {
                 let page = joined(page.await)?;
                 let decoder = Decoder::of(page.encoding_type.as_ref());
                 let objects = page.contents.unwrap_or_default();
                 if page.is_truncated == Some(true) {
-                    next = Some(match objects.last().and_then(|object| object.key.as_deref()) {
-                        Some(end) => {
+                    let end = objects.last().and_then(|object| object.key.as_deref());
+                    next = Some(match (page.next_continuation_token, end) {
+                        // Behind a key, AWS goes on after any pause; others may leave out what lies below it.
+                        (token, Some(end)) if bucket.is_aws() || token.is_none() => {
                             let end = decoder.text(end).map_err(|_| misbehaves("a page ends with a key that is no text"))?;
-                            fetch(&bucket, prefix, Some(end), None)
+                            fetch(&bucket, &listed.0, Some(end), None)
                         }
-                        // What a page would have held has been deleted.
-                        None => {
-                            let token = page.next_continuation_token;
-                            let token = token.ok_or_else(|| misbehaves("an empty page does not tell where the next starts"))?;
-                            fetch(&bucket, prefix, None, Some(token))
-                        }
+                        (Some(token), _) => fetch(&bucket, &listed.0, None, Some(token)),
+                        (None, _) => Err(misbehaves("an empty page does not tell where the next starts"))?,
                     });
+                } else if let Some(part) = parts.next() {
+                    listed = part;
+                    next = Some(fetch(&bucket, &listed.0, listed.1.take(), None));
                 }
                 for object in objects {
                     let key = object.key.as_deref().ok_or_else(|| misbehaves("an object has no key"))?;
@@ -61,9 +71,8 @@ pub(super) fn objects(bucket: S3Bucket, scope: Scope, after: Option<Position>) -
                             continue;
                         }
                     };
-                    in_order(last.as_deref(), &full)?;
+                    order.next(&full)?;
                     let key = below(&bucket, &full)?.to_owned();
-                    last = Some(full);
                     let size = u64::try_from(object.size.unwrap_or_default()).unwrap_or_default();
                     if key.is_empty() {
                         if size > 0 {
@@ -75,7 +84,7 @@ pub(super) fn objects(bucket: S3Bucket, scope: Scope, after: Option<Position>) -
                         yield Listed::Object(Object {
                             key,
                             size,
-                            etag: object.e_tag.as_deref().map(version_of),
+                            etag: object.e_tag.as_deref().map(bare),
                             modified: object.last_modified.as_ref().map(timestamp),
                             version: None,
                         });
@@ -85,6 +94,29 @@ pub(super) fn objects(bucket: S3Bucket, scope: Scope, after: Option<Position>) -
         }
     }
     .boxed()
+}
+
+/// Whether a service, asked for what comes behind a key, leaves out what lies below it. SeaweedFS does: behind `folder` it lists `folder-x`,
+/// but not `folder/a`, which it lists next when it lists everything.
+async fn leaves_out_below(bucket: &S3Bucket, prefix: &str, key: &str) -> Result<bool> {
+    if bucket.is_aws() {
+        return Ok(false);
+    }
+    let full = bucket.key(key);
+    let below = format!("{full}/");
+    let next_is_below = |page: &Page| {
+        let decoder = Decoder::of(page.encoding_type.as_ref());
+        let keys = page.contents.iter().flatten().filter_map(|object| decoder.text(object.key.as_deref()?).ok());
+        let next = keys.into_iter().find(|found| *found != full);
+        next.is_some_and(|next| next.starts_with(&below))
+    };
+    // In the order of bytes as well as level by level, what comes next is the same in both listings.
+    let all = joined(fetch_some(bucket, key, None, None, Some(2)).await)?;
+    if !next_is_below(&all) {
+        return Ok(false);
+    }
+    let behind = joined(fetch_some(bucket, prefix, Some(full.clone()), None, Some(1)).await)?;
+    Ok(!next_is_below(&behind))
 }
 
 /// Why the object whose key is the configuration's prefix is left out. An empty one only makes the "folder" show, as the root
@@ -100,6 +132,16 @@ fn fetch(
     after: Option<String>,
     token: Option<String>,
 ) -> AbortOnDropHandle<Result<Page>> {
+    fetch_some(bucket, prefix, after, token, None)
+}
+
+fn fetch_some(
+    bucket: &S3Bucket,
+    prefix: &str,
+    after: Option<String>,
+    token: Option<String>,
+    at_most: Option<i32>,
+) -> AbortOnDropHandle<Result<Page>> {
     let bucket = bucket.clone();
     let prefix = Some(bucket.key(prefix)).filter(|prefix| !prefix.is_empty());
     AbortOnDropHandle::new(tokio::spawn(async move {
@@ -110,7 +152,8 @@ fn fetch(
             .encoding_type(EncodingType::Url)
             .set_prefix(prefix)
             .set_start_after(after)
-            .set_continuation_token(token);
+            .set_continuation_token(token)
+            .set_max_keys(at_most);
         answered(request.send(), About::Bucket(bucket.bucket())).await
     }))
 }
@@ -154,14 +197,6 @@ pub(super) fn odd_name(bucket: &S3Bucket, mut key: Vec<u8>) -> EntryName {
 /// The key below the bucket's prefix.
 pub(super) fn below<'a>(bucket: &S3Bucket, key: &'a str) -> Result<&'a str> {
     key.strip_prefix(bucket.prefix()).ok_or_else(|| misbehaves("a key has another prefix than was asked for"))
-}
-
-/// A listing that is not in the order of UTF-8 could not be taken up where it was: objects would be missed.
-pub(super) fn in_order(last: Option<&str>, key: &str) -> Result<()> {
-    if last.is_none_or(|last| last < key) {
-        return Ok(());
-    }
-    Err(misbehaves("the keys do not come in the order of their bytes"))
 }
 
 pub(super) fn misbehaves(how: &str) -> Error {

@@ -1,10 +1,11 @@
 //! An object, or a version of one, as it was listed.
 
 use super::cursor::{Position, VersionMark};
-use crate::version_name::{DELETE_MARKER, VERSION_ID, VersionName};
+use super::state::State;
+use crate::version_name::VersionName;
 use aws_sdk_s3::primitives::DateTime;
 use backup_core::Result;
-use backup_core::adapter::{Content, SourceEntry, Version};
+use backup_core::adapter::{Content, SourceEntry};
 use backup_core::model::{EntryKind, EntryName, GroupName, Metadata, Timestamp};
 
 /// What a listing says of an object.
@@ -13,7 +14,8 @@ pub(super) struct Object {
     /// Relative to the prefix of the bucket's configuration.
     pub(super) key: String,
     pub(super) size: u64,
-    pub(super) etag: Option<Version>,
+    /// Without its quotation marks.
+    pub(super) etag: Option<String>,
     pub(super) modified: Option<Timestamp>,
     /// Which version it is, in a listing of all versions.
     pub(super) version: Option<ObjectVersion>,
@@ -53,10 +55,14 @@ impl Object {
     /// The headers that tell its version.
     pub(super) fn add_version(&self, metadata: &mut Metadata) {
         let Some(version) = &self.version else { return };
-        metadata.headers.insert(VERSION_ID.to_owned(), version.id.clone());
-        if version.delete_marker {
-            metadata.headers.insert(DELETE_MARKER.to_owned(), "true".to_owned());
-        }
+        let ObjectVersion { id, latest: _, delete_marker, alone: _, last: _ } = version;
+        VersionName::tell(metadata, id, self.is_latest_by_header(), *delete_marker);
+    }
+
+    /// Whether only a header tells that it is the current version.
+    fn is_latest_by_header(&self) -> bool {
+        let current = self.version.as_ref().is_some_and(|version| version.latest && !version.delete_marker);
+        current && VersionName::is_reserved(&self.key)
     }
 
     /// The entry, with this content.
@@ -80,13 +86,10 @@ impl Object {
 
     /// Its content is to be fetched by `read`.
     pub(super) fn stored(&self) -> Content {
-        Content::Stored { size: self.size, version: self.etag.clone() }
+        let (version_id, etag) = (self.version_id().map(ToOwned::to_owned), self.etag.clone());
+        let state = State { version_id, latest: self.is_latest_by_header(), etag };
+        Content::Stored { size: self.size, version: state.encode() }
     }
-}
-
-/// The state that an ETag stands for. Servers do not agree on where the quotes belong to it.
-pub(super) fn version_of(etag: &str) -> Version {
-    Version(etag.trim_matches('"').into())
 }
 
 /// An instant as this project has it.

@@ -4,14 +4,14 @@
 //! each chunk of its history starts, and the chunks are then listed again, from the last one to the first.
 
 use super::cursor::{Position, VersionMark};
-use super::list::{Decoder, Listed, PREFIX_ITSELF, below, in_order, misbehaves, odd_name};
-use super::object::{Object, ObjectVersion, timestamp, version_of};
+use super::list::{Decoder, Listed, PREFIX_ITSELF, below, misbehaves, odd_name};
+use super::object::{Object, ObjectVersion, timestamp};
 use super::scope::Scope;
+use super::state::bare;
 use crate::S3Bucket;
 use crate::error::{About, answered};
 use aws_sdk_s3::types::EncodingType;
 use backup_core::Result;
-use backup_core::adapter::Version;
 use backup_core::model::{EntryName, Timestamp};
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -100,7 +100,7 @@ struct One {
     latest: bool,
     delete_marker: bool,
     size: u64,
-    etag: Option<Version>,
+    etag: Option<String>,
     modified: Option<Timestamp>,
 }
 
@@ -263,6 +263,14 @@ impl<'a> Pages<'a> {
     }
 }
 
+/// A listing that is not in the order of UTF-8 could not be taken up where it was: objects would be missed.
+fn in_order(last: Option<&str>, key: &str) -> Result<()> {
+    if last.is_none_or(|last| last < key) {
+        return Ok(());
+    }
+    Err(misbehaves("the keys do not come in the order of their bytes"))
+}
+
 /// A page as the service sends it.
 struct Answer {
     versions: VecDeque<One>,
@@ -295,7 +303,7 @@ async fn ask(bucket: &S3Bucket, prefix: &str, start: &Start, at_most: Option<i32
         let modified = version.last_modified.as_ref().map(timestamp);
         One {
             size: u64::try_from(version.size.unwrap_or_default()).unwrap_or_default(),
-            etag: version.e_tag.as_deref().map(version_of),
+            etag: version.e_tag.as_deref().map(bare),
             ..One::new(decoder, version.key.unwrap_or_default(), version.version_id, version.is_latest, modified)
         }
     });

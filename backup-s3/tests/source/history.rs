@@ -3,10 +3,12 @@
 use crate::fixture::{Access, bytes, source};
 use crate::run::{Run, run};
 use backup_core::ErrorClass;
-use backup_core::adapter::{Cursor, Source, SourceEvent};
+use backup_core::adapter::{Content, Cursor, Source, SourceEvent};
+use backup_core::model::EntryName;
 use backup_s3::{S3Source, S3SourceOptions, S3Versions};
 use backup_testkit::faulty::When;
-use backup_testkit::s3::{Fault, Operation, Rule, S3BucketOptions, S3Server, Versioning};
+use backup_testkit::s3::{Fault, Operation, Rule, S3BucketOptions, S3Object, S3Server, Versioning};
+use bytes::Bytes;
 use futures::StreamExt;
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -69,6 +71,80 @@ async fn large_versions_are_read_by_their_id() {
     assert_eq!(run.entries[1].content, bytes(6 << 20));
     let id = run.entries[0].name.strip_prefix("a?versionId=").unwrap();
     assert_eq!(run.entries[0].metadata.headers["version-id"], id);
+}
+
+/// A large object with a tag that tells its version.
+fn tagged(length: usize, version: &str) -> S3Object {
+    let mut object = S3Object::new("a", bytes(length));
+    object.tags.insert("version".to_owned(), version.to_owned());
+    object
+}
+
+#[tokio::test]
+async fn a_large_version_that_is_overwritten_after_it_was_listed_is_still_the_one_that_is_read() {
+    let server = server().await;
+    let first = server.buckets().put("data", tagged(5 << 20, "first"));
+    let overwrite = Fault::act(|buckets| drop(buckets.put("data", tagged(6 << 20, "second"))));
+    server.faults().add(Rule::new(Operation::GetObject, When::First(1), overwrite));
+    let options = S3SourceOptions { tags: true, ..Default::default() };
+    let whole = run(all(&server, options.clone()).await, None).await.unwrap();
+    assert!(whole.warnings.is_empty(), "{:?}", whole.warnings);
+    let is_first = |got: &crate::run::Got| {
+        assert!(got.content == bytes(5 << 20), "{} bytes", got.content.len());
+        assert_eq!(got.metadata.headers["version-id"], first);
+        assert_eq!(got.metadata.tags["version"], "first");
+    };
+    assert_eq!(whole.names(), ["a"]);
+    is_first(&whole.entries[0]);
+
+    // Also when another process goes on with what the listing said, in the middle of it, and when the key has been deleted by then.
+    server.buckets().remove("data", "a");
+    server.buckets().put("data", tagged(5 << 20, "third"));
+    let listing = all(&server, options.clone()).await;
+    let mut events = listing.events(None, crate::run::context());
+    let mut listed = Vec::new();
+    while let Some(event) = events.next().await.transpose().unwrap() {
+        let SourceEvent::Entry(entry) = event else { panic!("{event:?}") };
+        listed.push(*entry);
+    }
+    let current = listed.pop().unwrap();
+    assert_eq!(current.name.as_str(), Some("a"));
+    let Content::Stored { size, version: Some(version) } = current.content else { panic!("{current:?}") };
+    server.buckets().remove("data", "a");
+    let another = all(&server, options).await;
+    let ctx = crate::run::context();
+    let opened = another.read(&current.name, Some(&version), 0..size, &ctx).await.unwrap();
+    assert_eq!(opened.version, Some(version.clone()));
+    assert_eq!(opened.metadata.unwrap().tags["version"], "third");
+    let opened = another.read(&current.name, Some(&version), 4 << 20..size, &ctx).await.unwrap();
+    assert_eq!(opened.version, Some(version));
+    let rest: Vec<Bytes> = opened.content.map(|piece| piece.unwrap()).collect().await;
+    assert!(rest.concat() == bytes(5 << 20)[4 << 20..]);
+}
+
+#[tokio::test]
+async fn a_current_version_whose_name_is_not_its_key_is_told_by_a_header() {
+    let server = server().await;
+    for key in ["a?versionId=x", "b?deleteMarker=y"] {
+        server.put("data", key, "1");
+        server.put("data", key, bytes(3 << 20));
+        server.put("data", key, "3");
+        server.put("data", key, bytes(4 << 20));
+    }
+    server.put("data", "c?versionId=z", "1");
+    server.buckets().remove("data", "c?versionId=z");
+    server.put("data", "plain", "1");
+    let source = all(&server, S3SourceOptions::default()).await;
+    let whole = run(source.clone(), None).await.unwrap();
+    let told: Vec<_> = whole.entries.iter().map(|got| got.metadata.headers.get("latest").map(String::as_str)).collect();
+    let four = [None, None, None, Some("true")];
+    assert_eq!(told, [&four[..], &four, &[None, None, None]].concat(), "{:?}", whole.names());
+    // Also when such a version is read afresh, of which nothing is known but the name.
+    for (at, latest) in [(1, false), (3, true), (5, false), (7, true)] {
+        let name = EntryName::from(&*whole.entries[at].name);
+        let opened = source.read(&name, None, 0..0, &crate::run::context()).await.unwrap();
+        assert_eq!(opened.metadata.unwrap().headers.contains_key("latest"), latest, "{name}");
+    }
 }
 
 #[tokio::test]

@@ -2,11 +2,13 @@
 
 use crate::fixture::{Access, bytes, source};
 use crate::run::{retrying, run};
+use backup_core::adapter::Source;
 use backup_s3::{Encryption, S3Bucket, S3Config, S3SourceOptions};
 use backup_testkit::faulty::When;
 use backup_testkit::s3::{Fault, Operation, Rule, S3Object, S3Server};
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
@@ -102,4 +104,46 @@ async fn objects_with_a_key_of_the_customer_are_read_beside_others() {
     let bucket = Access::of(&server).bucket("data", "").await;
     let run_2 = run(source(bucket, S3SourceOptions::default()), None).await.unwrap();
     assert_eq!((run_2.entries.len(), run_2.warnings.len()), (4, 16));
+}
+
+/// A bucket with one object of the customer's key, or of none.
+async fn with_customer_key(object: S3Object) -> (S3Server, Arc<dyn Source>) {
+    let server = S3Server::start().await;
+    server.create_bucket("data");
+    server.buckets().put("data", object);
+    let key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=".to_owned().into();
+    let config = S3Config { encryption: Encryption::SseC { key }, ..Access::of(&server).config("data", "") };
+    let bucket = S3Bucket::connect(config).await.unwrap();
+    (server, source(bucket, S3SourceOptions::default()))
+}
+
+#[tokio::test]
+async fn a_passing_fault_of_the_second_try_without_the_key_loses_nothing() {
+    for length in [100, 3 << 20] {
+        for fault in [Fault::slow_down(), Fault::fail(500, "InternalError"), Fault::Drop] {
+            let (server, source) = with_customer_key(S3Object::new("a", bytes(length))).await;
+            // The first try, with the key, is refused by the server itself.
+            server.faults().add(Rule::new(Operation::GetObject, When::Nth(2), fault.clone()));
+            let run = run(retrying(source), None).await.unwrap();
+            assert!(run.warnings.is_empty(), "{fault:?}: {:?}", run.warnings);
+            assert!(run.get("a").content == bytes(length));
+            assert_eq!(server.faults().fired().len(), 1);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_the_second_try_without_the_key_is_told_is_what_counts() {
+    for (fault, why) in [
+        (Fault::denied(), "s3:GetObject"),
+        (Fault::fail(404, "NoSuchKey"), "vanished"),
+        (Fault::fail(403, "InvalidObjectState"), "archived"),
+        // Two answers about the key: the first one.
+        (Fault::fail(400, "InvalidArgument"), "encryption parameters"),
+    ] {
+        let (server, source) = with_customer_key(S3Object::new("a", bytes(100))).await;
+        server.faults().add(Rule::new(Operation::GetObject, When::Nth(2), fault.clone()));
+        let run = run(source, None).await.unwrap();
+        assert!(run.warnings["a"].contains(why), "{fault:?}: {:?}", run.warnings);
+    }
 }

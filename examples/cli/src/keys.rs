@@ -66,8 +66,10 @@ impl KeySource {
                 Ok(Arc::new(KeyFileProvider::parse(&text).map_err(|e| e.on(path.display()))?))
             }
             Self::PassphraseEnv(variable) => {
-                let text = std::env::var(variable).map_err(|e| {
-                    Error::unauthorized("cannot read the passphrase from this variable").on(variable).because(e)
+                // The cause is left out: it shows what the variable holds when that is no text.
+                let text = std::env::var(variable).map_err(|_| {
+                    Error::unauthorized("this variable should hold a passphrase, and is not set or no text")
+                        .on(variable)
                 })?;
                 if text.is_empty() {
                     return Err(Error::unauthorized("this variable should hold a passphrase and is empty").on(variable));

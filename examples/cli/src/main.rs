@@ -89,18 +89,23 @@ fn usage(error: &clap::Error) -> ExitCode {
 
 /// Diagnostics on standard error: warnings, more with `-v`; `RUST_LOG` says otherwise where it is set.
 fn start_tracing(verbose: u8) {
-    use tracing_subscriber::filter::EnvFilter;
+    use tracing_subscriber::filter::{EnvFilter, filter_fn};
+    use tracing_subscriber::layer::SubscriberExt;
+    use tracing_subscriber::util::SubscriberInitExt;
     let level = match verbose {
         0 => "warn",
         1 => "warn,backup=info,backup_core=info,backup_store_sqlx=info",
         _ => "info,backup=debug,backup_core=debug,backup_store_sqlx=debug",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    // Whatever RUST_LOG says: the AWS SDK's details are requests with the secrets in them.
+    let harmless = filter_fn(|metadata| {
+        *metadata.level() <= tracing::Level::INFO || !metadata.target().starts_with(backup_s3::SDK_LOG_TARGETS)
+    });
+    let written = tracing_subscriber::fmt::layer()
         .with_writer(|| LineWriter)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .init();
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+    tracing_subscriber::registry().with(filter).with(harmless).with(written).init();
 }
 
 /// Writes to standard error without tearing a progress bar apart.

@@ -5,6 +5,7 @@
 mod buckets;
 mod common;
 
+use backup_testkit::s3::{S3BucketOptions, Versioning};
 use buckets::Buckets;
 use std::collections::BTreeMap;
 
@@ -71,6 +72,28 @@ fn an_archive_of_a_bucket_can_be_restored_to_a_disk_and_one_of_files_to_a_bucket
 }
 
 #[test]
+fn of_all_versions_the_current_ones_come_back_whatever_their_keys_are_like() {
+    let s3 = Buckets::new();
+    let versioning = Versioning::Enabled;
+    s3.server.create_bucket_with("one", S3BucketOptions { versioning, ..S3BucketOptions::default() });
+    s3.server.create_bucket("two");
+    s3.server.create_bucket("three");
+    for key in ["a", "a?versionId=x", "b?deleteMarker=y", "large?versionId=z"] {
+        s3.server.put("one", key, "before");
+        let length = if key.starts_with("large") { 3 << 20 } else { 100 };
+        s3.server.put("one", key, common::noise(length, 1));
+    }
+    s3.server.put("one", "gone?versionId=1", "before");
+    s3.server.buckets().remove("one", "gone?versionId=1");
+    let archives = s3.at("two", "");
+    s3.ends(0, &["create", "--from", &s3.at("one", "versions=all"), "--to", &archives]);
+    let run = s3.ends(3, &["restore", "latest", "--at", &archives, "--to", &s3.at("three", "")]);
+    // Four earlier versions; one of what is deleted, and its marker.
+    assert!(run.stdout.contains("6 warnings"), "{}\n{}", run.stdout, run.stderr);
+    s3.assert_same("one", "", "three", "");
+}
+
+#[test]
 fn a_destination_inside_its_source_is_left_out_and_one_around_it_is_refused() {
     let s3 = Buckets::new();
     s3.server.create_bucket("one");
@@ -121,4 +144,43 @@ fn whatever_is_wrong_with_a_bucket_is_said_and_no_secret_with_it() {
     let of_source = run(create(&s3.at("one", "tags=true")), &[], 1);
     assert!(of_source.contains("options of sources"), "{of_source}");
     assert!(s3.server.objects("one").is_empty(), "something was left behind");
+}
+
+#[test]
+fn with_everything_logged_no_secret_is_seen() {
+    use std::os::unix::ffi::OsStringExt;
+    let s3 = Buckets::new();
+    s3.server.create_bucket("one");
+    s3.place.tree("tree");
+    let (token, key) = ("FwoGZXIvYXdzEBYaDGhlbGxv+token/7d1c", "MGM4OGUxYjVhN2YwYzRkZTkyYjFiZTdhNjNkNWZhMDE=");
+    s3.server.faults().require_session_token(Some(token));
+    let place = s3.at("one", "customer_key_env=CUSTOMER_KEY");
+    let run = |args: &[&str], change: &dyn Fn(&mut std::process::Command)| {
+        let mut command = s3.command(args);
+        command.env("AWS_SESSION_TOKEN", token).env("CUSTOMER_KEY", key).env("RUST_LOG", "trace,aws_sigv4=trace");
+        change(&mut command);
+        let run = common::wait(command.spawn().unwrap());
+        for secret in [token, key, "0c88e1b5a7f0c4de92b1be7a63d5fa01", s3.server.secret_key(), "s3cr3t"] {
+            assert!(!run.stderr.contains(secret) && !run.stdout.contains(secret), "{secret}");
+        }
+        assert!(!run.stderr.contains("TRACE aws_") && !run.stderr.contains("DEBUG aws_"));
+        run
+    };
+    let tree = s3.place.arg("tree");
+    let as_it_is = |_: &mut std::process::Command| {};
+    let done = run(&["create", "--from", &tree, "--to", &place], &as_it_is);
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    assert!(done.stderr.contains("DEBUG backup_core"), "nothing was logged: {}", done.stderr);
+    let target = s3.at("one/below", "customer_key_env=CUSTOMER_KEY");
+    let done = run(&["restore", "latest", "--at", &place, "--to", &target], &as_it_is);
+    assert_eq!(done.code, Some(3), "{}", done.stderr);
+    // What is no text is not shown either, by whoever reads it.
+    for (variable, class) in [("AWS_SECRET_ACCESS_KEY", "is not UTF-8"), ("CUSTOMER_KEY", "no text")] {
+        let odd = std::ffi::OsString::from_vec(b"s3cr3t\xff".to_vec());
+        let refused = run(&["verify", "latest", "--at", &place], &|command| {
+            command.env(variable, &odd);
+        });
+        assert!(refused.code != Some(0) && refused.stderr.contains(class), "{}", refused.stderr);
+        assert!(refused.stderr.contains(variable), "{}", refused.stderr);
+    }
 }
