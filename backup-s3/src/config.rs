@@ -43,7 +43,8 @@ pub struct S3Config {
     /// Who we are.
     #[serde(default)]
     pub credentials: Credentials,
-    /// Whether requests carry the checksums that newer AWS clients add. Without a word: to AWS they do, to others only where required.
+    /// Whether what is read is compared with the checksums that the service keeps, beyond what the archive itself holds. Without a word:
+    /// with AWS it is, with others only where required. What is written has a Content-MD5 always.
     #[serde(default)]
     pub checksums: Option<ChecksumMode>,
     /// Storage class of the objects that are written, e.g. `STANDARD_IA`; without one the bucket's own default. Objects that are
@@ -83,7 +84,7 @@ pub enum Credentials {
     Environment,
 }
 
-/// When checksums are added to requests and compared in answers.
+/// When checksums of newer AWS clients are asked for and compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ChecksumMode {

@@ -12,10 +12,10 @@ use async_trait::async_trait;
 use backup_core::adapter::{ByteStream, Destination, DestinationProperties, ObjectInfo, Payload};
 use backup_core::model::{Identity, ObjectName};
 use backup_core::{Error, Result};
+use delete::Removal;
 use futures::stream::BoxStream;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::sync::OnceCell;
 
@@ -30,21 +30,20 @@ const RACES: u32 = 20;
 /// (which is probed once), the service sees to that; elsewhere the adapter looks before and compares afterwards, so that of two
 /// puts at the very same moment the later may win. Archives name their objects by attempt and random bits, so that this does not happen.
 ///
-/// In a bucket that keeps versions, [`delete`](Destination::delete) removes the versions too; where that is not allowed or an object
-/// is locked, it fails and says so.
+/// In a bucket that keeps versions, [`delete`](Destination::delete) removes them all, the current one last; where that is not allowed or an
+/// object is locked, it fails, says so, and the object stays.
 #[derive(Clone, Debug)]
 pub struct S3Destination {
     bucket: S3Bucket,
     /// Whether the service honours `If-None-Match: *`.
     honours: Arc<OnceCell<bool>>,
-    /// The service was found not to know a request that deletes many objects.
-    no_batches: Arc<AtomicBool>,
+    removal: Arc<Removal>,
 }
 
 impl S3Destination {
     /// A destination. Sends no request.
     pub fn new(bucket: S3Bucket) -> Self {
-        Self { bucket, honours: Arc::default(), no_batches: Arc::default() }
+        Self { bucket, honours: Arc::default(), removal: Arc::default() }
     }
 
     fn key(&self, name: &ObjectName) -> String {
@@ -146,16 +145,16 @@ impl Destination for S3Destination {
     }
 
     async fn delete(&self, name: &ObjectName) -> Result<()> {
-        self.bucket.remove(&self.key(name)).await
+        self.removal.one(&self.bucket, &self.key(name)).await
     }
 
     async fn delete_many(&self, names: &[ObjectName]) -> Result<()> {
         let keys: Vec<String> = names.iter().map(|name| self.key(name)).collect();
-        self.bucket.remove_many(&keys, self.properties().parallelism, &self.no_batches).await
+        self.removal.many(&self.bucket, &keys, self.properties().parallelism).await
     }
 
     async fn remove_staged(&self, prefix: &ObjectName) -> Result<()> {
-        list::remove_staged(&self.bucket, prefix).await
+        list::remove_staged(&self.bucket, &self.removal, prefix).await
     }
 
     async fn free_space(&self) -> Result<Option<u64>> {

@@ -80,6 +80,7 @@ impl Pages {
 
     async fn page(&self, token: Option<String>) -> Result<(Page, Next)> {
         let about = About::Bucket(self.bucket.bucket());
+        let asked = token.clone();
         let request = self
             .bucket
             .client()
@@ -109,8 +110,10 @@ impl Pages {
             page.prefixes.push(name(prefix.prefix())?);
         }
         let next = match answer.next_continuation_token() {
-            Some(token) if answer.is_truncated() == Some(true) => Next::Token(token.to_owned()),
-            None if answer.is_truncated() == Some(true) => {
+            Some(next) if answer.is_truncated() == Some(true) && Some(next) != asked.as_deref() => {
+                Next::Token(next.to_owned())
+            }
+            _ if answer.is_truncated() == Some(true) => {
                 return Err(Error::transient("the service's listing breaks off").on(about));
             }
             _ => Next::End,

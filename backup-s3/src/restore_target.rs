@@ -14,7 +14,7 @@ use crate::S3Bucket;
 use crate::client::WithEncryption;
 use crate::error::{from_sdk, in_time};
 use crate::listing::Pages;
-use crate::object::Seen;
+use crate::object::{Seen, status};
 use async_trait::async_trait;
 use backup_core::adapter::{
     ContentReader, EntryProgress, Granularity, RestorePlan, RestoreTarget, SmallEntry, VerifyReport, Warning, Written,
@@ -189,7 +189,7 @@ impl Shared {
         self.patiently("looking for an object", || self.bucket.head(key)).await
     }
 
-    /// Repeats a call that changes nothing.
+    /// Repeats a call that may be made again.
     async fn patiently<T, F: Future<Output = Result<T>>>(&self, what: &'static str, call: impl Fn() -> F) -> Result<T> {
         let mut attempts = Attempts::new(what, self.options.retry, Arc::new(SystemBackoff));
         loop {
@@ -247,9 +247,10 @@ impl S3Bucket {
         // As what is written will be, in case the bucket wants it so.
         let request = request.with_encryption(self, None);
         let upload = in_time(request.send()).await.map_err(|e| {
+            let denied = status(&e) == 403;
             let error = from_sdk(e, about);
             match error.class() {
-                ErrorClass::Permanent => error.context("the credentials may not write to the bucket"),
+                ErrorClass::Permanent if denied => error.context("the credentials may not write to the bucket"),
                 _ => error,
             }
         })?;

@@ -153,6 +153,10 @@ impl Source for S3Source {
     }
 
     async fn estimate(&self) -> Result<Estimate> {
+        if self.scope.has_patterns() {
+            // What does not fit would have to be listed, too, and there may be very much of it.
+            return Ok(Estimate::default());
+        }
         let mut listing = self.listing(self.scope.clone(), None);
         let (mut entries, mut bytes) = (0, 0);
         while let Some(listed) = listing.next().await.transpose()? {

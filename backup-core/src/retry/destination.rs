@@ -66,7 +66,18 @@ impl<T: Destination + ?Sized> Destination for Retrying<T> {
     }
 
     async fn delete_many(&self, names: &[ObjectName]) -> Result<()> {
-        self.call("deleting objects", || self.inner.delete_many(names)).await
+        // What failed is halved, so that in the end each object has as many attempts as if it were deleted alone.
+        let mut todo = vec![names];
+        while let Some(some) = todo.pop() {
+            if let [name] = some {
+                self.delete(name).await.map_err(|e| e.on(name))?;
+            } else if let Err(error) = self.inner.delete_many(some).await {
+                self.attempts("deleting objects").failed(error).await?;
+                let (first, second) = some.split_at(some.len() / 2);
+                todo.extend([second, first]);
+            }
+        }
+        Ok(())
     }
 
     async fn remove_staged(&self, prefix: &ObjectName) -> Result<()> {

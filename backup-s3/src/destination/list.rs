@@ -1,5 +1,6 @@
 //! Listing what lies in a destination.
 
+use super::delete::Removal;
 use crate::S3Bucket;
 use crate::listing::Pages;
 use backup_core::Result;
@@ -59,17 +60,19 @@ pub(super) fn roots(bucket: S3Bucket) -> BoxStream<'static, Result<String>> {
     })
 }
 
-/// Objects are put whole, so that nothing of ours is staged below a prefix; what is called so is removed all the same.
-pub(super) async fn remove_staged(bucket: &S3Bucket, prefix: &ObjectName) -> Result<()> {
-    let mut pages = Pages::new(bucket.clone(), &below(Some(prefix)), None);
+/// Objects are put whole, so that nothing of ours is staged below a prefix; what is called so is removed all the same, and so are hidden
+/// versions, which no listing of objects shows.
+pub(super) async fn remove_staged(bucket: &S3Bucket, removal: &Removal, prefix: &ObjectName) -> Result<()> {
+    let prefix = below(Some(prefix));
+    let mut pages = Pages::new(bucket.clone(), &prefix, None);
     while let Some(page) = pages.next().await? {
         for object in page.objects {
             if object.name.rsplit('/').next().is_some_and(|last| last.starts_with(STAGE_PREFIX)) {
-                bucket.remove(&bucket.key(&object.name)).await?;
+                removal.one(bucket, &bucket.key(&object.name)).await?;
             }
         }
     }
-    Ok(())
+    removal.hidden(bucket, &bucket.key(&prefix)).await
 }
 
 /// Removes probes of processes that died. Lists the destination's root, so that trouble with the bucket is told.

@@ -73,11 +73,13 @@ impl Shared {
         }
         let source = self.item(plan.naming, &first)?;
         if first.size <= COPIED_HERE {
-            let payload = self.read_whole(&source.key, &first, sha256).await?;
+            let read = || self.read_whole(&source.key, &first, sha256);
+            let payload = self.patiently("reading what a hard link links to", read).await?;
             let item = Item { attributes: source.attributes, ..item };
             return self.write_whole(plan, &first, item, payload).await.map(|_| ());
         }
-        self.copy_object(&source, &item.key, first.size, sha256).await
+        let copy = || self.copy_object(&source, &item.key, first.size, sha256);
+        self.patiently("copying an object", copy).await
     }
 
     async fn read_whole(&self, key: &str, first: &Entry, sha256: Digest) -> Result<Payload> {

@@ -7,6 +7,7 @@ use super::upload::{Begun, Completed};
 use super::{Shared, is_fatal};
 use crate::body::{Md5, etag_of_parts};
 use backup_core::adapter::{ContentReader, EntryProgress, Payload, RestorePlan, SavedProgress, SmallEntry, Written};
+use backup_core::budget::Permit;
 use backup_core::model::{Entry, EntryKind};
 use backup_core::retry::{Attempts, SystemBackoff};
 use backup_core::{Digest, Error, ErrorClass, Result, Sha256};
@@ -86,7 +87,11 @@ struct Uploaded {
 
 enum What {
     /// Short enough to be put whole.
-    Whole(Payload),
+    Whole {
+        payload: Payload,
+        /// The memory that it takes.
+        permit: Permit,
+    },
     Parts {
         upload: String,
         etags: Vec<String>,
@@ -154,8 +159,9 @@ impl Writer<'_> {
             None => {
                 let part_size = part_size(entry.size, &shared.options)?;
                 if entry.size <= part_size {
+                    let permit = shared.budget.take(entry.size).await;
                     let payload = read_part(content, part_size).await.map_err(Stopped::Reader)?;
-                    return Ok(Ended::Read(Uploaded { item, written, what: What::Whole(payload) }));
+                    return Ok(Ended::Read(Uploaded { item, written, what: What::Whole { payload, permit } }));
                 }
                 let upload = self.begin(&mut item).await?;
                 let state = State::new(&item.key, &upload, part_size, &[]).to_json()?;
@@ -282,7 +288,11 @@ impl Writer<'_> {
         let Self { shared, plan, entry, .. } = *self;
         let Uploaded { item, written, what } = uploaded;
         let (upload, etags) = match what {
-            What::Whole(payload) => return shared.write_whole(plan, entry, item, payload).await,
+            What::Whole { payload, permit } => {
+                let written = shared.write_whole(plan, entry, item, payload).await;
+                drop(permit);
+                return written;
+            }
             What::Parts { upload, etags } => (upload, etags),
         };
         let mut only_new = !plan.overwrite && shared.honours_if_none_match(plan).await?;

@@ -114,7 +114,7 @@ pub(super) async fn remove(shared: &Shared, plan: &RestorePlan) -> Result<()> {
         abort(shared, &key, &id).await?;
         shared.uploads.forget(&id);
     }
-    for upload in of_plan(shared, plan, listed(shared, plan).await?).await? {
+    for upload in listed(shared, plan).await? {
         abort(shared, &upload.key, &upload.id).await?;
     }
     remove_probes(shared, plan).await
@@ -142,7 +142,7 @@ async fn abort(shared: &Shared, key: &str, id: &str) -> Result<()> {
     Err(Error::transient("the upload was given up and is still there").on(shared.bucket.writing(key)))
 }
 
-/// The open uploads below the target that are not older than the restore.
+/// The open uploads of keys that the plan writes, as far as they are not older than the restore.
 async fn listed(shared: &Shared, plan: &RestorePlan) -> Result<Vec<OpenUpload>> {
     let since = begun(&plan.tag).and_then(|begun| begun.checked_sub(SKEW).ok());
     let mut uploads = Vec::new();
@@ -158,7 +158,9 @@ async fn listed(shared: &Shared, plan: &RestorePlan) -> Result<Vec<OpenUpload>> 
             }
             Err(e) => return Err(e),
         };
-        uploads.extend(page.into_iter().filter(|upload| since.is_none_or(|since| upload.begun >= since)));
+        // Page by page: others may have very many open.
+        let page = page.into_iter().filter(|upload| since.is_none_or(|since| upload.begun >= since)).collect();
+        uploads.extend(of_plan(shared, plan, page).await?);
         match next {
             Some(next) => marker = Some(next),
             None => return Ok(uploads),

@@ -7,11 +7,17 @@ use crate::error::{About, answered, from_sdk, in_time};
 use crate::listing::decode;
 use crate::object::{bare_etag, is_about_class, status, timestamp, without_checksums};
 use crate::restore_target::item::Item;
-use aws_sdk_s3::error::ProvideErrorMetadata;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, EncodingType};
 use backup_core::adapter::Payload;
 use backup_core::{Error, Result};
 use std::collections::BTreeMap;
+
+fn refuses_condition<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
+    let code = error.code();
+    status(error) == 501 || matches!(code, Some("NotImplemented" | "InvalidArgument" | "InvalidRequest"))
+}
 
 /// What came of beginning an upload.
 pub(super) enum Begun {
@@ -163,8 +169,8 @@ impl S3Bucket {
             Err(e) if only_new && status(&e) == 412 => Ok(Completed::Exists),
             Err(e) if e.code() == Some("NoSuchUpload") => Ok(Completed::Gone),
             Err(e) if matches!(e.code(), Some("InvalidPart" | "InvalidPartOrder")) => Ok(Completed::OtherParts),
-            // Services that do not know the header say so in several ways.
-            Err(e) if only_new && matches!(status(&e), 400 | 501) => Ok(Completed::NoCondition),
+            // Services that do not know the header say so in several ways; AWS does know it.
+            Err(e) if only_new && !self.is_aws() && refuses_condition(&e) => Ok(Completed::NoCondition),
             Err(e) => Err(from_sdk(e, about)),
         }
     }

@@ -50,6 +50,11 @@ impl Scope {
         self.nothing
     }
 
+    /// Whether some of what is listed may not belong to the source.
+    pub(super) fn has_patterns(&self) -> bool {
+        self.include.is_some() || !self.exclude.is_empty()
+    }
+
     /// Whether a key that has one of the prefixes belongs to the source.
     pub(super) fn contains(&self, key: &str) -> bool {
         !self.excluded.iter().any(|place| key.starts_with(place.as_str()))

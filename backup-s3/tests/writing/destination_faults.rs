@@ -106,11 +106,11 @@ async fn in_a_locked_bucket_everything_works_but_deleting_which_says_why() {
         "{}",
         error.chain()
     );
-    // It is hidden, and still there.
-    assert!(destination.stat(&object).await.unwrap().is_none());
-    assert!(server.buckets().versions("bucket").iter().any(|v| v.key == "in/x/a" && !v.delete_marker));
-    let listed: Vec<_> = destination.list(None).try_collect().await.unwrap();
-    assert!(listed.is_empty());
+    let many = destination.delete_many(&[object.clone(), name("x/absent")]).await.unwrap_err();
+    assert_eq!(many.class(), ErrorClass::Permanent);
+    // It is still there, and not hidden.
+    assert!(destination.stat(&object).await.unwrap().is_some());
+    assert!(!server.buckets().versions("bucket").iter().any(|v| v.key == "in/x/a" && v.delete_marker));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -201,7 +201,8 @@ async fn many_objects_are_deleted_with_one_request_for_a_thousand() {
         names.push(names[7].clone());
         server.reset_requests();
         destination.delete_many(&names).await.unwrap();
-        assert_eq!(server.requests().count(Operation::DeleteObjects), 2);
+        let batches = if versioning == Versioning::Off { 2 } else { 0 };
+        assert_eq!(server.requests().count(Operation::DeleteObjects), batches);
         let left: Vec<_> = server.buckets().versions("bucket").into_iter().map(|v| v.key).collect();
         let left: Vec<_> = left.iter().filter(|key| !key.contains(".backup-tmp-")).collect();
         assert_eq!(left, ["in/stays"]);
@@ -284,4 +285,31 @@ async fn what_is_wrong_with_credentials_is_told_although_a_head_has_no_body() {
         server.faults().add(Rule::new(Operation::GetObject, When::Always, fault));
         assert_eq!(good.stat(&name("a")).await.unwrap_err().class(), class);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_that_a_deletion_has_hidden_are_found_again() {
+    let (server, config) = server(S3BucketOptions { versioning: Versioning::Enabled, ..Default::default() }).await;
+    // The credentials may not ask whether versions are kept: what is deleted is hidden first.
+    server.faults().add(Rule::new(Operation::GetBucketVersioning, When::Always, Fault::denied()));
+    let plain = destination(&config).await;
+    let names = put_many(&plain, 20).await;
+    server.faults().add(Rule::new(Operation::ListObjectVersions, When::Always, Fault::slow_down()));
+    assert!(plain.delete_many(&names).await.unwrap_err().is_retryable());
+    assert!(server.buckets().versions("bucket").iter().any(|v| v.key.contains("/many/") && !v.delete_marker));
+    server.faults().clear();
+    // Another process, which sees no object any more.
+    let again = destination(&config).await;
+    again.remove_staged(&name("many")).await.unwrap();
+    assert!(!server.buckets().versions("bucket").iter().any(|v| v.key.contains("/many/")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_deletions_of_which_each_may_fail_get_through() {
+    let (server, config) = server(S3BucketOptions::default()).await;
+    let names = put_many(&destination(&config).await, 100).await;
+    server.faults().add(Rule::new(Operation::DeleteObjects, When::Always, Fault::fail(501, "NotImplemented")));
+    server.faults().add(Rule::new(Operation::DeleteObject, When::Every(3), Fault::slow_down()));
+    retrying(&config).await.delete_many(&names).await.unwrap();
+    assert!(!server.objects("bucket").iter().any(|o| o.key.contains("/many/")));
 }

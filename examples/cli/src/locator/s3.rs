@@ -65,7 +65,9 @@ impl Parts {
         let place = rest.strip_prefix("//").ok_or("a bucket is written s3://BUCKET/PREFIX")?;
         let (place, options) = place.split_once('?').unwrap_or((place, ""));
         let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
-        if bucket.contains('@') {
+        // A secret may have a `/` in it.
+        let may_be_key = bucket.contains(':') && !bucket.starts_with("arn:") && place.contains('@');
+        if bucket.contains('@') || may_be_key {
             let text = "credentials do not belong into a locator, which is kept and shown; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or \
                         profile=NAME";
             return Err(text.into());
@@ -327,6 +329,7 @@ mod tests {
             ("//", "name is missing"),
             ("///x", "name is missing"),
             ("//AKIA123:hunter2@bucket/x", "credentials do not belong"),
+            ("//AKIA123:hunter2/x@bucket/x?endpoint=http://host", "credentials do not belong"),
             ("//bucket?secret_key=hunter2", "credentials do not belong"),
             ("//bucket?endpoint=http://AKIA:hunter2@host", "credentials do not belong"),
             ("//bucket?endpoint=host:9000", "https://"),
