@@ -64,7 +64,7 @@ pub trait Store: ConnectionStore {
     /// - One of whose connections the worker is not [able](crate::model::Capabilities) to work with is left to others, and never keeps
     ///   what is due behind it waiting. A connection that is gone asks for nothing.
     /// - Of several claims at once each gets another operation, and the limits hold.
-    /// - The claim is as one by [`claim`](Self::claim), but for a stored pause, which stays; `None` when nothing is due.
+    /// - The claim is as one by [`claim`](Self::claim), but for a stored pause of what is `Running`, which stays; `None` when nothing is due.
     async fn claim_next(&self, request: &ClaimNext) -> Result<Option<Claim>>;
 
     /// Extends a lease.
@@ -94,7 +94,8 @@ pub trait Store: ConnectionStore {
     /// - State, log record, checkpoint, progress and archive change in one transaction.
     /// - Follows the table of [`state`](crate::state): a change that is not allowed, and one that is already done, is `Conflict` and changes nothing.
     /// - A guard that does not hold is `Conflict` and changes nothing.
-    /// - Raises the version; on leaving `Running` or `Committing` the lease ends and the request is cleared.
+    /// - Raises the version; on leaving `Running` or `Committing` the lease ends. Each change clears the request: what is
+    ///   `Committing` cannot pause any more.
     /// - [`Event::Cancel`](crate::state::Event::Cancel) also raises the attempt, so that the worker's fence is void.
     /// - Exactly one log record is added.
     async fn transition(&self, transition: Transition) -> Result<Operation>;

@@ -95,14 +95,17 @@ impl StoredOperation {
         Ok((next, LogRecord { time: now, ..log }))
     }
 
-    /// The operation after a claim of what is due, and the log record of it. A wish for a pause that its worker did not live to see to stays.
+    /// The operation after a claim of what is due, and the log record of it. A wish for a pause that its worker did not live to see to
+    /// stays, unless it is completing.
     ///
     /// # Errors
     /// As [`claim`](Self::claim).
     pub fn claim_due(&self, next: &ClaimNext, nonce: u32, now: Timestamp) -> Result<(Self, LogRecord)> {
         let ClaimNext { holder, lease, per_connection: _, able: _ } = next.clone();
         let (mut claimed, log) = self.claim(&ClaimRequest { holder, lease, over: ClaimOver::Nobody }, nonce, now)?;
-        claimed.operation.request = self.operation.request.filter(|request| *request == Request::Pause);
+        // What is completing cannot pause.
+        let running = self.operation.state == State::Running;
+        claimed.operation.request = self.operation.request.filter(|request| running && *request == Request::Pause);
         Ok((claimed, log))
     }
 
@@ -147,6 +150,10 @@ impl StoredOperation {
             operation.holder = None;
             operation.request = None;
             next.lease_until = None;
+        }
+        // From here on it cannot pause any more.
+        if transition.event == Event::Commit {
+            operation.request = None;
         }
         if transition.event == Event::Cancel {
             operation.attempt += 1;
@@ -424,6 +431,20 @@ mod tests {
         assert_eq!(done.operation.finished_at, Some(after(2)));
         let again = done.transition(&transition(&op, Event::Complete { warnings: 3 }), after(3)).unwrap_err();
         assert!(again.to_string().contains("already completed"), "{again}");
+    }
+
+    #[test]
+    fn what_is_completing_is_not_asked_to_pause() {
+        let op = running().request(Request::Pause, after(1)).unwrap();
+        let mut committing = op.transition(&transition(&op, Event::Commit), after(1)).unwrap();
+        assert_eq!(committing.operation.request, None);
+        // As a program of before may have left it.
+        committing.operation.request = Some(Request::Pause);
+        let holder = request(ClaimOver::Nobody).holder;
+        let next = ClaimNext { holder, lease: LEASE, per_connection: 1, able: None };
+        assert_eq!(committing.claim_due(&next, 8, after(31)).unwrap().0.operation.request, None);
+        let kept = op.claim_due(&next, 8, after(31)).unwrap().0;
+        assert_eq!(kept.operation.request, Some(Request::Pause));
     }
 
     #[test]

@@ -28,7 +28,7 @@ impl Claimed {
     }
 
     /// Runs what must be done before the work can begin, under the lease. `None` when the operation is to pause, or to be handed over,
-    /// before that is done: then [`stop`](Self::stop) it.
+    /// before that is done: then [`stop`](Self::stop) it. What is completing does not pause.
     ///
     /// # Errors
     /// What `work` met; `Conflict` when the claim is void.
@@ -36,12 +36,21 @@ impl Claimed {
         self.session.before_work(work).await
     }
 
-    /// Pauses the operation, or hands it over, as was asked for.
+    /// Pauses the operation, or hands it over, as was asked for. One that is completing is given back as it is.
     ///
     /// # Errors
     /// What the store met.
     pub async fn stop(self) -> Result<Outcome> {
         self.session.paused().await
+    }
+
+    /// Leaves the operation as it is, since this worker cannot go on with it: after a while, which grows with its attempts, any worker may
+    /// claim it.
+    ///
+    /// # Errors
+    /// What the store met; its lease runs out then.
+    pub async fn leave_to_others(self) -> Result<()> {
+        self.session.leave_to_others().await
     }
 
     /// Gives the operation back because the work cannot begin: it pauses when a human can mend that, else it fails.

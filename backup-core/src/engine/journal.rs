@@ -13,6 +13,9 @@ const BATCH: usize = 256 << 10;
 /// What a record takes besides its texts.
 const RECORD: usize = size_of::<LogRecord>();
 
+/// The step of records that tell of a checkpoint: the next one tells more.
+pub(super) const CHECKPOINT: &str = "checkpoint";
+
 /// Records that the store does not have yet.
 #[derive(Debug, Default)]
 pub(super) struct Journal {
@@ -58,6 +61,11 @@ impl Journal {
     /// Whether the work must wait until the store has taken records.
     pub(super) fn is_full(&self) -> bool {
         self.lock().bytes >= FULL
+    }
+
+    /// Whether records wait that nobody writes again who goes on from a checkpoint behind them.
+    pub(super) fn would_be_missed(&self) -> bool {
+        self.lock().records.iter().any(|record| record.level > LogLevel::Debug && record.step != CHECKPOINT)
     }
 
     /// All that waits, and its place in the log. It stays until [`written`](Self::written): a write that is dropped loses nothing, and one

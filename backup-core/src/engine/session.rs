@@ -20,6 +20,10 @@ use tokio_util::task::TaskTracker;
 
 /// How often a worker renews at the longest, so that a request of another process is soon seen.
 const RENEW_AT_MOST: Duration = Duration::from_secs(1);
+/// How long a worker that has lost its hold tries to bring the rest of its log into the store.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+/// The first time for which an operation that this worker cannot go on with is kept from all workers.
+const LEFT_FIRST: Duration = Duration::from_secs(1);
 
 /// The hold of this worker on one operation.
 #[derive(Debug)]
@@ -38,6 +42,8 @@ pub(super) struct Session {
     lost: CancellationToken,
     /// A change of state that ends this hold is under way: the store may refuse a renewal, which then means nothing.
     leaving: AtomicBool,
+    /// It is `Committing`: it can neither pause nor be handed over.
+    completing: AtomicBool,
     retry: RetryPolicy,
     journal: Journal,
     pub(super) meter: Meter,
@@ -104,6 +110,7 @@ impl Session {
             hand_over,
             lost: CancellationToken::new(),
             leaving: AtomicBool::new(false),
+            completing: AtomicBool::new(claim.operation.state == State::Committing),
             retry: engine.options.retry,
             journal: Journal::default(),
             meter: Meter::new(claim.operation.progress.clone()),
@@ -134,6 +141,10 @@ impl Session {
 
     pub(super) fn is_lost(&self) -> bool {
         self.lost.is_cancelled()
+    }
+
+    fn is_completing(&self) -> bool {
+        self.completing.load(Ordering::Acquire)
     }
 
     fn lost_error(&self) -> Error {
@@ -192,8 +203,8 @@ impl Session {
                     self.lease_runs_from(start);
                     renewed = start;
                     match renewal.request {
-                        Some(Request::Pause) => self.pause.cancel(),
-                        Some(Request::Resume) | None => {}
+                        Some(Request::Pause) if !self.is_completing() => self.pause.cancel(),
+                        Some(Request::Pause | Request::Resume) | None => {}
                     }
                     self.try_flush_log().await;
                 }
@@ -252,6 +263,33 @@ impl Session {
         Ok(())
     }
 
+    /// Brings the rest of the log into the store for a worker that has lost its hold, or cannot store its end: a log needs no fence.
+    /// Gives up after a while, for nobody waits for these records.
+    async fn last_words(&self) {
+        let write = async {
+            let _one_at_a_time = self.journal.appending.lock().await;
+            let mut wait = self.retry.initial;
+            loop {
+                let (at, records) = self.journal.waiting();
+                if records.is_empty() {
+                    return Ok(());
+                }
+                match self.store.append_log(&self.fence.operation, at, &records).await {
+                    Ok(()) => self.journal.written(records.len()),
+                    Err(error) if error.is_retryable() => {
+                        tokio::time::sleep(wait).await;
+                        wait = (wait * 2).min(self.retry.max);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        let timeout = tokio::time::timeout(LAST_WORDS, write).await;
+        if let Err(error) = timeout.unwrap_or_else(|_| Err(Error::transient("the store does not answer in time"))) {
+            tracing::warn!(error = %error.chain(), "the last records of the job log could not be written");
+        }
+    }
+
     /// Repeats a call to the store that is harmless to repeat, while passing faults are all that it meets and the hold lasts.
     async fn persist<T, F: Future<Output = Result<T>>>(&self, call: impl Fn() -> F) -> Result<T> {
         let mut wait = self.retry.initial;
@@ -271,9 +309,12 @@ impl Session {
         }
     }
 
-    /// Saves a checkpoint under this claim.
+    /// Saves a checkpoint under this claim, after the log records that whoever goes on from there would not write again.
     pub(super) async fn save(&self, checkpoint: &Checkpoint) -> Result<()> {
         self.ensure_held()?;
+        if self.journal.would_be_missed() {
+            self.flush_log().await?;
+        }
         self.persist(|| self.store.save_checkpoint(&self.fence, checkpoint)).await
     }
 
@@ -293,7 +334,11 @@ impl Session {
         transition.progress = Some(self.meter.publish());
         with(&mut transition);
         self.leaving.store(transition.event != Event::Commit, Ordering::Release);
+        let commits = transition.event == Event::Commit;
         let result = self.change(transition).await;
+        if commits && result.is_ok() {
+            self.completing.store(true, Ordering::Release);
+        }
         if let Err(error) = &result {
             self.leaving.store(false, Ordering::Release);
             if error.class() == ErrorClass::Conflict {
@@ -338,7 +383,37 @@ impl Session {
         tokio::select! {
             biased;
             result = self.hold(work) => result.map(Some),
-            () = self.pause.cancelled() => Ok(None),
+            () = self.told_to_stop() => Ok(None),
+        }
+    }
+
+    async fn told_to_stop(&self) {
+        // What is completing is left for another worker at the most.
+        if self.is_completing() { self.hand_over.cancelled().await } else { self.pause.cancelled().await }
+    }
+
+    /// Gives the operation back as it is: any worker may claim it when this time has passed, and none before.
+    pub(super) async fn release(&self, after: Duration) -> Result<()> {
+        self.flush_log().await?;
+        self.persist(|| self.store.renew(&self.fence, after, None)).await?;
+        self.lost.cancel();
+        Ok(())
+    }
+
+    /// Leaves the operation as it is to a worker that can go on with it. The more attempts it has had, the longer it rests before the
+    /// next one, which may be by this worker again.
+    pub(super) async fn leave_to_others(&self) -> Result<()> {
+        let doublings = u32::try_from(self.fence.attempt.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
+        self.release((LEFT_FIRST * 2_u32.pow(doublings)).min(self.lease)).await
+    }
+
+    /// Leaves a completing archive to a worker that has its key. It never fails for want of it.
+    pub(super) async fn completed_elsewhere(&self, error: &Error) {
+        let text = format!("left to a worker with the archive's key, which only has to complete it: {}", error.chain());
+        self.log(LogRecord::warning("left", text));
+        if let Err(second) = self.leave_to_others().await {
+            tracing::warn!(error = %second.chain(), "an operation could not be given back; its lease runs out");
+            self.last_words().await;
         }
     }
 
@@ -354,7 +429,10 @@ impl Session {
         let operation = self.persist(|| self.store.get(&self.fence.operation)).await.ok()??;
         let own = (operation.attempt, operation.nonce) == (self.fence.attempt, self.fence.nonce);
         match operation.state {
-            State::Cancelled => Some(Outcome::Cancelled),
+            State::Cancelled => {
+                self.last_words().await;
+                Some(Outcome::Cancelled)
+            }
             State::Completed { warnings } if own => {
                 Some(Outcome::Completed { warnings, progress: self.meter.snapshot() })
             }
@@ -378,6 +456,10 @@ impl Session {
 
     /// Stops on request: paused, or handed over. A pause that somebody has asked for meanwhile goes before a hand-over.
     pub(super) async fn paused(&self) -> Result<Outcome> {
+        if self.is_completing() {
+            self.release(Duration::ZERO).await?;
+            return Ok(Outcome::HandedOver);
+        }
         if self.hand_over.is_cancelled() {
             let operation = self.persist(|| self.store.get(&self.fence.operation)).await?;
             if operation.is_none_or(|operation| operation.request != Some(Request::Pause)) {
@@ -404,6 +486,7 @@ impl Session {
     /// Ends an attempt that met an error: pauses when a human can mend it, else fails. The operation can be resumed either way.
     pub(super) async fn broke_off(&self, error: Error) -> Result<Outcome> {
         if self.is_lost() {
+            self.last_words().await;
             return Err(error);
         }
         let chain = error.chain();
@@ -443,6 +526,7 @@ impl Session {
                 None => {
                     // The state stays as it was and the lease runs out: the operation can still be resumed.
                     tracing::error!(error = %second.chain(), "the end of the attempt could not be stored");
+                    self.last_words().await;
                     Err(error)
                 }
             },

@@ -341,21 +341,30 @@ impl BackupService {
     }
 
     pub(super) async fn source(&self, id: &ConnectionId, options: &Value) -> Result<Arc<dyn Source>> {
-        let connection = self.stored(id).await?;
-        let (adapter, config) = self.adapter_of(&connection).await?;
-        adapter.source(&config, options).await.map_err(|e| of_connection(e, &connection))
+        self.source_of(&self.stored(id).await?, options).await
     }
 
     pub(super) async fn destination(&self, id: &ConnectionId) -> Result<Arc<dyn Destination>> {
-        let connection = self.stored(id).await?;
-        let (adapter, config) = self.adapter_of(&connection).await?;
-        adapter.destination(&config).await.map_err(|e| of_connection(e, &connection))
+        self.destination_of(&self.stored(id).await?).await
     }
 
     pub(super) async fn target(&self, id: &ConnectionId, options: &Value) -> Result<Arc<dyn RestoreTarget>> {
-        let connection = self.stored(id).await?;
-        let (adapter, config) = self.adapter_of(&connection).await?;
-        adapter.target(&config, options).await.map_err(|e| of_connection(e, &connection))
+        self.target_of(&self.stored(id).await?, options).await
+    }
+
+    pub(super) async fn source_of(&self, connection: &Connection, options: &Value) -> Result<Arc<dyn Source>> {
+        let (adapter, config) = self.adapter_of(connection).await?;
+        adapter.source(&config, options).await.map_err(|e| of_connection(e, connection))
+    }
+
+    pub(super) async fn destination_of(&self, connection: &Connection) -> Result<Arc<dyn Destination>> {
+        let (adapter, config) = self.adapter_of(connection).await?;
+        adapter.destination(&config).await.map_err(|e| of_connection(e, connection))
+    }
+
+    pub(super) async fn target_of(&self, connection: &Connection, options: &Value) -> Result<Arc<dyn RestoreTarget>> {
+        let (adapter, config) = self.adapter_of(connection).await?;
+        adapter.target(&config, options).await.map_err(|e| of_connection(e, connection))
     }
 
     /// The destinations of all connections whose place is this one.

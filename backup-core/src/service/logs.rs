@@ -2,7 +2,7 @@
 
 use super::BackupService;
 use super::operations::LOOK_EVERY;
-use crate::model::{LogPage, LogQuery, OperationId, StoredLogRecord};
+use crate::model::{LogPage, LogQuery, OperationId, Request, StoredLogRecord};
 use crate::state::State;
 use crate::{Error, Result};
 use futures::Stream;
@@ -19,7 +19,7 @@ impl BackupService {
     }
 
     /// Follows the job log of an operation, wherever it runs: what is there behind the query's cursor, then what is added, until the
-    /// operation is completed, failed, paused or cancelled and all of it was given.
+    /// operation is completed, failed, paused or cancelled, is not asked to go on, and all of it was given.
     pub fn follow_log(
         &self,
         id: &OperationId,
@@ -37,7 +37,8 @@ impl BackupService {
                     }
                     operation => operation?,
                 };
-                let ended = !matches!(operation.state, State::Pending | State::Running | State::Committing);
+                let goes_on = operation.request == Some(Request::Resume);
+                let ended = !goes_on && !matches!(operation.state, State::Pending | State::Running | State::Committing);
                 loop {
                     let page = match service.log(&id, &query).await {
                         Err(error) if error.is_retryable() => {

@@ -5,10 +5,12 @@ use super::spec::Spec;
 use super::{BackupService, Inner, ServiceEvent};
 use crate::engine::{BackupWork, Claimed, Limits, OperationHandle, RestoreWork, TakeOver, holder_is_dead};
 use crate::model::{
-    Capabilities, LogPosition, LogRecord, Operation, OperationConnections, OperationId, OperationQuery, Request,
+    Capabilities, Connection, LogPosition, LogRecord, Operation, OperationConnections, OperationId, OperationQuery,
+    Request,
 };
-use crate::{Error, Result};
-use std::collections::{BTreeSet, HashMap};
+use crate::state::State;
+use crate::{Error, ErrorClass, Result};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 use tokio::task::{JoinHandle, JoinSet};
@@ -19,6 +21,10 @@ use tokio_util::sync::CancellationToken;
 const ORPHANS_EVERY: (u32, Duration) = (15, Duration::from_secs(15));
 /// The longest pause after faults of the store.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// So many of the newest operations that wait or stand still are looked through for what this worker leaves to others.
+const LOOK_THROUGH: u32 = 500;
+/// The longest pause before the store is asked for connections again: a lease runs meanwhile.
+const STORE_PAUSE: Duration = Duration::from_secs(2);
 /// The first pause before adapters are built again.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// An operation cannot work with less.
@@ -80,6 +86,8 @@ impl WorkerOptions {
 #[derive(Debug)]
 pub(super) struct Running {
     stop: CancellationToken,
+    /// Cancelled when the worker has ended.
+    ended: CancellationToken,
     task: JoinHandle<()>,
 }
 
@@ -92,8 +100,15 @@ impl Drop for Running {
 impl BackupService {
     pub(super) fn start_worker(&self, options: WorkerOptions, stop: CancellationToken) {
         let (service, left) = (Arc::downgrade(&self.inner), HashMap::new());
-        let worker = Worker { service, options, stop: stop.clone(), left, keys_told: false };
-        let running = Running { stop, task: tokio::spawn(worker.run()) };
+        let declined = HashSet::new();
+        let worker = Worker { service, options, stop: stop.clone(), left, declined, keys_told: false };
+        let ended = CancellationToken::new();
+        let tell = ended.clone().drop_guard();
+        let work = async move {
+            worker.run().await;
+            drop(tell);
+        };
+        let running = Running { stop, ended, task: tokio::spawn(work) };
         *self.inner.worker.lock().unwrap_or_else(PoisonError::into_inner) = Some(running);
     }
 
@@ -112,7 +127,6 @@ impl BackupService {
         keep_going: bool,
     ) -> Result<Option<OperationHandle>> {
         let operation = self.operation(id).await?;
-        Spec::of(&operation)?;
         self.lacks(&self.capabilities().await?, &operation).await?.map_or(Ok(()), Err)?;
         match self.inner.engine.try_claim(id, take_over).await? {
             Some(claimed) => Ok(Box::pin(begin(self, claimed, keep_going)).await?.map(|(handle, _)| handle)),
@@ -134,11 +148,42 @@ impl BackupService {
         Capabilities { kinds, keys: BTreeSet::new() }
     }
 
+    /// Whether the operation itself is one that this process can go on with.
+    ///
+    /// # Errors
+    /// `Unsupported` when a newer version made it; `Unauthorized` when it only has to complete an archive for which there are no keys. One
+    /// that is still reading pauses for want of them, so that somebody hears of it.
+    fn knows_how(&self, operation: &Operation) -> Result<()> {
+        let sealed = match Spec::of(operation)? {
+            Spec::Backup { sealed, .. } => sealed,
+            Spec::Restore { .. } => false,
+        };
+        if sealed && operation.state == State::Committing && self.inner.archive_keys.is_none() {
+            return Err(Error::unauthorized("the archive is sealed, and this program has no keys for archives"));
+        }
+        Ok(())
+    }
+
+    /// Whether an operation that only has to complete could not begin here for want of a key that another worker may have.
+    async fn lacks_a_key(&self, claimed: &Claimed, error: &Error) -> bool {
+        let operation = claimed.operation();
+        if operation.state != State::Committing || error.class() != ErrorClass::Unauthorized {
+            return false;
+        }
+        match self.capabilities().await {
+            Ok(able) => matches!(self.lacks(&able, operation).await, Ok(Some(_))),
+            Err(_) => true,
+        }
+    }
+
     /// What is lacking for an operation, if anything is.
     ///
     /// # Errors
     /// What the store met.
     async fn lacks(&self, able: &Capabilities, operation: &Operation) -> Result<Option<Error>> {
+        if let Err(lacks) = self.knows_how(operation) {
+            return Ok(Some(lacks));
+        }
         let OperationConnections { source, destination } = connections(operation)?;
         for id in [source, destination] {
             // One that is gone is told of when the operation begins.
@@ -151,12 +196,15 @@ impl BackupService {
     }
 
     /// Stops the worker of this process: its operations store what they have read and are handed over to whichever worker is next. Returns
-    /// when that is done. What is asked of the service afterwards waits for workers elsewhere.
+    /// when that is done, whoever asked for it first. What is asked of the service afterwards waits for workers elsewhere.
     pub async fn shutdown(&self) {
-        let running = self.inner.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(mut running) = running else { return };
-        running.stop.cancel();
-        let _ = (&mut running.task).await;
+        let ended = {
+            let running = self.inner.worker.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(running) = &*running else { return };
+            running.stop.cancel();
+            running.ended.clone()
+        };
+        ended.cancelled().await;
     }
 }
 
@@ -168,6 +216,8 @@ struct Worker {
     stop: CancellationToken,
     /// Operations that wait for a worker with other adapters or keys, and whether that was told.
     left: HashMap<OperationId, bool>,
+    /// Operations that it claimed and gave back, which was told.
+    declined: HashSet<OperationId>,
     /// Whether it was told that the keys cannot be got.
     keys_told: bool,
 }
@@ -235,22 +285,25 @@ impl Worker {
                         return Ok(());
                     }
                     // A pause that its worker did not live to see is seen to in its place.
-                    if operation.request == Some(Request::Pause)
-                        && operation.holder.as_ref().is_some_and(holder_is_dead)
-                    {
-                        service.pause(&operation.new.id).await?;
-                    } else if operation.holder.as_ref().is_some_and(holder_is_dead)
-                        && service.lacks(&able, operation).await?.is_none()
+                    if !operation.holder.as_ref().is_some_and(holder_is_dead) {
+                        continue;
+                    }
+                    if operation.state == State::Running && operation.request == Some(Request::Pause) {
+                        // Another worker may have been faster.
+                        if let Err(error) = service.pause(&operation.new.id).await {
+                            tracing::warn!(operation = %operation.new.id, error = %error.chain(), "a pause could not be seen to");
+                        }
+                    } else if service.lacks(&able, operation).await?.is_none()
                         && let Some(claimed) = service.inner.engine.claim_orphan(operation).await?
                     {
-                        self.start(service, running, claimed);
+                        self.start(service, running, claimed).await;
                     }
                 }
             }
         }
         while self.has_room(running) {
             match service.inner.engine.claim_next(self.options.per_connection, Some(able.clone())).await? {
-                Some(claimed) => self.start(service, running, claimed),
+                Some(claimed) => self.start(service, running, claimed).await,
                 None if look_for_orphans => return self.tell_what_is_left(service, &able).await,
                 None => break,
             }
@@ -284,32 +337,60 @@ impl Worker {
     /// Says once of each operation that is still waiting why this worker does not take it, in its job log too: there may be no worker
     /// that does.
     async fn tell_what_is_left(&mut self, service: &BackupService, able: &Capabilities) -> Result<()> {
-        let query = OperationQuery { states: vec!["pending"], ..OperationQuery::default() };
-        let mut before = std::mem::take(&mut self.left);
-        for operation in service.inner.store.query(&query).await? {
+        let (states, limit) = (vec!["pending", "paused", "failed"], Some(LOOK_THROUGH));
+        let mut waiting = HashSet::new();
+        for operation in
+            service.inner.store.query(&OperationQuery { states, limit, ..OperationQuery::default() }).await?
+        {
             let id = operation.new.id.clone();
-            if operation.new.connections.is_none() {
+            let waits = operation.state == State::Pending || operation.request == Some(Request::Resume);
+            if operation.new.connections.is_none() || !waits {
                 continue;
             }
             let Some(lacks) = service.lacks(able, &operation).await? else { continue };
-            let known = before.remove(&id);
-            // Another worker may be about to take it.
-            if known == Some(false) {
-                let text = lacks.context("left to other workers").chain();
-                tracing::warn!(operation = %id, "{text}");
-                let holder = service.inner.engine.holder();
-                let log = LogRecord::warning("left", format!("Process {} on {}: {text}", holder.pid, holder.host));
-                service.inner.store.append_log(&id, LogPosition::new_writer(), &[log]).await?;
+            waiting.insert(id.clone());
+            match self.left.get(&id) {
+                // Another worker may be about to take it.
+                None => drop(self.left.insert(id, false)),
+                Some(false) => {
+                    tell(service, &id, &lacks).await?;
+                    self.left.insert(id, true);
+                }
+                Some(true) => {}
             }
-            self.left.insert(id, known.is_some());
         }
+        self.left.retain(|id, _| waiting.contains(id));
         Ok(())
     }
 
-    fn start(&self, service: &BackupService, running: &mut JoinSet<()>, claimed: Claimed) {
-        let job = Job { inner: service.inner.clone(), stop: self.stop.clone() };
-        running.spawn(job.run(claimed));
+    /// Begins with what was claimed, unless this worker does not know how to: then it is left to others, who may.
+    async fn start(&mut self, service: &BackupService, running: &mut JoinSet<()>, claimed: Claimed) {
+        let Err(lacks) = service.knows_how(claimed.operation()) else {
+            let job = Job { inner: service.inner.clone(), stop: self.stop.clone() };
+            running.spawn(job.run(claimed));
+            return;
+        };
+        let id = claimed.operation().new.id.clone();
+        if self.left.get(&id) != Some(&true)
+            && self.declined.insert(id.clone())
+            && let Err(error) = tell(service, &id, &lacks).await
+        {
+            tracing::warn!(operation = %id, error = %error.chain(), "the job log does not tell yet why it is left to others");
+            self.declined.remove(&id);
+        }
+        if let Err(error) = claimed.leave_to_others().await {
+            tracing::warn!(operation = %id, error = %error.chain(), "it could not be given back; its lease runs out");
+        }
     }
+}
+
+/// Says why an operation is left to others.
+async fn tell(service: &BackupService, id: &OperationId, lacks: &Error) -> Result<()> {
+    let text = format!("left to other workers: {}", lacks.chain());
+    tracing::warn!(operation = %id, "{text}");
+    let holder = service.inner.engine.holder();
+    let log = LogRecord::warning("left", format!("Process {} on {}: {text}", holder.pid, holder.host));
+    service.inner.store.append_log(id, LogPosition::new_writer(), &[log]).await
 }
 
 /// A job that panicked is no reason for the others to stop; its lease runs out.
@@ -383,6 +464,13 @@ async fn begin(
             Ok(Some((engine.continue_restore(claimed, work).await?, limits)))
         }
         Ok(None) => claimed.stop().await.map(|_| None),
+        Err(error) if service.lacks_a_key(&claimed, &error).await => {
+            if let Err(second) = tell(service, &claimed.operation().new.id, &error).await {
+                tracing::warn!(error = %second.chain(), "the job log does not tell why an operation is left to others");
+            }
+            claimed.leave_to_others().await?;
+            Err(error.context("left to other workers"))
+        }
         Err(error) => {
             let text = error.chain();
             claimed.broke_off(error).await?;
@@ -391,11 +479,24 @@ async fn begin(
     }
 }
 
-/// Passing faults of the store, and of what is looked up to build an adapter, are met again and again before they count.
+/// Passing faults of what is asked to build an adapter are met again and again before they count; those of the store never count, as
+/// long as the lease can be renewed.
 async fn prepare_patiently(service: &BackupService, claimed: &Claimed) -> Result<(Work, Limits)> {
-    let mut wait = FIRST_WAIT;
+    let OperationConnections { source, destination } = connections(claimed.operation())?;
+    let (mut store_wait, mut wait) = (FIRST_WAIT, FIRST_WAIT);
     loop {
-        match prepare(service, claimed).await {
+        let stored = async { Ok((service.stored(&source).await?, service.stored(&destination).await?)) };
+        let (source, destination) = match stored.await {
+            Ok(stored) => stored,
+            Err(error) if Error::is_retryable(&error) => {
+                tracing::warn!(error = %error.chain(), "the connections of an operation cannot be read yet");
+                tokio::time::sleep(store_wait).await;
+                store_wait = (store_wait * 2).min(STORE_PAUSE);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        match prepare(service, claimed, &source, &destination).await {
             Err(error) if error.is_retryable() && wait <= LONGEST_PAUSE => {
                 tracing::warn!(error = %error.chain(), "the adapters of an operation cannot be built yet");
                 tokio::time::sleep(wait).await;
@@ -406,16 +507,18 @@ async fn prepare_patiently(service: &BackupService, claimed: &Claimed) -> Result
     }
 }
 
-async fn prepare(service: &BackupService, claimed: &Claimed) -> Result<(Work, Limits)> {
-    let operation = claimed.operation();
-    let spec = Spec::of(operation)?;
-    let OperationConnections { source, destination } = connections(operation)?;
-    match spec {
+async fn prepare(
+    service: &BackupService,
+    claimed: &Claimed,
+    source: &Connection,
+    destination: &Connection,
+) -> Result<(Work, Limits)> {
+    match Spec::of(claimed.operation())? {
         Spec::Backup { options, sealed, limits } => {
             let limits = limits.limits();
             let work = BackupWork {
-                source: service.source(&source, &options).await?,
-                destination: service.destination(&destination).await?,
+                source: service.source_of(source, &options).await?,
+                destination: service.destination_of(destination).await?,
                 // Without keys the engine says so in its own way.
                 keys: service.archive_keys(sealed).unwrap_or_default(),
                 limits: limits.clone(),
@@ -425,8 +528,8 @@ async fn prepare(service: &BackupService, claimed: &Claimed) -> Result<(Work, Li
         Spec::Restore { options, allow_unsealed, limits } => {
             let limits = limits.limits();
             let work = RestoreWork {
-                destination: service.destination(&source).await?,
-                target: service.target(&destination, &options).await?,
+                destination: service.destination_of(source).await?,
+                target: service.target_of(destination, &options).await?,
                 open: service.open_options(allow_unsealed),
                 limits: limits.clone(),
                 keep_going: false,

@@ -6,6 +6,7 @@
 mod backup_restore;
 mod begin_and_end;
 mod common;
+mod job_log;
 mod long_index;
 mod naming;
 mod pause_resume;

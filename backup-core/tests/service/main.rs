@@ -4,6 +4,7 @@
 
 mod common;
 mod connections;
+mod handing;
 mod operations;
 mod secrets;
 mod states;

@@ -194,6 +194,12 @@ async fn begin(
             let work = async move { session.key_needed(error).await };
             Ok(OperationHandle::of(&of, claim.operation.new.archive.clone(), work))
         }
+        Err(error) if error.class() == ErrorClass::Unauthorized => {
+            session.completed_elsewhere(&error).await;
+            Err(error
+                .context("the archive is left to be completed by a worker that has its key")
+                .on(format!("operation {id}")))
+        }
         Err(error) => {
             session.broke_off(error).await?;
             Err(Error::conflict("the operation cannot be resumed now").on(format!("operation {id}")))

@@ -5,6 +5,7 @@ use super::checkpoint::{Body, Head, Piece, Tail, encode, extend};
 use super::frame::Packers;
 use super::volume::{Outlet, Sent, StoredVolume, VolumeMeta, panicked};
 use crate::archive::{IndexEncoder, PieceRecord, VolumeRecord};
+use crate::engine::journal::CHECKPOINT;
 use crate::model::{Checkpoint, LogRecord};
 use crate::{Error, Result};
 use bytes::Bytes;
@@ -157,7 +158,7 @@ impl Tracker {
         let checkpoint = self.checkpoint().await?;
         self.outlet.session.save(&checkpoint).await?;
         let position = &self.body.position;
-        let log = LogRecord::info("checkpoint", format!("{} volumes are stored", self.body.volume_count));
+        let log = LogRecord::info(CHECKPOINT, format!("{} volumes are stored", self.body.volume_count));
         self.outlet.session.log(log.with(serde_json::json!({
             "volumes": self.body.volume_count,
             "entries": position.ordinal,

@@ -128,12 +128,13 @@ pub(super) async fn leaving_the_worker_ends_lease_and_request(store: &Arc<dyn St
         let before = store.request(&claim.fence.operation, Request::Pause).await?;
         let after = store.transition(by_fence(&claim.fence, event.clone())).await?;
         ensure!(after.version > before.version, "{event:?} raises the version");
+        ensure_eq!(after.request, None, "the request after {event:?}");
         if after.state.is_held() {
             ensure!(after.lease_running, "the lease runs on after {event:?}");
+            ensure_eq!(store.renew(&claim.fence, LONG, None).await?.request, None, "the request after {event:?}");
             continue;
         }
         ensure!(!after.lease_running, "the lease ends with {event:?}");
-        ensure_eq!(after.request, None, "the request after {event:?}");
         if is_claimable(&after.state) {
             let next = store.claim(&after.new.id, claim_for(LONG)).await?;
             ensure!(next.fence.attempt > claim.fence.attempt, "the next claim after {event:?} has a new attempt");
