@@ -11,8 +11,17 @@ use backup_core::model::{
 };
 use backup_core::{Error, ErrorClass, Result};
 use jiff::Timestamp;
-use sqlx::AnyConnection;
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, Row};
+use std::sync::PoisonError;
 use std::time::Duration;
+
+/// Of so many operations that cannot be read is warned; more are no news.
+const MOST_TOLD: usize = 1000;
+
+fn of_a_newer_version(error: Error) -> Error {
+    error.context("an operation of this archive cannot be read; perhaps a newer version of the program has written it: use that one")
+}
 
 impl Db {
     pub(crate) async fn create(&self, new: NewOperation, checkpoint: Option<&Checkpoint>) -> Result<Operation> {
@@ -46,9 +55,36 @@ impl Db {
 
     pub(crate) async fn query(&self, query: &OperationQuery) -> Result<Vec<Operation>> {
         let doing = failed("cannot list operations");
-        let list = list(query)?.finish(self.dialect).map_err(&doing)?;
-        let found = list.fetch_all(&self.reader).await.map_err(&doing)?;
-        found.iter().map(|row| rows::operation(row).map(|(stored, now)| stored.at(now))).collect()
+        let mut rest = OperationQuery { limit: Some(query.limit.unwrap_or(DEFAULT_QUERY_LIMIT)), ..query.clone() };
+        let mut operations = Vec::new();
+        loop {
+            let list = list(&rest)?.finish(self.dialect).map_err(&doing)?;
+            let found = list.fetch_all(&self.reader).await.map_err(&doing)?;
+            let mut unreadable = 0;
+            for row in &found {
+                match rows::operation(row) {
+                    Ok((stored, now)) => operations.push(stored.at(now)),
+                    Err(error) if query.archive.is_some() => return Err(of_a_newer_version(error)),
+                    Err(error) => {
+                        unreadable += 1;
+                        self.tell_unreadable(row, &error);
+                    }
+                }
+            }
+            let Some(last) = found.last().filter(|_| unreadable > 0) else { return Ok(operations) };
+            // A page ends early only at the end.
+            rest = OperationQuery { before: Some(rows::id(last)?), limit: Some(unreadable), ..rest };
+        }
+    }
+
+    /// Warns of an operation that cannot be read, once.
+    pub(crate) fn tell_unreadable(&self, row: &AnyRow, error: &Error) {
+        let id: String = row.try_get("id").unwrap_or_default();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() < MOST_TOLD && told.insert(id.clone()) {
+            let error = error.chain();
+            tracing::warn!(operation = id, error, "an operation that this version cannot read is passed over");
+        }
     }
 
     pub(crate) async fn totals(&self, query: &OperationQuery) -> Result<OperationTotals> {
@@ -247,6 +283,9 @@ pub(crate) fn list(query: &OperationQuery) -> Result<Statement> {
 fn conditions(statement: &mut Statement, query: &OperationQuery) -> Result<()> {
     if let Some(kind) = query.kind {
         statement.push(" AND kind = ").bind(rows::to_word(&kind)?);
+    }
+    if let Some(archive) = &query.archive {
+        statement.push(" AND archive = ").bind(archive.to_string());
     }
     if let Some(connection) = &query.source_connection {
         statement.push(" AND source_connection = ").bind(connection.to_string());

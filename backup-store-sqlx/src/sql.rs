@@ -33,8 +33,7 @@ pub(crate) const COUNT_OPERATIONS: &str = "SELECT state, COUNT(*) AS count FROM 
 pub(crate) const GROUP_BY_STATE: &str = " GROUP BY state";
 
 /// Further conditions follow, then [`ORDER_BY_DUE`].
-pub(crate) const LIST_DUE: &str =
-    "SELECT id, source_connection, destination_connection FROM backup_operations {by due} WHERE due_at <= {now}";
+pub(crate) const LIST_DUE: &str = "SELECT id, due_at, source_connection, destination_connection FROM backup_operations {by due} WHERE due_at <= {now}";
 
 /// The column of an operation's connection follows, and what must not be so of that connection.
 pub(crate) const AND_NO_CONNECTION: &str =

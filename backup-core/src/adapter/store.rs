@@ -36,6 +36,8 @@ pub trait Store: ConnectionStore {
     /// # Behavior
     /// - Ordered by id, descending; `before` continues a listing without gaps or doubles.
     /// - Every given filter must hold.
+    /// - An operation that this version of the program cannot read, as a newer one may have written it, is passed over, and is no end
+    ///   of a page; in a query for an archive it is an error.
     async fn query(&self, query: &OperationQuery) -> Result<Vec<Operation>>;
 
     /// Counts the operations that [`query`](Self::query) would list, by state.
