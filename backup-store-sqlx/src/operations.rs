@@ -9,6 +9,7 @@ use backup_core::model::{
     Checkpoint, Claim, ClaimRequest, Fence, LogRecord, NewOperation, Operation, OperationId, OperationQuery,
     OperationTotals, Progress, Renewal, Request, Transition,
 };
+use backup_core::state::Event;
 use backup_core::{Error, ErrorClass, Result};
 use jiff::Timestamp;
 use sqlx::any::AnyRow;
@@ -128,14 +129,15 @@ impl Db {
     }
 
     pub(crate) async fn transition(&self, transition: &Transition) -> Result<Operation> {
-        let Transition { operation: id, guard: _, event: _, progress: _, log: record, checkpoint, archive } =
-            transition;
+        let Transition { operation: id, guard: _, event, progress: _, log: record, checkpoint, archive } = transition;
         let mut tx = self.begin().await?;
         let (before, now) = self.lock_operation(&mut tx, id).await?;
         let stored = before.transition(transition, now)?;
         self.update(&mut tx, &before, &stored).await?;
         self.append(&mut tx, id, std::slice::from_ref(record)).await?;
-        if let Some(checkpoint) = checkpoint {
+        if matches!(event, Event::Complete { .. }) {
+            self.remove_checkpoint(&mut tx, id).await?;
+        } else if let Some(checkpoint) = checkpoint {
             self.put_checkpoint(&mut tx, id, checkpoint, now).await?;
         }
         if let Some(archive) = archive {

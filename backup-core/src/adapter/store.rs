@@ -98,6 +98,8 @@ pub trait Store: ConnectionStore {
     /// - A guard that does not hold is `Conflict` and changes nothing.
     /// - Raises the version; on leaving `Running` or `Committing` the lease ends and the request is cleared.
     /// - [`Event::Cancel`](crate::state::Event::Cancel) also raises the attempt, so that the worker's fence is void.
+    /// - [`Event::Complete`](crate::state::Event::Complete) removes the checkpoint, and one that comes with it is not kept; a cancelled
+    ///   operation keeps its own, by which what it has staged is removed.
     /// - Exactly one log record is added.
     async fn transition(&self, transition: Transition) -> Result<Operation>;
 
@@ -128,6 +130,7 @@ pub trait Store: ConnectionStore {
     ///
     /// # Behavior
     /// - Answers how many are gone; those that stay keep their sequences, and new ones go on behind the highest there ever was.
+    /// - Of an operation that is completed or cancelled and whose log is gone as a whole, it also forgets who has written how many.
     async fn clear_logs(&self, before: jiff::Timestamp) -> Result<u64>;
 
     /// The archives that were completed at a destination, as this store knows them.
