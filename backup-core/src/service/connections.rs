@@ -7,6 +7,7 @@ use super::keeper::{ConnectionKeeper, UnstoredKeeper};
 use crate::adapter::{Destination, RestoreTarget, Source, check_connection_name, connection_name_taken};
 use crate::model::{
     Connection, ConnectionCheck, ConnectionContent, ConnectionId, ConnectionQuery, Identity, NewConnection as Stored,
+    SealedSecret,
 };
 use crate::secrets::{open_connection, reseal_connection, seal_connection};
 use crate::{Error, ErrorClass, Result};
@@ -129,8 +130,7 @@ impl BackupService {
         checked(&**adapter, &config, &check_as).await?;
         let config::Parts { settings, secrets } = config::split(&adapter.config_schema(), &config.config())?;
         let id = ConnectionId::generate(self.now());
-        let ring = self.inner.keys.ring().await?;
-        let secret = secrets.map(|secrets| seal_connection(&ring, &id, &kind, &secrets)).transpose()?;
+        let secret = self.seal(&id, &kind, secrets).await?;
         let content = ConnectionContent { name, settings, secret };
         let created = self.inner.store.create_connection(Stored { id: id.clone(), kind, content }).await?;
         Ok(self.with_check(created, ConnectionCheck { at, error: None }).await.into())
@@ -210,10 +210,8 @@ impl BackupService {
             checked(&**adapter, &config, &check_as).await?;
             version = config.version();
             let config::Parts { settings, secrets } = config::split(&adapter.config_schema(), &config.config())?;
-            let ring = self.inner.keys.ring().await?;
             content.settings = settings;
-            content.secret =
-                secrets.map(|secrets| seal_connection(&ring, id, &connection.kind, &secrets)).transpose()?;
+            content.secret = self.seal(id, &connection.kind, secrets).await?;
         }
         let changed = self.inner.store.update_connection(id, version, content).await?;
         Ok(match found {
@@ -321,6 +319,12 @@ impl BackupService {
     pub(super) async fn stored(&self, id: &ConnectionId) -> Result<Connection> {
         let found = self.inner.store.connection(id).await?;
         found.ok_or_else(|| Error::not_found("there is no such connection").on(id))
+    }
+
+    /// Without secrets no key is needed.
+    async fn seal(&self, id: &ConnectionId, kind: &str, secrets: Option<SecretString>) -> Result<Option<SealedSecret>> {
+        let Some(secrets) = secrets else { return Ok(None) };
+        seal_connection(&*self.inner.keys.ring().await?, id, kind, &secrets).map(Some)
     }
 
     async fn whole_config(&self, connection: &Connection) -> Result<SecretString> {
