@@ -32,6 +32,13 @@ impl Db {
         Ok(row.as_ref().map(rows::bytes).transpose()?.map(|data| Checkpoint(Bytes::from(data))))
     }
 
+    /// Nobody needs that of an operation that is completed.
+    pub(crate) async fn remove_checkpoint(&self, conn: &mut AnyConnection, id: &OperationId) -> Result<()> {
+        let remove = self.dialect.query(sql::DELETE_CHECKPOINT).bind(id.to_string());
+        remove.execute(conn).await.map_err(failed("cannot remove the checkpoint"))?;
+        Ok(())
+    }
+
     /// Replaces the checkpoint before it. The operation is locked, so that nobody else puts one at the same time.
     pub(crate) async fn put_checkpoint(
         &self,

@@ -7,7 +7,9 @@ use backup_core::Result;
 use jiff::Timestamp;
 use sqlx::pool::PoolConnection;
 use sqlx::{Any, AnyConnection, Pool, Transaction};
+use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Mutex;
 
 /// Connections to one database. The methods stand in the files of their roles.
 ///
@@ -17,6 +19,8 @@ pub(crate) struct Db {
     pub(crate) dialect: Dialect,
     pub(crate) writer: Pool<Any>,
     pub(crate) reader: Pool<Any>,
+    /// The operations of which was told that they cannot be read.
+    pub(crate) told: Mutex<BTreeSet<String>>,
 }
 
 /// A pool's own text may have the address in it, and with it a password.

@@ -7,13 +7,14 @@ use crate::db::Db;
 use crate::dialect::Statement;
 use crate::error::failed;
 use crate::{rows, sql};
-use backup_core::Result;
 use backup_core::adapter::check_claim_next;
 use backup_core::model::{Capabilities, Claim, ClaimNext, ConnectionId, OperationId};
+use backup_core::{Error, Result};
 use sqlx::AnyConnection;
+use sqlx::any::AnyRow;
 use std::collections::BTreeSet;
 
-/// Candidates that are looked at before asking again without the connections that were found busy.
+/// Candidates that are looked at before asking for more, without those of connections that were found busy.
 const CANDIDATES: i64 = 20;
 const CANNOT_LIST: &str = "cannot look for operations that are due";
 
@@ -21,6 +22,13 @@ struct Candidate {
     operation: OperationId,
     /// In order, each once.
     connections: Vec<ConnectionId>,
+}
+
+/// Where a candidate stands among what is due.
+#[derive(Clone)]
+pub(crate) struct Position {
+    pub(crate) due_at: i64,
+    pub(crate) operation: String,
 }
 
 /// What became of a candidate.
@@ -32,10 +40,15 @@ enum Tried {
     Gone,
 }
 
-/// The statement for what is due: the longest first, without the operations of connections that are busy, or that the worker is not able
+/// The statement for what is due: the longest first, from behind a position on, without the operations of connections that are busy, or that the worker is not able
 /// to work with.
-pub(crate) fn list(able: Option<&Capabilities>, busy: &BTreeSet<ConnectionId>) -> Statement {
+pub(crate) fn list(able: Option<&Capabilities>, busy: &BTreeSet<ConnectionId>, after: Option<&Position>) -> Statement {
     let mut list = Statement::new(sql::LIST_DUE);
+    if let Some(Position { due_at, operation }) = after {
+        list.push(" AND due_at >= ").bind(*due_at);
+        list.push(" AND (due_at > ").bind(*due_at);
+        list.push(" OR id > ").bind(operation.clone()).push(")");
+    }
     for column in ["source_connection", "destination_connection"] {
         if !busy.is_empty() {
             list.push(&format!(" AND {column}"));
@@ -68,10 +81,9 @@ fn not_in(statement: &mut Statement, values: impl ExactSizeIterator<Item = Strin
 impl Db {
     pub(crate) async fn claim_next(&self, next: &ClaimNext) -> Result<Option<Claim>> {
         check_claim_next(next)?;
-        let mut busy = BTreeSet::new();
+        let (mut busy, mut after) = (BTreeSet::new(), None);
         loop {
-            let candidates = self.candidates(next, &busy).await?;
-            let known_busy = busy.len();
+            let (candidates, last) = self.candidates(next, &busy, after.as_ref()).await?;
             for candidate in &candidates {
                 if candidate.connections.iter().any(|connection| busy.contains(connection)) {
                     continue;
@@ -84,23 +96,31 @@ impl Db {
                     Tried::Gone => {}
                 }
             }
-            // Behind those of busy connections there may be others.
-            if candidates.len() < CANDIDATES as usize || busy.len() == known_busy {
-                return Ok(None);
-            }
+            // Behind those of busy connections, of other workers, or of newer versions there may be more.
+            let Some(last) = last else { return Ok(None) };
+            after = Some(last);
         }
     }
 
-    async fn candidates(&self, next: &ClaimNext, busy: &BTreeSet<ConnectionId>) -> Result<Vec<Candidate>> {
-        let list = list(next.able.as_ref(), busy).finish(self.dialect).map_err(failed(CANNOT_LIST))?;
+    /// Some of what is due, and where it ends, when there may be more.
+    async fn candidates(
+        &self,
+        next: &ClaimNext,
+        busy: &BTreeSet<ConnectionId>,
+        after: Option<&Position>,
+    ) -> Result<(Vec<Candidate>, Option<Position>)> {
+        let list = list(next.able.as_ref(), busy, after).finish(self.dialect).map_err(failed(CANNOT_LIST))?;
         let found = list.fetch_all(&self.reader).await.map_err(failed(CANNOT_LIST))?;
-        found
+        let full = found.len() >= CANDIDATES as usize;
+        let last = found.last().filter(|_| full).map(rows::position).transpose()?;
+        let candidate = |row: &AnyRow| {
+            let connections = rows::connections(row)?.map_or_else(BTreeSet::new, |(from, to)| [from, to].into());
+            Ok(Candidate { operation: rows::id(row)?, connections: connections.into_iter().collect() })
+        };
+        let readable = found
             .iter()
-            .map(|row| {
-                let connections = rows::connections(row)?.map_or_else(BTreeSet::new, |(from, to)| [from, to].into());
-                Ok(Candidate { operation: rows::id(row)?, connections: connections.into_iter().collect() })
-            })
-            .collect()
+            .filter_map(|row| candidate(row).map_err(|error: Error| self.tell_unreadable(row, &error)).ok());
+        Ok((readable.collect(), last))
     }
 
     async fn try_candidate(&self, candidate: &Candidate, next: &ClaimNext) -> Result<Tried> {
@@ -112,7 +132,7 @@ impl Db {
             Ok(read) => read,
             // Of a newer version perhaps; it must not keep the others waiting.
             Err(error) => {
-                tracing::warn!(error = %error.chain(), "an operation that is due cannot be read");
+                self.tell_unreadable(&row, &error);
                 return Ok(Tried::Gone);
             }
         };

@@ -49,6 +49,8 @@ type Class = (ErrorClass, &'static str);
 const BUSY: Class = (ErrorClass::Transient, "another process keeps the database locked");
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 const UNREACHABLE: Class = (ErrorClass::Transient, "the database does not take connections now");
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+const ENDED: Class = (ErrorClass::Transient, "the database has ended the statement");
 const FULL: Class = (ErrorClass::NoSpace, "the disk is full");
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 const REFUSED: Class = (ErrorClass::Unauthorized, "the database refuses this user; check name, password and rights");
@@ -100,8 +102,10 @@ fn postgres(code: &str) -> Class {
     match code {
         // Serialization failure, deadlock, lock not available.
         "40001" | "40P01" | "55P03" => BUSY,
-        // Shutdown, crash, cannot connect now; too many connections, out of memory.
-        "57P01" | "57P02" | "57P03" | "53300" | "53200" => UNREACHABLE,
+        // A statement that somebody or a time limit has ended.
+        "57014" => ENDED,
+        // Shutdown, crash, cannot connect now, database dropped, idle for too long; too many connections, out of memory.
+        "57P01" | "57P02" | "57P03" | "57P04" | "57P05" | "25P03" | "53300" | "53200" => UNREACHABLE,
         // Only a standby or a server that recovers refuses all writes.
         "25006" => UNREACHABLE,
         "53100" => FULL,
@@ -118,8 +122,11 @@ fn mysql(number: u16) -> Class {
     match number {
         // Lock wait timeout, deadlock, and what changed since it was read.
         1205 | 1213 | 1020 => BUSY,
-        // Too many connections, out of memory, shutdown, connection killed, read-only for now.
-        1040 | 1041 | 1037 | 1053 | 1927 | 1836 | 1290 => UNREACHABLE,
+        // A statement that somebody or a time limit has ended, in MariaDB and in MySQL.
+        1317 | 1969 | 3024 => ENDED,
+        // Too many connections, out of memory, shutdown, connection killed or idle for too long, read-only for now, a node that is not
+        // part of its cluster now.
+        1040 | 1041 | 1037 | 1053 | 1927 | 4031 | 1836 | 1290 | 1047 => UNREACHABLE,
         // Disk full while writing a file, and of a table.
         1021 | 1114 | 3 => FULL,
         1044 | 1045 | 1142 | 1143 | 1698 | 1227 => REFUSED,
@@ -148,6 +155,20 @@ mod tests {
         assert_eq!(postgres("53100").0, ErrorClass::NoSpace);
         assert_eq!(postgres("28P01").0, ErrorClass::Unauthorized);
         assert_eq!(postgres("42P01").0, ErrorClass::Permanent);
+        for passing in ["57014", "57P05", "25P03", "57P04"] {
+            assert_eq!(postgres(passing).0, ErrorClass::Transient, "{passing}");
+        }
+    }
+
+    #[cfg(feature = "mysql")]
+    #[test]
+    fn classes_of_mysql() {
+        assert_eq!(mysql(1213).0, ErrorClass::Transient);
+        assert_eq!(mysql(1114).0, ErrorClass::NoSpace);
+        assert_eq!(mysql(1064).0, ErrorClass::Permanent);
+        for passing in [1317, 1969, 3024, 4031, 1047] {
+            assert_eq!(mysql(passing).0, ErrorClass::Transient, "{passing}");
+        }
     }
 
     #[test]

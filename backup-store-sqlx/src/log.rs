@@ -103,6 +103,9 @@ impl Db {
                         break;
                     }
                 }
+                let forget = self.dialect.query(sql::DELETE_LOG_WRITERS).bind(id.to_string()).bind(id.to_string());
+                let forget = forget.bind(id.to_string()).execute(&mut *tx).await;
+                forget.map_err(failed(CANNOT_CLEAR))?;
             }
             self.commit(tx).await?;
         }

@@ -171,7 +171,7 @@ async fn server(dialect: Dialect, url: &secrecy::SecretString) -> Result<Db> {
     let pool = with_settings(AnyPoolOptions::new().max_connections(CONNECTIONS), settings);
     let pool =
         pool.connect_with(options(url.expose_secret())?).await.map_err(failed("cannot connect to the database"))?;
-    Ok(Db { dialect, writer: pool.clone(), reader: pool })
+    Ok(Db { dialect, writer: pool.clone(), reader: pool, told: Default::default() })
 }
 
 /// Applies the migrations that the database lacks.

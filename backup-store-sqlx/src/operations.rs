@@ -9,10 +9,20 @@ use backup_core::model::{
     Checkpoint, Claim, ClaimRequest, Fence, LogRecord, NewOperation, Operation, OperationId, OperationQuery,
     OperationTotals, Progress, Renewal, Request, Transition,
 };
+use backup_core::state::Event;
 use backup_core::{Error, ErrorClass, Result};
 use jiff::Timestamp;
-use sqlx::AnyConnection;
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, Row};
+use std::sync::PoisonError;
 use std::time::Duration;
+
+/// Of so many operations that cannot be read is warned; more are no news.
+const MOST_TOLD: usize = 1000;
+
+fn of_a_newer_version(error: Error) -> Error {
+    error.context("an operation of this archive cannot be read; perhaps a newer version of the program has written it: use that one")
+}
 
 impl Db {
     pub(crate) async fn create(&self, new: NewOperation, checkpoint: Option<&Checkpoint>) -> Result<Operation> {
@@ -46,9 +56,36 @@ impl Db {
 
     pub(crate) async fn query(&self, query: &OperationQuery) -> Result<Vec<Operation>> {
         let doing = failed("cannot list operations");
-        let list = list(query)?.finish(self.dialect).map_err(&doing)?;
-        let found = list.fetch_all(&self.reader).await.map_err(&doing)?;
-        found.iter().map(|row| rows::operation(row).map(|(stored, now)| stored.at(now))).collect()
+        let mut rest = OperationQuery { limit: Some(query.limit.unwrap_or(DEFAULT_QUERY_LIMIT)), ..query.clone() };
+        let mut operations = Vec::new();
+        loop {
+            let list = list(&rest)?.finish(self.dialect).map_err(&doing)?;
+            let found = list.fetch_all(&self.reader).await.map_err(&doing)?;
+            let mut unreadable = 0;
+            for row in &found {
+                match rows::operation(row) {
+                    Ok((stored, now)) => operations.push(stored.at(now)),
+                    Err(error) if query.archive.is_some() => return Err(of_a_newer_version(error)),
+                    Err(error) => {
+                        unreadable += 1;
+                        self.tell_unreadable(row, &error);
+                    }
+                }
+            }
+            let Some(last) = found.last().filter(|_| unreadable > 0) else { return Ok(operations) };
+            // A page ends early only at the end.
+            rest = OperationQuery { before: Some(rows::id(last)?), limit: Some(unreadable), ..rest };
+        }
+    }
+
+    /// Warns of an operation that cannot be read, once.
+    pub(crate) fn tell_unreadable(&self, row: &AnyRow, error: &Error) {
+        let id: String = row.try_get("id").unwrap_or_default();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() < MOST_TOLD && told.insert(id.clone()) {
+            let error = error.chain();
+            tracing::warn!(operation = id, error, "an operation that this version cannot read is passed over");
+        }
     }
 
     pub(crate) async fn totals(&self, query: &OperationQuery) -> Result<OperationTotals> {
@@ -92,14 +129,15 @@ impl Db {
     }
 
     pub(crate) async fn transition(&self, transition: &Transition) -> Result<Operation> {
-        let Transition { operation: id, guard: _, event: _, progress: _, log: record, checkpoint, archive } =
-            transition;
+        let Transition { operation: id, guard: _, event, progress: _, log: record, checkpoint, archive } = transition;
         let mut tx = self.begin().await?;
         let (before, now) = self.lock_operation(&mut tx, id).await?;
         let stored = before.transition(transition, now)?;
         self.update(&mut tx, &before, &stored).await?;
         self.append(&mut tx, id, std::slice::from_ref(record)).await?;
-        if let Some(checkpoint) = checkpoint {
+        if matches!(event, Event::Complete { .. }) {
+            self.remove_checkpoint(&mut tx, id).await?;
+        } else if let Some(checkpoint) = checkpoint {
             self.put_checkpoint(&mut tx, id, checkpoint, now).await?;
         }
         if let Some(archive) = archive {
@@ -247,6 +285,9 @@ pub(crate) fn list(query: &OperationQuery) -> Result<Statement> {
 fn conditions(statement: &mut Statement, query: &OperationQuery) -> Result<()> {
     if let Some(kind) = query.kind {
         statement.push(" AND kind = ").bind(rows::to_word(&kind)?);
+    }
+    if let Some(archive) = &query.archive {
+        statement.push(" AND archive = ").bind(archive.to_string());
     }
     if let Some(connection) = &query.source_connection {
         statement.push(" AND source_connection = ").bind(connection.to_string());

@@ -1,5 +1,6 @@
 //! Between rows and the model.
 
+use crate::due::Position;
 use crate::error::{failed, unreadable};
 use backup_core::adapter::StoredOperation;
 use backup_core::model::{
@@ -48,6 +49,11 @@ fn read_operation(row: &AnyRow) -> Result<(StoredOperation, Timestamp)> {
     };
     let lease_until = optional_time(row, "lease_until")?;
     Ok((StoredOperation { operation, lease_until }, time(get(row, "now")?, "now")?))
+}
+
+/// Where an operation stands among what is due.
+pub(crate) fn position(row: &AnyRow) -> Result<Position> {
+    Ok(Position { due_at: get(row, "due_at")?, operation: get(row, "id")? })
 }
 
 /// The connections of an operation: of its source and its destination.

@@ -33,8 +33,7 @@ pub(crate) const COUNT_OPERATIONS: &str = "SELECT state, COUNT(*) AS count FROM 
 pub(crate) const GROUP_BY_STATE: &str = " GROUP BY state";
 
 /// Further conditions follow, then [`ORDER_BY_DUE`].
-pub(crate) const LIST_DUE: &str =
-    "SELECT id, source_connection, destination_connection FROM backup_operations {by due} WHERE due_at <= {now}";
+pub(crate) const LIST_DUE: &str = "SELECT id, due_at, source_connection, destination_connection FROM backup_operations {by due} WHERE due_at <= {now}";
 
 /// The column of an operation's connection follows, and what must not be so of that connection.
 pub(crate) const AND_NO_CONNECTION: &str =
@@ -69,6 +68,8 @@ pub(crate) const UPDATE_CHECKPOINT: &str =
 pub(crate) const INSERT_CHECKPOINT: &str =
     "INSERT INTO backup_checkpoints (saved_at, data, operation_id) VALUES (?, ?, ?)";
 
+pub(crate) const DELETE_CHECKPOINT: &str = "DELETE FROM backup_checkpoints WHERE operation_id = ?";
+
 /// Also locks the operation's row where rows can be locked, so that sequences have no gaps.
 pub(crate) const RESERVE_SEQUENCES: &str = "UPDATE backup_operations SET log_sequence = log_sequence + ? WHERE id = ?";
 
@@ -101,6 +102,11 @@ pub(crate) const BOUND_OLD_LOG: &str = "SELECT sequence FROM backup_log_records 
 
 pub(crate) const CLEAR_LOG: &str =
     "DELETE FROM backup_log_records WHERE operation_id = ? AND time < ? AND sequence < ?";
+
+/// Of an operation that has ended and has no log any more; its id is bound three times.
+pub(crate) const DELETE_LOG_WRITERS: &str = "DELETE FROM backup_log_writers WHERE operation_id = ? AND NOT EXISTS (SELECT 1 \
+    FROM backup_log_records WHERE operation_id = ?) AND EXISTS (SELECT 1 FROM backup_operations WHERE id = ? \
+    AND state IN ('completed', 'cancelled'))";
 
 /// What [`rows::archive`](crate::rows::archive) reads.
 macro_rules! select_archive {

@@ -2,10 +2,11 @@
 
 use crate::SqlxStore;
 use backup_core::ErrorClass;
-use backup_core::adapter::Store;
+use backup_core::adapter::{ConnectionStore, Store};
 use backup_core::model::{
-    ArchiveId, Checkpoint, ClaimOver, ClaimRequest, Holder, Identity, LogPosition, LogRecord, NewOperation,
-    OperationId, OperationKind,
+    ArchiveId, Checkpoint, ClaimNext, ClaimOver, ClaimRequest, ConnectionContent, ConnectionId, Holder, Identity,
+    LogPosition, LogRecord, NewConnection, NewOperation, Operation, OperationConnections, OperationId, OperationKind,
+    OperationQuery,
 };
 use bytes::Bytes;
 use sqlx::{Any, AssertSqlSafe, Pool, Row};
@@ -90,6 +91,58 @@ async fn a_connection_whose_transaction_went_lost_is_replaced() {
     sqlx::query("ROLLBACK").execute(&mut *tx).await.unwrap();
     drop(tx);
     store.create(new_operation(), None).await.unwrap();
+}
+
+/// What a newer version has written keeps nobody from the operations of this one.
+#[tokio::test]
+async fn operations_that_cannot_be_read_are_passed_over() {
+    let store = SqlxStore::open("sqlite::memory:").await.unwrap();
+    let id = ConnectionId::generate(jiff::Timestamp::now());
+    let content = ConnectionContent { name: "one".into(), settings: serde_json::Value::Null, secret: None };
+    store.create_connection(NewConnection { id: id.clone(), kind: "local".into(), content }).await.unwrap();
+    let mut all = Vec::new();
+    for _ in 0..50 {
+        let connections = Some(OperationConnections { source: id.clone(), destination: id.clone() });
+        all.push(store.create(NewOperation { connections, ..new_operation() }, None).await.unwrap().new);
+    }
+    all.sort_by(|a, b| a.id.cmp(&b.id));
+    let change = async |text: String| sqlx::query(AssertSqlSafe(text)).execute(&store.db().writer).await.unwrap();
+    // All are due at the same time, and most of them, in front and between, are of another version.
+    change("UPDATE backup_operations SET due_at = 1".into()).await;
+    let mut readable = Vec::new();
+    for (number, operation) in all.iter().enumerate() {
+        match number {
+            10 | 45 | 49 => readable.push(operation.id.clone()),
+            _ => {
+                let what =
+                    if number % 2 == 0 { "state_data = '{\"state\":\"newer\"}'" } else { "source_connection = '?'" };
+                change(format!("UPDATE backup_operations SET {what} WHERE id = '{}'", operation.id)).await;
+            }
+        }
+    }
+    readable.reverse();
+    let ids = |found: Vec<Operation>| found.into_iter().map(|operation| operation.new.id).collect::<Vec<_>>();
+    for (limit, states) in [(None, vec![]), (Some(10), vec!["pending"]), (Some(10), vec!["pending", "failed"])] {
+        let query = OperationQuery { limit, states, ..OperationQuery::default() };
+        assert_eq!(ids(store.query(&query).await.unwrap()), readable);
+    }
+    let query = OperationQuery { limit: Some(2), ..OperationQuery::default() };
+    assert_eq!(ids(store.query(&query).await.unwrap()), readable[..2]);
+    // Whoever deletes an archive must know all that work on it.
+    let of = |number: usize| OperationQuery { archive: Some(all[number].archive.clone()), ..OperationQuery::default() };
+    assert_eq!(ids(store.query(&of(10)).await.unwrap()), [all[10].id.clone()]);
+    let refused = store.query(&of(11)).await.unwrap_err();
+    assert!(
+        refused.chain().contains("a newer version") && refused.chain().contains(all[11].id.as_str()),
+        "{refused:?}"
+    );
+
+    let next = ClaimNext { holder: claim().holder, lease: claim().lease, per_connection: 10, able: None };
+    let mut claimed = Vec::new();
+    while let Some(claim) = store.claim_next(&next).await.unwrap() {
+        claimed.insert(0, claim.operation.new.id);
+    }
+    assert_eq!(claimed, readable);
 }
 
 #[tokio::test]

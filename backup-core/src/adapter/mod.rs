@@ -30,6 +30,6 @@ pub use stored::{
     not_yet_added, operation_exists, stored_time, unknown_archive,
 };
 pub use stored_connection::{
-    STATES_IN_USE, check_connection_version, connection_exists, connection_in_use, connection_name_taken,
-    create_connection, no_such_connection, update_connection,
+    STATES_IN_USE, check_connection_name, check_connection_version, connection_exists, connection_in_use,
+    connection_name_taken, create_connection, no_such_connection, update_connection,
 };

@@ -36,6 +36,8 @@ pub trait Store: ConnectionStore {
     /// # Behavior
     /// - Ordered by id, descending; `before` continues a listing without gaps or doubles.
     /// - Every given filter must hold.
+    /// - An operation that this version of the program cannot read, as a newer one may have written it, is passed over, and is no end
+    ///   of a page; in a query for an archive it is an error.
     async fn query(&self, query: &OperationQuery) -> Result<Vec<Operation>>;
 
     /// Counts the operations that [`query`](Self::query) would list, by state.
@@ -97,6 +99,8 @@ pub trait Store: ConnectionStore {
     /// - Raises the version; on leaving `Running` or `Committing` the lease ends. Each change clears the request: what is
     ///   `Committing` cannot pause any more.
     /// - [`Event::Cancel`](crate::state::Event::Cancel) also raises the attempt, so that the worker's fence is void.
+    /// - [`Event::Complete`](crate::state::Event::Complete) removes the checkpoint, and one that comes with it is not kept; a cancelled
+    ///   operation keeps its own, by which what it has staged is removed.
     /// - Exactly one log record is added.
     async fn transition(&self, transition: Transition) -> Result<Operation>;
 
@@ -127,6 +131,7 @@ pub trait Store: ConnectionStore {
     ///
     /// # Behavior
     /// - Answers how many are gone; those that stay keep their sequences, and new ones go on behind the highest there ever was.
+    /// - Of an operation that is completed or cancelled and whose log is gone as a whole, it also forgets who has written how many.
     async fn clear_logs(&self, before: jiff::Timestamp) -> Result<u64>;
 
     /// The archives that were completed at a destination, as this store knows them.

@@ -12,7 +12,7 @@ const MAX_NAME: usize = 128;
 /// `Invalid` when its name is not allowed.
 pub fn create_connection(new: NewConnection, now: Timestamp) -> Result<Connection> {
     let NewConnection { id, kind, content } = new;
-    check_name(&content.name)?;
+    check_connection_name(&content.name)?;
     Ok(Connection { id, kind, content, version: 1, created_at: now, updated_at: now, last_check: None })
 }
 
@@ -27,7 +27,7 @@ pub fn update_connection(
     now: Timestamp,
 ) -> Result<Connection> {
     check_connection_version(present, version)?;
-    check_name(&content.name)?;
+    check_connection_name(&content.name)?;
     Ok(Connection { content, version: present.version + 1, updated_at: now, ..present.clone() })
 }
 
@@ -67,7 +67,11 @@ pub fn connection_in_use(id: &ConnectionId, operation: &OperationId) -> Error {
 /// The states in which an operation needs its connections: those that go on, or that a resume is meant for.
 pub const STATES_IN_USE: [&str; 4] = ["pending", "running", "committing", "paused"];
 
-fn check_name(name: &str) -> Result<()> {
+/// Whether a connection may have this name.
+///
+/// # Errors
+/// `Invalid` when it may not.
+pub fn check_connection_name(name: &str) -> Result<()> {
     let length = name.chars().count();
     if length == 0 || length > MAX_NAME || name.trim() != name || name.chars().any(char::is_control) {
         let text = "the name of a connection has 1 to 128 characters, no control characters and no space at its ends";

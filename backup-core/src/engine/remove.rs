@@ -181,6 +181,7 @@ async fn delete(destination: &dyn Destination, store: Option<&dyn Store>, id: &A
 /// An operation that needs an archive: a backup that may still complete it, or whoever reads it now.
 async fn at_work_on(store: &dyn Store, id: &ArchiveId, place: &Identity) -> Result<Option<Operation>> {
     let mut query = OperationQuery {
+        archive: Some(id.clone()),
         states: vec!["pending", "running", "committing", "paused", "failed"],
         ..OperationQuery::default()
     };
@@ -188,11 +189,9 @@ async fn at_work_on(store: &dyn Store, id: &ArchiveId, place: &Identity) -> Resu
         let page = store.query(&query).await?;
         let Some(last) = page.last() else { return Ok(None) };
         query.before = Some(last.new.id.clone());
-        let at_work = page.into_iter().find(|o| {
-            o.new.archive == *id
-                && (o.new.kind == OperationKind::Backup || waits_or_runs(&o.state))
-                && place_of_archive(o) == place
-        });
+        let at_work = page
+            .into_iter()
+            .find(|o| (o.new.kind == OperationKind::Backup || waits_or_runs(&o.state)) && place_of_archive(o) == place);
         if at_work.is_some() {
             return Ok(at_work);
         }

@@ -11,6 +11,7 @@ use crate::model::{
     LogPage, LogPosition, LogQuery, LogRecord, NewOperation, Operation, OperationId, OperationQuery, OperationTotals,
     Progress, Renewal, Request, StorageUse, StoredLogRecord, Transition,
 };
+use crate::state::Event;
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
@@ -246,10 +247,12 @@ impl Store for MemoryStore {
         let (mut data, now) = self.locked();
         let row = data.row(&transition.operation)?;
         let stored = row.stored.transition(&transition, now)?;
-        let Transition { operation: _, guard: _, event: _, progress: _, log, checkpoint, archive } = transition;
+        let Transition { operation: _, guard: _, event, progress: _, log, checkpoint, archive } = transition;
         row.stored = stored.clone();
         row.append(log);
-        if checkpoint.is_some() {
+        if matches!(event, Event::Complete { .. }) {
+            row.checkpoint = None;
+        } else if checkpoint.is_some() {
             row.checkpoint = checkpoint;
         }
         if let Some(record) = archive {
@@ -307,6 +310,9 @@ impl Store for MemoryStore {
             let had = row.log.len();
             row.log.retain(|(_, record)| record.time >= before);
             cleared += (had - row.log.len()) as u64;
+            if row.log.is_empty() && row.stored.operation.state.is_final() {
+                row.writers.clear();
+            }
         }
         Ok(cleared)
     }

@@ -399,6 +399,8 @@ impl OperationTotals {
 pub struct OperationQuery {
     /// Only of this kind.
     pub kind: Option<OperationKind>,
+    /// Only of this archive. An operation of it that this version of the program cannot read is an error then: who asks must know of all.
+    pub archive: Option<ArchiveId>,
     /// Only in one of these states (see [`State::name`]); empty means all.
     pub states: Vec<&'static str>,
     /// Only ids that start so.
@@ -434,6 +436,7 @@ impl OperationQuery {
     pub fn fits(&self, operation: &Operation) -> bool {
         let Self {
             kind,
+            archive,
             states,
             id_prefix: _,
             source_connection,
@@ -449,6 +452,7 @@ impl OperationQuery {
         let with =
             |wanted: &Option<ConnectionId>, has: Option<&ConnectionId>| wanted.is_none() || wanted.as_ref() == has;
         kind.is_none_or(|kind| kind == operation.new.kind)
+            && archive.as_ref().is_none_or(|archive| *archive == operation.new.archive)
             && (states.is_empty() || states.contains(&operation.state.name()))
             && from.is_none_or(|from| id >= from.as_str())
             && to.is_none_or(|to| id < to.as_str())

@@ -117,20 +117,30 @@ impl BackupService {
         let mut answer = DeletedEverywhere::default();
         for known in places {
             let place = known.record.destination;
-            let mut result = Err(Error::not_found("no connection leads there"));
-            for destination in self.destinations_at(&place).await? {
-                result = delete_archive(&destination, Some(&*self.inner.store), id).await;
-                if result.is_ok() {
-                    break;
-                }
-            }
-            match result {
-                Ok(_) => answer.deleted.push(place),
-                // Its objects were gone already; now the store has forgotten it too.
-                Err(_) if !self.is_known(id, &place).await? => answer.deleted.push(place),
+            match self.delete_archive_at(&place, id).await {
+                Ok(()) => answer.deleted.push(place),
                 Err(error) => answer.failed.push((place, error)),
             }
         }
         Ok(answer)
+    }
+
+    /// Deletes an archive at a place, by the first connection that can.
+    async fn delete_archive_at(&self, place: &Identity, id: &ArchiveId) -> Result<()> {
+        let (destinations, unusable) = self.destinations_at(place).await?;
+        let mut first_error = None;
+        for destination in destinations {
+            match delete_archive(&destination, Some(&*self.inner.store), id).await {
+                Ok(_) => return Ok(()),
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
+        }
+        // Its objects were gone already; now the store has forgotten it too.
+        if first_error.is_some() && !self.is_known(id, place).await? {
+            return Ok(());
+        }
+        Err(first_error
+            .or_else(|| unusable.into_iter().next().map(|e| e.context("no connection that can be used leads there")))
+            .unwrap_or_else(|| Error::not_found("no connection leads there")))
     }
 }

@@ -3,10 +3,11 @@
 use super::BackupService;
 use super::adapter::{Adapter, Role};
 use super::config::{self, AdapterConfig};
-use super::keeper::{ConnectionKeeper, Replaced, UnstoredKeeper};
-use crate::adapter::{Destination, RestoreTarget, Source};
+use super::keeper::{ConnectionKeeper, UnstoredKeeper};
+use crate::adapter::{Destination, RestoreTarget, Source, check_connection_name, connection_name_taken};
 use crate::model::{
     Connection, ConnectionCheck, ConnectionContent, ConnectionId, ConnectionQuery, Identity, NewConnection as Stored,
+    SealedSecret,
 };
 use crate::secrets::{open_connection, reseal_connection, seal_connection};
 use crate::{Error, ErrorClass, Result};
@@ -122,13 +123,14 @@ impl BackupService {
         let adapter = self.inner.adapters.get(&kind)?;
         // Before anybody is asked to check it.
         config::split(&adapter.config_schema(), &config)?;
+        // A check may replace secrets of the configuration, which are lost when it cannot be stored.
+        self.check_name_free(&name, None).await?;
         let at = self.now();
-        let (config, result) = checked(&**adapter, config, &check_as).await;
-        result?;
+        let config = Arc::new(UnstoredKeeper::new(config));
+        checked(&**adapter, &config, &check_as).await?;
         let config::Parts { settings, secrets } = config::split(&adapter.config_schema(), &config.config())?;
         let id = ConnectionId::generate(self.now());
-        let ring = self.inner.keys.ring().await?;
-        let secret = secrets.map(|secrets| seal_connection(&ring, &id, &kind, &secrets)).transpose()?;
+        let secret = self.seal(&id, &kind, secrets).await?;
         let content = ConnectionContent { name, settings, secret };
         let created = self.inner.store.create_connection(Stored { id: id.clone(), kind, content }).await?;
         Ok(self.with_check(created, ConnectionCheck { at, error: None }).await.into())
@@ -172,8 +174,8 @@ impl BackupService {
     ///
     /// # Errors
     /// As for [`create_connection`](Self::create_connection); `Conflict` also when somebody else has changed it since `version`;
-    /// `NotFound` when there is none. Nothing of the change is stored then; only what the service has replaced of the stored secrets during
-    /// the check is kept.
+    /// `NotFound` when there is none; why the stored secrets cannot be opened, unless the change brings others. Nothing of the change is
+    /// stored then; what the service has replaced of the stored secrets during the check is kept at once, as a change of its own.
     pub async fn update_connection(
         &self,
         id: &ConnectionId,
@@ -182,32 +184,21 @@ impl BackupService {
     ) -> Result<ConnectionView> {
         let connection = self.stored(id).await?;
         crate::adapter::check_connection_version(&connection, version)?;
-        let mut replaced = Vec::new();
-        let result = self.changed(&connection, change, &mut replaced).await;
-        if result.is_err() {
-            self.keeper(id).keep(replaced).await;
-        }
-        result
-    }
-
-    /// Checks and stores a change. `replaced` becomes what the service has replaced of the secrets meanwhile.
-    async fn changed(
-        &self,
-        connection: &Connection,
-        change: ConnectionChange,
-        replaced: &mut Vec<Replaced>,
-    ) -> Result<ConnectionView> {
-        let (ConnectionChange { name, config, check_as }, id) = (change, &connection.id);
+        let ConnectionChange { name, config, check_as } = change;
         let mut content = connection.content.clone();
         if let Some(name) = name {
+            self.check_name_free(&name, Some(id)).await?;
             content.name = name;
         }
-        let mut found = None;
+        let (mut version, mut found) = (version, None);
         if let Some(patch) = config {
             let adapter = self.inner.adapters.get(&connection.kind)?;
-            let before = match self.whole_config(connection).await {
-                // Secrets that cannot be opened any more can be given anew.
-                Err(e) if matches!(e.class(), ErrorClass::Unauthorized | ErrorClass::Corrupt) => {
+            let before = match self.whole_config(&connection).await {
+                // Secrets that cannot be opened any more can be given anew, but do not get lost by the way.
+                Err(e)
+                    if matches!(e.class(), ErrorClass::Unauthorized | ErrorClass::Corrupt)
+                        && config::split(&adapter.config_schema(), &patch)?.secrets.is_some() =>
+                {
                     config::join(&connection.content.settings, None)?
                 }
                 before => before?,
@@ -215,16 +206,14 @@ impl BackupService {
             let config = config::patch(&before, &patch)?;
             config::split(&adapter.config_schema(), &config)?;
             found = Some(ConnectionCheck { at: self.now(), error: None });
-            let (config, result) = checked(&**adapter, config, &check_as).await;
-            *replaced = config.replaced();
-            result?;
+            let config = Arc::new(UnstoredKeeper::of_change(config, version, self.keeper(id)));
+            checked(&**adapter, &config, &check_as).await?;
+            version = config.version();
             let config::Parts { settings, secrets } = config::split(&adapter.config_schema(), &config.config())?;
-            let ring = self.inner.keys.ring().await?;
             content.settings = settings;
-            content.secret =
-                secrets.map(|secrets| seal_connection(&ring, id, &connection.kind, &secrets)).transpose()?;
+            content.secret = self.seal(id, &connection.kind, secrets).await?;
         }
-        let changed = self.inner.store.update_connection(id, connection.version, content).await?;
+        let changed = self.inner.store.update_connection(id, version, content).await?;
         Ok(match found {
             Some(check) => self.with_check(changed, check).await.into(),
             None => changed.into(),
@@ -313,6 +302,16 @@ impl BackupService {
         }
     }
 
+    /// Whether a connection may get a name; of several that get it at once, the store sees to it that one wins.
+    async fn check_name_free(&self, name: &str, of: Option<&ConnectionId>) -> Result<()> {
+        check_connection_name(name)?;
+        let query = ConnectionQuery { name: Some(name.to_owned()), ..ConnectionQuery::default() };
+        match self.inner.store.connections(&query).await?.iter().any(|other| Some(&other.id) != of) {
+            true => Err(connection_name_taken(name)),
+            false => Ok(()),
+        }
+    }
+
     pub(super) fn now(&self) -> jiff::Timestamp {
         (self.inner.clock)()
     }
@@ -320,6 +319,12 @@ impl BackupService {
     pub(super) async fn stored(&self, id: &ConnectionId) -> Result<Connection> {
         let found = self.inner.store.connection(id).await?;
         found.ok_or_else(|| Error::not_found("there is no such connection").on(id))
+    }
+
+    /// Without secrets no key is needed.
+    async fn seal(&self, id: &ConnectionId, kind: &str, secrets: Option<SecretString>) -> Result<Option<SealedSecret>> {
+        let Some(secrets) = secrets else { return Ok(None) };
+        seal_connection(&*self.inner.keys.ring().await?, id, kind, &secrets).map(Some)
     }
 
     async fn whole_config(&self, connection: &Connection) -> Result<SecretString> {
@@ -358,8 +363,11 @@ impl BackupService {
     }
 
     pub(super) async fn destination_of(&self, connection: &Connection) -> Result<Arc<dyn Destination>> {
-        let (adapter, config) = self.adapter_of(connection).await?;
-        adapter.destination(&config).await.map_err(|e| of_connection(e, connection))
+        let made = async {
+            let (adapter, config) = self.adapter_of(connection).await?;
+            adapter.destination(&config).await
+        };
+        made.await.map_err(|e| of_connection(e, connection))
     }
 
     pub(super) async fn target_of(&self, connection: &Connection, options: &Value) -> Result<Arc<dyn RestoreTarget>> {
@@ -367,20 +375,19 @@ impl BackupService {
         adapter.target(&config, options).await.map_err(|e| of_connection(e, connection))
     }
 
-    /// The destinations of all connections whose place is this one.
-    pub(super) async fn destinations_at(&self, place: &Identity) -> Result<Vec<Arc<dyn Destination>>> {
+    /// The destinations of all connections whose place is this one, and why others of its kind, that may lead there too, cannot be used.
+    pub(super) async fn destinations_at(&self, place: &Identity) -> Result<(Vec<Arc<dyn Destination>>, Vec<Error>)> {
         let mut query = ConnectionQuery { kind: Some(place.kind.clone()), ..ConnectionQuery::default() };
-        let mut found = Vec::new();
+        let (mut found, mut unusable) = (Vec::new(), Vec::new());
         loop {
             let page = self.inner.store.connections(&query).await?;
-            let Some(last) = page.last() else { return Ok(found) };
+            let Some(last) = page.last() else { return Ok((found, unusable)) };
             query.after = Some(last.id.clone());
             for connection in page {
-                // One that cannot be made leads nowhere.
-                if let Ok(destination) = self.destination(&connection.id).await
-                    && destination.identity() == *place
-                {
-                    found.push(destination);
+                match self.destination_of(&connection).await {
+                    Ok(destination) if destination.identity() == *place => found.push(destination),
+                    Ok(_) => {}
+                    Err(error) => unusable.push(error),
                 }
             }
         }
@@ -391,13 +398,10 @@ fn of_connection(error: Error, connection: &Connection) -> Error {
     error.context(format!("the connection {} cannot be used", connection.content.name.escape_debug()))
 }
 
-/// Checks a configuration that is not stored yet. Gives it as it is after that, also when it does not work: a service may have replaced a
-/// secret.
-async fn checked(adapter: &dyn Adapter, config: SecretString, roles: &[Role]) -> (Arc<UnstoredKeeper>, Result<()>) {
-    let keeper = Arc::new(UnstoredKeeper::new(config.clone()));
-    let config = AdapterConfig::new(config).with_keeper(keeper.clone());
-    let result = check(adapter, &config, roles).await.map_err(|e| e.context("the connection does not work"));
-    (keeper, result)
+/// Checks a configuration that is not stored yet. The keeper has it as it is after that: a service may have replaced a secret.
+async fn checked(adapter: &dyn Adapter, keeper: &Arc<UnstoredKeeper>, roles: &[Role]) -> Result<()> {
+    let config = AdapterConfig::new(keeper.config()).with_keeper(keeper.clone());
+    check(adapter, &config, roles).await.map_err(|e| e.context("the connection does not work"))
 }
 
 /// Checks a place in each of the roles; without any, in the one that the adapter prefers.

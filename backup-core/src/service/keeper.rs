@@ -3,32 +3,48 @@
 use super::config::{self, SecretKeeper};
 use crate::adapter::Store;
 use crate::model::{Connection, ConnectionContent, ConnectionId};
+use crate::retry::{Attempts, RetryPolicy, SystemBackoff};
 use crate::secrets::{KeyRingProvider, open_connection, seal_connection};
 use crate::{Error, ErrorClass, Result};
 use async_trait::async_trait;
 use secrecy::SecretString;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How long a store that is away is waited for, about two minutes: what a service has replaced counts no more, and to lose what it gave
+/// instead is to lose the access.
+const PATIENCE: RetryPolicy = RetryPolicy {
+    initial: Duration::from_millis(200),
+    factor: 2.0,
+    max: Duration::from_secs(20),
+    jitter: 0.5,
+    attempts: NonZeroU32::MIN.saturating_add(12),
+    max_throttle: Duration::from_secs(60),
+};
 
 /// The secrets of a configuration that is not stored yet.
-pub(super) struct UnstoredKeeper(Mutex<Unstored>);
+pub(super) struct UnstoredKeeper {
+    unstored: Mutex<Unstored>,
+    /// What is changed, when that is stored already: of its secrets, what is replaced is kept at once, whatever becomes of the change.
+    stored: Option<ConnectionKeeper>,
+}
 
 struct Unstored {
     config: SecretString,
-    replaced: Vec<Replaced>,
-}
-
-/// A secret that a service has put in place of another.
-#[derive(Clone)]
-pub(super) struct Replaced {
-    pointer: String,
-    secret: SecretString,
-    instead_of: SecretString,
+    /// Of the stored connection, as the one who changes it knows it.
+    version: u64,
 }
 
 impl UnstoredKeeper {
     pub(super) fn new(config: SecretString) -> Self {
-        Self(Mutex::new(Unstored { config, replaced: Vec::new() }))
+        Self { unstored: Mutex::new(Unstored { config, version: 0 }), stored: None }
+    }
+
+    /// Of a change to a stored connection.
+    pub(super) fn of_change(config: SecretString, version: u64, stored: ConnectionKeeper) -> Self {
+        Self { unstored: Mutex::new(Unstored { config, version }), stored: Some(stored) }
     }
 
     /// The configuration as it is now.
@@ -36,13 +52,13 @@ impl UnstoredKeeper {
         self.lock().config.clone()
     }
 
-    /// What was replaced, in order.
-    pub(super) fn replaced(&self) -> Vec<Replaced> {
-        self.lock().replaced.clone()
+    /// The version of the stored connection, when nobody has changed it but this keeper.
+    pub(super) fn version(&self) -> u64 {
+        self.lock().version
     }
 
     fn lock(&self) -> MutexGuard<'_, Unstored> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.unstored.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -59,21 +75,41 @@ impl SecretKeeper for UnstoredKeeper {
     }
 
     async fn save(&self, pointer: &str, secret: &SecretString, instead_of: &SecretString) -> Result<()> {
-        let mut unstored = self.lock();
-        if let Some(changed) = config::replace(&unstored.config, pointer, secret, instead_of)? {
-            let (pointer, secret, instead_of) = (pointer.to_owned(), secret.clone(), instead_of.clone());
+        {
+            let mut unstored = self.lock();
+            let Some(changed) = config::replace(&unstored.config, pointer, secret, instead_of)? else { return Ok(()) };
             unstored.config = changed;
-            unstored.replaced.push(Replaced { pointer, secret, instead_of });
+        }
+        let Some(stored) = &self.stored else { return Ok(()) };
+        match stored.keep(pointer, secret, instead_of).await {
+            Ok(Some(kept)) => {
+                let mut unstored = self.lock();
+                if unstored.version == kept.before {
+                    unstored.version = kept.after;
+                }
+            }
+            Ok(None) => {}
+            // It is in place of one that the change has brought.
+            Err(e) if e.class() == ErrorClass::Conflict => {}
+            // The change, when it is stored, has it in it.
+            Err(e) => tracing::warn!(error = %e.chain(), "a secret that was replaced could not be kept"),
         }
         Ok(())
     }
 }
 
 /// The secrets of one connection.
+#[derive(Clone)]
 pub(super) struct ConnectionKeeper {
     pub(super) store: Arc<dyn Store>,
     pub(super) keys: Arc<dyn KeyRingProvider>,
     pub(super) id: ConnectionId,
+}
+
+/// Versions of a connection before and after a secret was kept.
+struct Kept {
+    before: u64,
+    after: u64,
 }
 
 impl fmt::Debug for ConnectionKeeper {
@@ -83,24 +119,52 @@ impl fmt::Debug for ConnectionKeeper {
 }
 
 impl ConnectionKeeper {
-    /// Keeps what was replaced while a change was checked that is not stored after all: the secrets from before may count no more.
-    pub(super) async fn keep(&self, replaced: Vec<Replaced>) {
-        for Replaced { pointer, secret, instead_of } in replaced {
-            match self.save(&pointer, &secret, &instead_of).await {
-                // It was in place of one that the change had brought.
-                Err(e) if e.class() == ErrorClass::Conflict => {}
-                Err(e) => tracing::warn!(error = %e.chain(), "a secret that was replaced could not be kept"),
-                Ok(()) => {}
-            }
-        }
-    }
-
     async fn open(&self) -> Result<(Connection, SecretString)> {
         let connection = self.store.connection(&self.id).await?;
         let connection = connection.ok_or_else(|| Error::not_found("the connection is gone").on(&self.id))?;
         let secrets = open_connection(&*self.keys.ring().await?, &connection)?;
         Ok((connection, secrets.unwrap_or_else(|| "{}".into())))
     }
+
+    /// Keeps a secret, in a task of its own: it goes on when nobody waits for it any more. `None` when it is there already.
+    async fn keep(&self, pointer: &str, secret: &SecretString, instead_of: &SecretString) -> Result<Option<Kept>> {
+        let (keeper, pointer) = (self.clone(), pointer.to_owned());
+        let (secret, instead_of) = (secret.clone(), instead_of.clone());
+        let task = tokio::spawn(async move {
+            let mut attempts = Attempts::new("keeping a replaced secret", PATIENCE, Arc::new(SystemBackoff));
+            loop {
+                match keeper.put(&pointer, &secret, &instead_of).await {
+                    // Somebody has changed the connection meanwhile; look again at what it has.
+                    Ok(Put::Overtaken) => {}
+                    Ok(Put::Kept(kept)) => return Ok(Some(kept)),
+                    Ok(Put::There) => return Ok(None),
+                    Err(error) => attempts.failed(error).await?,
+                }
+            }
+        });
+        task.await.unwrap_or_else(|e| Err(Error::transient("a replaced secret was not kept").because(e).on(&self.id)))
+    }
+
+    async fn put(&self, pointer: &str, secret: &SecretString, instead_of: &SecretString) -> Result<Put> {
+        let (connection, secrets) = self.open().await?;
+        let replaced = config::replace(&secrets, pointer, secret, instead_of).map_err(|e| e.on(&self.id))?;
+        let Some(secrets) = replaced else { return Ok(Put::There) };
+        let ring = self.keys.ring().await?;
+        let sealed = seal_connection(&ring, &self.id, &connection.kind, &secrets)?;
+        let content = ConnectionContent { secret: Some(sealed), ..connection.content };
+        match self.store.update_connection(&self.id, connection.version, content).await {
+            Ok(after) => Ok(Put::Kept(Kept { before: connection.version, after: after.version })),
+            Err(e) if e.class() == ErrorClass::Conflict => Ok(Put::Overtaken),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// What became of one try to keep a secret.
+enum Put {
+    Kept(Kept),
+    There,
+    Overtaken,
 }
 
 #[async_trait]
@@ -110,19 +174,7 @@ impl SecretKeeper for ConnectionKeeper {
     }
 
     async fn save(&self, pointer: &str, secret: &SecretString, instead_of: &SecretString) -> Result<()> {
-        loop {
-            let (connection, secrets) = self.open().await?;
-            let replaced = config::replace(&secrets, pointer, secret, instead_of).map_err(|e| e.on(&self.id))?;
-            let Some(secrets) = replaced else { return Ok(()) };
-            let ring = self.keys.ring().await?;
-            let sealed = seal_connection(&ring, &self.id, &connection.kind, &secrets)?;
-            let content = ConnectionContent { secret: Some(sealed), ..connection.content };
-            match self.store.update_connection(&self.id, connection.version, content).await {
-                // Somebody has changed the connection meanwhile; look again at what it has.
-                Err(e) if e.class() == ErrorClass::Conflict => {}
-                result => return result.map(|_| ()),
-            }
-        }
+        self.keep(pointer, secret, instead_of).await.map(|_| ())
     }
 }
 

@@ -6,12 +6,17 @@ use backup_core::adapter::{ConnectionStore, Source};
 use backup_core::local::{LocalSource, LocalSourceConfig};
 use backup_core::model::ConnectionQuery;
 use backup_core::secrets::{KeyRing, SecretKey};
-use backup_core::service::{Adapter, AdapterConfig, ConnectionChange, NewBackup, NewConnection, Role};
+use backup_core::service::{
+    Adapter, AdapterConfig, BackupService, ConnectionChange, ConnectionView, NewBackup, NewConnection, Role,
+};
 use backup_core::{Error, ErrorClass, Result};
+use backup_testkit::Method;
+use backup_testkit::faulty::{Fault, FaultyStore, Rule, Script, When};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 #[tokio::test]
 async fn a_connection_that_does_not_work_is_not_stored() {
@@ -221,6 +226,9 @@ impl Adapter for Rotating {
             SecretString::from(format!("token-{counts}"))
         };
         config.keeper().unwrap().save("/token", &next, &token).await?;
+        if path.ends_with("slow") {
+            std::future::pending::<()>().await;
+        }
         Ok(Arc::new(LocalSource::new(LocalSourceConfig { root: path, ..LocalSourceConfig::default() })?))
     }
 }
@@ -253,4 +261,129 @@ async fn a_token_that_is_replaced_while_a_change_fails_is_not_lost() {
     let version = service.connection(&made.id).await.unwrap().version;
     service.update_connection(&made.id, version, change_path("docs")).await.unwrap();
     assert_eq!(service.check_connection(&made.id, &[]).await.unwrap().last_check.unwrap().error, None);
+}
+
+fn change(config: &Value) -> ConnectionChange {
+    ConnectionChange { config: Some(config.to_string().into()), ..ConnectionChange::default() }
+}
+
+/// A service whose store fails by a script, and a connection whose token is another at each use.
+async fn rotating(place: &Place) -> (BackupService, Script, Rotating, ConnectionView) {
+    let script = Script::new();
+    let store = FaultyStore::new(Arc::new(place.store.clone()), script.clone());
+    let adapter = Rotating::default();
+    let service = place.builder_on(store).adapter(adapter.clone()).without_worker().build().unwrap();
+    let config = json!({ "path": place.path("docs"), "token": "token-0" }).to_string();
+    let made = service.create_connection(NewConnection::new("r", "rotating", config.into())).await.unwrap();
+    (service, script, adapter, made)
+}
+
+async fn works(service: &BackupService, made: &ConnectionView) {
+    assert_eq!(service.check_connection(&made.id, &[]).await.unwrap().last_check.unwrap().error, None);
+}
+
+#[tokio::test]
+async fn a_replaced_token_waits_for_a_store_that_is_away() {
+    let place = Place::new();
+    let (service, script, _, made) = rotating(&place).await;
+    script.add(Rule::new(Method::UpdateConnection, When::First(2), Fault::Fail(ErrorClass::Transient)));
+    works(&service, &made).await;
+    works(&service, &made).await;
+}
+
+#[tokio::test]
+async fn a_replaced_token_is_kept_also_when_nobody_waits_for_it() {
+    let place = Place::new();
+    let (service, script, _, made) = rotating(&place).await;
+    let slow = || change(&json!({ "path": place.path("slow") }));
+    let dropped = async |version| {
+        let update = service.update_connection(&made.id, version, slow());
+        assert!(tokio::time::timeout(Duration::from_millis(100), update).await.is_err(), "it is not slow");
+    };
+    // While it checks, and while the token is written.
+    dropped(made.version).await;
+    let now = service.connection(&made.id).await.unwrap();
+    assert_eq!((now.version, &now.config), (made.version + 1, &made.config));
+    script.add(Rule::new(Method::UpdateConnection, When::First(1), Fault::Delay(Duration::from_millis(300))));
+    dropped(now.version).await;
+    for _ in 0..100 {
+        if service.connection(&made.id).await.unwrap().version > now.version {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    works(&service, &made).await;
+}
+
+#[tokio::test]
+async fn a_change_goes_on_from_the_token_that_it_kept_but_not_over_what_others_changed() {
+    let place = Place::new();
+    let (service, _, _, made) = rotating(&place).await;
+    std::fs::create_dir(place.path("more")).unwrap();
+    let moved = change(&json!({ "path": place.path("more") }));
+    let moved = service.update_connection(&made.id, made.version, moved).await.unwrap();
+    assert_eq!((moved.version, &moved.config), (made.version + 2, &json!({ "path": place.path("more") })));
+    let late = service.update_connection(&made.id, made.version, change(&json!({}))).await.unwrap_err();
+    assert_eq!(late.class(), ErrorClass::Conflict);
+    works(&service, &made).await;
+}
+
+#[tokio::test]
+async fn a_name_that_cannot_be_had_is_told_before_a_check_replaces_the_token() {
+    let place = Place::new();
+    let (service, _, adapter, made) = rotating(&place).await;
+    let config = || json!({ "path": place.path("docs"), "token": "token-1" }).to_string().into();
+    for (name, class) in [("r", ErrorClass::Conflict), (" r", ErrorClass::Invalid)] {
+        let refused = service.create_connection(NewConnection::new(name, "rotating", config())).await.unwrap_err();
+        assert_eq!(refused.class(), class);
+    }
+    service.create_connection(NewConnection::new("taken", "local", place.config("docs"))).await.unwrap();
+    let renamed = ConnectionChange { name: Some("taken".into()), ..change(&json!({})) };
+    let refused = service.update_connection(&made.id, made.version, renamed).await.unwrap_err();
+    assert_eq!(refused.class(), ErrorClass::Conflict);
+    assert_eq!(*adapter.0.lock().unwrap(), 1, "the token was replaced");
+    let same = ConnectionChange { name: Some("r".into()), ..ConnectionChange::default() };
+    service.update_connection(&made.id, made.version, same).await.unwrap();
+}
+
+/// An adapter whose password is not needed for a check would lose it without a word.
+#[tokio::test]
+async fn secrets_that_cannot_be_opened_are_not_lost_with_a_change_of_something_else() {
+    let place = Place::new();
+    let config = json!({ "path": place.path("docs"), "token": "token-0" }).to_string();
+    let careless = || place.builder().adapter(Careless);
+    let first = careless().build().unwrap();
+    let made = first.create_connection(NewConnection::new("c", "careless", config.into())).await.unwrap();
+    let other = careless().keys(ring()).build().unwrap();
+    let plain = change(&json!({ "path": place.path("docs") }));
+    let refused = other.update_connection(&made.id, made.version, plain).await.unwrap_err();
+    assert_eq!(refused.class(), ErrorClass::Unauthorized);
+    assert_eq!(first.connection(&made.id).await.unwrap().version, made.version);
+    let anew = change(&json!({ "token": "another" }));
+    assert!(other.update_connection(&made.id, made.version, anew).await.unwrap().has_secrets);
+}
+
+/// Has a secret that it does without.
+#[derive(Debug)]
+struct Careless;
+
+#[async_trait]
+impl Adapter for Careless {
+    fn kind(&self) -> &str {
+        "careless"
+    }
+
+    fn roles(&self) -> &[Role] {
+        &[Role::Source]
+    }
+
+    fn config_schema(&self) -> Value {
+        Rotating::default().config_schema()
+    }
+
+    async fn source(&self, config: &AdapterConfig, _: &Value) -> Result<Arc<dyn Source>> {
+        let config: Value = config.parse()?;
+        let root = PathBuf::from(config["path"].as_str().unwrap());
+        Ok(Arc::new(LocalSource::new(LocalSourceConfig { root, ..LocalSourceConfig::default() })?))
+    }
 }

@@ -2,12 +2,14 @@
 
 use crate::common::{Place, same_tree};
 use backup_core::ErrorClass;
+use backup_core::adapter::ConnectionStore;
 use backup_core::archive::{Codec, KeyFileProvider, generate_key_file};
 use backup_core::engine::VerifyMode;
-use backup_core::model::{LogLevel, LogQuery, OperationKind, OperationQuery, Progress};
+use backup_core::model::{ConnectionContent, LogLevel, LogQuery, OperationKind, OperationQuery, Progress};
 use backup_core::service::{ConnectionChange, NewBackup, NewConnection, NewRestore, Role};
 use backup_core::state::{PauseReason, State};
 use futures::{StreamExt, TryStreamExt};
+use serde_json::json;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,6 +75,27 @@ async fn a_protected_archive_is_not_deleted() {
     assert!(service.storage().await.unwrap().is_empty());
     assert_eq!(service.delete_archive_everywhere(archive).await.unwrap_err().class(), ErrorClass::NotFound);
     assert_eq!(service.protect(&disk, archive, true).await.unwrap_err().class(), ErrorClass::NotFound);
+}
+
+#[tokio::test]
+async fn a_place_whose_connection_cannot_be_used_says_why_and_keeps_no_other_from_deletion() {
+    let place = Place::new();
+    let service = place.service();
+    let (docs, disk) = place.connect(&service).await;
+    let backup = service.backup(NewBackup::new(&docs, &disk)).await.unwrap();
+    assert_eq!(service.wait(&backup.new.id).await.unwrap().state, COMPLETED);
+    let archive = &backup.new.archive;
+    let broken = place.store.connection(&disk).await.unwrap().unwrap();
+    let content = ConnectionContent { settings: json!({ "path": "not absolute" }), ..broken.content };
+    place.store.update_connection(&disk, broken.version, content).await.unwrap();
+    let error = service.delete_archive_everywhere(archive).await.unwrap().failed.remove(0).1;
+    assert!(error.chain().contains("the connection disk cannot be used"), "{}", error.chain());
+    assert_eq!(error.class(), ErrorClass::Invalid);
+
+    let again = NewConnection::new("again", "local", place.config("backups")).checked_as([Role::Destination]);
+    let again = service.create_connection(again).await.unwrap().id;
+    let answer = service.delete_archive_everywhere(archive).await.unwrap();
+    assert!(answer.failed.is_empty() && service.archives(&again).await.unwrap().is_empty(), "{answer:?}");
 }
 
 #[tokio::test]

@@ -3,11 +3,14 @@
 use crate::common::{PASSWORD, Place};
 use backup_core::adapter::{ConnectionStore, Store};
 use backup_core::archive::{KeyFileProvider, generate_key_file};
-use backup_core::model::{ConnectionQuery, LogLevel, LogQuery, OperationQuery};
+use backup_core::model::{Checkpoint, ConnectionQuery, LogLevel, LogQuery, OperationId, OperationQuery};
 use backup_core::service::{NewBackup, NewConnection, NewRestore, Role, TracingSink};
+use backup_testkit::Method;
+use backup_testkit::faulty::{Fault, FaultyStore, Rule, Script, When};
 use secrecy::ExposeSecret;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 #[derive(Clone, Default)]
 struct Written(Arc<Mutex<Vec<u8>>>);
@@ -23,6 +26,16 @@ impl Write for Written {
     }
 }
 
+/// The newest checkpoint that the store has of an operation before it is completed.
+async fn last_checkpoint(place: &Place, id: &OperationId) -> Checkpoint {
+    let mut last = None;
+    while !place.store.get(id).await.unwrap().unwrap().state.is_final() {
+        last = place.store.checkpoint(id).await.unwrap().or(last);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    last.unwrap()
+}
+
 #[tokio::test]
 async fn nothing_that_can_be_read_has_a_secret_in_it() {
     let written = Written::default();
@@ -35,7 +48,11 @@ async fn nothing_that_can_be_read_has_a_secret_in_it() {
     let place = Place::new();
     let key = generate_key_file().unwrap();
     let provider = Arc::new(KeyFileProvider::parse(&key).unwrap());
-    let service = place.builder().archive_keys(provider).log_sink(Arc::new(TracingSink)).build().unwrap();
+    // The last checkpoints are looked at before the operations complete.
+    let slow = Rule::new(Method::Transition, When::Always, Fault::Delay(Duration::from_secs(1))).about("complete");
+    let hold = Script::new().rule(slow);
+    let held = FaultyStore::new(Arc::new(place.store.clone()), hold);
+    let service = place.builder_on(held).archive_keys(provider).log_sink(Arc::new(TracingSink)).build().unwrap();
     let mut told = String::new();
     let vault = |name: &str, below: &str| NewConnection::new(name, "vault", place.vault(below, PASSWORD));
     let docs = service.create_connection(vault("docs", "docs")).await.unwrap();
@@ -46,9 +63,11 @@ async fn nothing_that_can_be_read_has_a_secret_in_it() {
     told += &format!("{docs:?} {disk:?} {back:?} {refused:?} {}", refused.chain());
 
     let backup = service.backup(NewBackup::new(&docs.id, &disk.id)).await.unwrap();
+    let backup_checkpoint = last_checkpoint(&place, &backup.new.id).await;
     let done = service.wait(&backup.new.id).await.unwrap();
     assert_eq!(done.state.name(), "completed");
     let restore = service.restore(NewRestore::new(&disk.id, &backup.new.archive, &back.id)).await.unwrap();
+    let restore_checkpoint = last_checkpoint(&place, &restore.new.id).await;
     assert_eq!(service.wait(&restore.new.id).await.unwrap().state.name(), "completed");
     service.shutdown().await;
 
@@ -64,8 +83,10 @@ async fn nothing_that_can_be_read_has_a_secret_in_it() {
         told += &format!("{operation:?} {} ", operation.new.spec);
         let all = LogQuery { min_level: LogLevel::Debug, limit: 10_000, ..LogQuery::default() };
         told += &format!("{:?}", place.store.page_log(&operation.new.id, &all).await.unwrap());
-        let checkpoint = place.store.checkpoint(&operation.new.id).await.unwrap().unwrap().0;
-        let text = String::from_utf8_lossy(&checkpoint).into_owned();
+        assert_eq!(place.store.checkpoint(&operation.new.id).await.unwrap(), None);
+    }
+    for checkpoint in [backup_checkpoint, restore_checkpoint] {
+        let text = String::from_utf8_lossy(&checkpoint.0).into_owned();
         // That of a sealed archive has no names either.
         assert!(!text.contains("19.txt") && !text.contains("file 19"), "the checkpoint names entries");
         told += &text;

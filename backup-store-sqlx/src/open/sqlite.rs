@@ -35,7 +35,7 @@ const IN_PATHS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b
 /// A database that lives as long as its one connection.
 pub(super) async fn memory() -> Result<Db> {
     let pool = one_connection(with_settings(AnyPoolOptions::new(), SETTINGS), options("sqlite::memory:")?).await?;
-    Ok(Db { dialect: Dialect::Sqlite, reader: pool.clone(), writer: pool })
+    Ok(Db { dialect: Dialect::Sqlite, reader: pool.clone(), writer: pool, told: Default::default() })
 }
 
 /// A file, made when it is missing.
@@ -55,7 +55,7 @@ pub(super) async fn file(path: &Path) -> Result<Db> {
     });
     let writer = one_connection(writer, options.clone()).await?;
     let reader = with_settings(AnyPoolOptions::new().max_connections(READERS), READER_SETTINGS);
-    Ok(Db { dialect: Dialect::Sqlite, writer, reader: reader.connect_lazy_with(options) })
+    Ok(Db { dialect: Dialect::Sqlite, writer, reader: reader.connect_lazy_with(options), told: Default::default() })
 }
 
 /// Opens the file once: a pool would try a file that is no database again and again, and then speak of the time that it took.

@@ -7,6 +7,7 @@ use backup_core::adapter::{LogSink, Store};
 use backup_core::engine::EngineOptions;
 use backup_core::local::LocalAdapter;
 use backup_core::model::ConnectionQuery;
+use backup_core::secrets::FileKeys;
 use backup_core::service::{BackupService, BackupServiceBuilder, WorkerOptions};
 use backup_gdrive::GDriveAdapter;
 use backup_mongo::MongoAdapter;
@@ -24,7 +25,7 @@ pub(crate) struct Means {
     pub(crate) worker: Option<WorkerOptions>,
 }
 
-/// The service. `make` also makes the key for secrets if there is none yet.
+/// The service. `make` also makes the key for secrets if there is none yet; without connections that have secrets none is needed.
 ///
 /// # Errors
 /// When the store or a key cannot be opened.
@@ -32,11 +33,15 @@ pub(crate) async fn open(app: &App, means: Means, make: bool) -> Result<BackupSe
     let Means { engine, sinks, worker } = means;
     let missing = "there is no key for the secrets of connections; it is made with the first connection, or copy it from where that was made";
     let store = app.store().await?;
-    // A second key beside one of another host would keep the workers of each from the secrets of the other.
-    let make = make && !secrets::key_file()?.exists() && !has_secrets(&*store).await?;
-    let ring = secrets::ring(make, missing)?;
+    let key_file = secrets::key_file()?;
+    let has_secrets = has_secrets(&*store).await?;
+    if make || has_secrets {
+        // A second key beside one of another host would keep the workers of each from the secrets of the other.
+        secrets::ring(make && !has_secrets, missing)?;
+    }
     let builder = BackupService::builder(store)
-        .keys(Arc::new(ring))
+        // Read each time: keys are changed while workers run.
+        .keys(FileKeys::new(key_file))
         .adapter(LocalAdapter)
         .adapter(S3Adapter)
         .adapter(MongoAdapter)

@@ -163,5 +163,31 @@ fn the_two_ways_to_name_places_do_not_mix() {
         place.ends(2, args);
     }
     let unknown = place.ends(1, &["create", "--source", "a", "--destination", "b"]);
-    assert!(unknown.stderr.contains("no key for the secrets"), "{}", unknown.stderr);
+    assert!(unknown.stderr.contains("no such connection"), "{}", unknown.stderr);
+}
+
+#[test]
+fn a_worker_needs_no_key_when_no_connection_has_secrets() {
+    let place = Place::new();
+    places(&place);
+    let key_files = common::files_below(&place.path("home"));
+    let keys: Vec<_> = key_files.iter().filter(|path| path.extension().is_some_and(|e| e == "key")).collect();
+    assert_eq!(keys.len(), 1, "the key that was made with the first connection: {key_files:?}");
+    std::fs::remove_file(keys[0]).unwrap();
+    let args = ["--json", "create", "--source", "docs", "--destination", "disk", "--detach"];
+    let created = place.ends(0, &args).last();
+    let id = created["operation"].as_str().unwrap();
+    let worker = place.command(&["--json", "worker"]).stdout(Stdio::piped()).spawn().unwrap();
+    let deadline = std::time::Instant::now() + common::PATIENCE;
+    while place.state(id) != "completed" {
+        assert!(std::time::Instant::now() < deadline, "the worker does not run it");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    signal(&worker, "TERM");
+    assert_eq!(wait(worker).code, Some(0));
+    // What a crash has left says what to do.
+    std::fs::write(keys[0], "").unwrap();
+    let path = format!("path={}", place.arg("docs"));
+    let empty = place.ends(1, &["connection", "add", "more", "--kind", "local", "--set", &path]);
+    assert!(empty.stderr.contains("is empty") && empty.stderr.contains("remove it"), "{}", empty.stderr);
 }

@@ -20,6 +20,8 @@ const LEASE: Duration = Duration::from_secs(3);
 /// So many processes are killed, and so many stopped for longer than their lease, at least.
 const KILLS: u32 = 12;
 const STOPS: u32 = 4;
+/// So many operations are taken over, one by one, from a worker that is stopped and wakes up while another has them.
+const TAKEOVERS: usize = 2;
 /// Repeats a run's choice of moments.
 const SEED: &str = "BACKUP_KILL_SEED";
 
@@ -119,16 +121,61 @@ impl Workers {
         }
         println!("{kills} killed, {stops} stopped");
         assert!(kills >= KILLS && stops >= 1, "{kills} killed, {stops} stopped: too few");
+        let more = self.stop_holders(&workers);
         for worker in &mut workers {
             signal(worker, "INT");
             assert!(worker.wait().unwrap().success(), "a worker does not end on Ctrl-C as it should");
         }
-        self.look_at_the_result();
+        self.look_at_the_result(OPERATIONS + more);
     }
 
-    fn look_at_the_result(&self) {
+    /// Stops the worker that holds an operation until the other one has taken it, and lets it go on while that one works. Nothing else is
+    /// to be done meanwhile, so that it was nothing else that the other one took. Returns how many operations that took.
+    fn stop_holders(&self, workers: &[Child]) -> usize {
+        let (mut taken, mut made) = (0, 0);
+        while taken < TAKEOVERS {
+            assert!(made < TAKEOVERS * 4, "{taken} of {made} operations were taken over");
+            let args = ["--json", "create", "--source", "source0", "--destination", "disk", "--volume-size", "128KiB"];
+            let created = self.ends(0, &[&args[..], &["--limit-read", "256KiB", "--detach"]].concat()).last();
+            let id = created["operation"].as_str().unwrap();
+            made += 1;
+            let now = || self.states().remove(id).unwrap();
+            let wait_for = |patience: Duration, done: &dyn Fn(&str, &Value) -> bool| {
+                let deadline = Instant::now() + patience;
+                loop {
+                    let (state, operation) = now();
+                    if done(&state, &operation) {
+                        return Some(operation);
+                    } else if Instant::now() > deadline {
+                        return None;
+                    }
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+            };
+            let begun = |state: &str, operation: &Value| {
+                state == "completed" || operation["progress"]["stored_bytes"].as_u64() > Some(0)
+            };
+            let before = wait_for(PATIENCE, &begun).unwrap();
+            let holder = workers.iter().find(|worker| before["holder"]["pid"] == worker.id());
+            if let Some(holder) = holder {
+                signal(holder, "STOP");
+                // One that is stopped inside of a transaction keeps the row.
+                let other =
+                    wait_for(LEASE * 5, &|_, operation| operation["attempt"].as_u64() > before["attempt"].as_u64());
+                signal(holder, "CONT");
+                if other.is_some_and(|operation| operation["holder"]["pid"] != holder.id()) {
+                    taken += 1;
+                }
+            }
+            wait_for(PATIENCE, &|state, _| state == "completed").unwrap();
+        }
+        println!("{taken} of {made} operations were taken over from a worker that was stopped");
+        made
+    }
+
+    fn look_at_the_result(&self, operations: usize) {
         let states = self.states();
-        assert_eq!(states.len(), OPERATIONS);
+        assert_eq!(states.len(), operations);
         let mut attempts = 0;
         for (id, (state, operation)) in &states {
             assert_eq!(state, "completed", "{id}");
@@ -148,11 +195,19 @@ impl Workers {
                 .map(|path| path.strip_prefix(&data).unwrap().to_str().unwrap().to_owned())
                 .collect();
             assert_eq!(there, named, "{archive}");
+            let manifest: Value = serde_json::from_slice(&std::fs::read(data.join("manifest.json")).unwrap()).unwrap();
+            let piece = |piece: &Value| piece["name"].as_str().unwrap().to_owned();
+            let named: BTreeSet<String> = manifest["pieces"].as_array().unwrap().iter().map(piece).collect();
+            let there: BTreeSet<String> = files_below(&data.join("index"))
+                .iter()
+                .map(|path| path.strip_prefix(&data).unwrap().to_str().unwrap().to_owned())
+                .collect();
+            assert_eq!(there, named, "{archive}");
         }
-        println!("{attempts} attempts for {OPERATIONS} operations");
-        assert!(attempts > OPERATIONS as u64, "nothing was ever broken off");
+        println!("{attempts} attempts for {operations} operations");
+        assert!(attempts > (operations + TAKEOVERS) as u64, "nothing was ever broken off");
         let archives = std::fs::read_dir(self.place.path("archives")).unwrap().count();
-        assert_eq!(archives, OPERATIONS, "an archive for each operation");
+        assert_eq!(archives, operations, "an archive for each operation");
         let leftovers: Vec<_> = files_below(&self.place.path("archives"))
             .into_iter()
             .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(".backup-tmp-"))

@@ -5,10 +5,10 @@
 //! ```
 
 use backup_core::local::LocalAdapter;
-use backup_core::model::{ConnectionId, Operation};
-use backup_core::secrets::{KeyRing, SecretKey};
+use backup_core::model::{ConnectionId, Operation, OperationQuery};
+use backup_core::secrets::FileKeys;
 use backup_core::service::{BackupService, NewBackup, NewConnection, NewRestore, Role};
-use backup_core::{Error, Result, archive};
+use backup_core::{Error, ErrorClass, Result};
 use backup_store_sqlx::SqlxStore;
 use futures::TryStreamExt;
 use std::path::{Path, absolute};
@@ -23,11 +23,15 @@ async fn main() -> Result<()> {
         ));
     };
     let store = SqlxStore::open_file(Path::new(state).join("store.db")).await?;
-    // A real service keeps its key elsewhere: `FileKeys`, `EnvKeys`, or a `KeyRingProvider` of its own.
-    let key = SecretKey::parse(&archive::generate_key_file()?)?;
-    let service =
-        BackupService::builder(Arc::new(store)).keys(Arc::new(KeyRing::new(key))).adapter(LocalAdapter).build()?;
+    // Needed as soon as a connection has secrets; a real service keeps its keys elsewhere.
+    let keys = FileKeys::new(Path::new(state).join("secrets.key"));
+    let service = BackupService::builder(Arc::new(store)).keys(keys).adapter(LocalAdapter).build()?;
 
+    // What a run that was killed has left goes on by itself.
+    let left = OperationQuery { states: vec!["pending", "running", "committing"], ..OperationQuery::default() };
+    for operation in service.history(&left).await? {
+        attend(&service, &operation).await?;
+    }
     let source = connect(&service, from, Role::Source).await?;
     let disk = connect(&service, backups, Role::Destination).await?;
     let backup = service.backup(NewBackup::new(&source, &disk)).await?;
@@ -40,12 +44,15 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// Stores a connection to a directory, after a check that it works.
+/// The connection to a directory; a new one is checked, and stored when it works.
 async fn connect(service: &BackupService, path: &str, role: Role) -> Result<ConnectionId> {
     let path = absolute(path).map_err(|e| Error::io(e, "not a path"))?;
     let config = serde_json::json!({ "path": path }).to_string();
     let new = NewConnection::new(format!("{role} {}", path.display()), "local", config.into()).checked_as([role]);
-    Ok(service.create_connection(new).await?.id)
+    match service.find_connection(&new.name).await {
+        Err(e) if e.class() == ErrorClass::NotFound => Ok(service.create_connection(new).await?.id),
+        found => Ok(found?.id),
+    }
 }
 
 /// Prints how an operation comes along, until it stands still.

@@ -21,14 +21,17 @@ fn loaded(mut transition: Transition) -> Transition {
 pub(super) async fn a_change_brings_everything_at_once(store: &Arc<dyn Store>) -> Outcome {
     let claim = running(&**store).await?;
     let id = &claim.fence.operation;
+    let mut transition = loaded(by_fence(&claim.fence, Event::Commit));
+    transition.archive = None;
+    let checkpoint = transition.checkpoint.clone();
+    store.transition(transition).await?;
+    ensure_eq!(store.checkpoint(id).await?, checkpoint, "the checkpoint");
     let transition = loaded(by_fence(&claim.fence, Event::Complete { warnings: 3 }));
-    let (checkpoint, progress, archive) =
-        (transition.checkpoint.clone(), transition.progress.clone(), transition.archive.clone());
+    let (progress, archive) = (transition.progress.clone(), transition.archive.clone());
     let after = store.transition(transition).await?;
     ensure_eq!(Some(&after.progress), progress.as_ref(), "the progress");
     ensure!(after.finished_at.is_some(), "a completed operation has an end");
     ensure_eq!(operation(&**store, id).await?, after, "what is read back");
-    ensure_eq!(store.checkpoint(id).await?, checkpoint, "the checkpoint");
     let archives = store.archives(&Identity::new("local", "/backups")).await?;
     ensure_eq!(archives.first().map(|known| &known.record), archive.as_ref(), "the archive");
 
@@ -156,6 +159,29 @@ pub(super) async fn cancel_voids_the_fence_of_the_worker(store: &Arc<dyn Store>)
         let (before, _) = in_state(&**store, state).await?;
         let after = store.transition(by_version(&before, Event::Cancel)).await?;
         ensure!(after.attempt > before.attempt, "cancel of an operation that is {state} raises the attempt");
+    }
+    Ok(())
+}
+
+pub(super) async fn what_is_completed_needs_no_checkpoint(store: &Arc<dyn Store>) -> Outcome {
+    let checkpoint = Checkpoint(Bytes::from("saved"));
+    for brings_one in [false, true] {
+        let claim = running(&**store).await?;
+        let id = &claim.fence.operation;
+        store.save_checkpoint(&claim.fence, &checkpoint).await?;
+        store.transition(by_fence(&claim.fence, Event::Commit)).await?;
+        ensure_eq!(store.checkpoint(id).await?, Some(checkpoint.clone()), "the checkpoint while it completes");
+        let mut complete = by_fence(&claim.fence, Event::Complete { warnings: 0 });
+        complete.checkpoint = brings_one.then(|| checkpoint.clone());
+        store.transition(complete).await?;
+        ensure_eq!(store.checkpoint(id).await?, None, "the checkpoint of a completed operation");
+    }
+    for event in [Event::Cancel, Event::Fail { error: "broken".into() }] {
+        let claim = running(&**store).await?;
+        store.save_checkpoint(&claim.fence, &checkpoint).await?;
+        let after = store.transition(by_version(&claim.operation, event)).await?;
+        let kept = store.checkpoint(&after.new.id).await?;
+        ensure_eq!(kept, Some(checkpoint.clone()), "the checkpoint of an operation that is {}", after.state);
     }
     Ok(())
 }

@@ -252,3 +252,20 @@ pub(super) async fn what_is_cleared_is_gone_and_numbers_go_on(store: &Arc<dyn St
     ensure_eq!((page.records.len(), page.next_after), (0, 4), "a page of a log that was cleared");
     Ok(())
 }
+
+pub(super) async fn writers_are_forgotten_with_the_log_of_what_has_ended(store: &Arc<dyn Store>) -> Outcome {
+    for (state, forgotten) in [("completed", true), ("cancelled", true), ("failed", false), ("pending", false)] {
+        let id = in_state(&**store, state).await?.0.new.id;
+        let (at, records) = (LogPosition::new_writer(), [LogRecord::info("test", "once")]);
+        store.append_log(&id, at, &records).await?;
+        let count = log_of(&**store, &id).await?.len() as u64;
+        store.clear_logs(jiff::Timestamp::UNIX_EPOCH).await?;
+        store.append_log(&id, at, &records).await?;
+        ensure_eq!(log_of(&**store, &id).await?.len() as u64, count, "records, none of which is doubled");
+        ensure!(store.clear_logs(now() + jiff::SignedDuration::from_secs(60)).await? >= count, "all are cleared");
+        store.append_log(&id, at, &records).await?;
+        let log = log_of(&**store, &id).await?;
+        ensure_eq!(log.len(), usize::from(forgotten), "records of a writer whose log is gone, {state}");
+    }
+    Ok(())
+}

@@ -153,6 +153,19 @@ pub(super) async fn filters_hold_together(store: &Arc<dyn Store>) -> Outcome {
             }
         }
     }
+    for operation in &all {
+        let archive = Some(operation.new.archive.clone());
+        for (states, found) in [(vec![], true), (vec![operation.state.name()], true), (vec!["completed"], false)] {
+            let query = OperationQuery { archive: archive.clone(), states, ..OperationQuery::default() };
+            let expected: Vec<_> = all
+                .iter()
+                .filter(|other| found && other.new.archive == operation.new.archive)
+                .filter(|other| query.states.is_empty() || query.states.contains(&other.state.name()))
+                .cloned()
+                .collect();
+            ensure_eq!(store.query(&query).await?, expected, "the answer to {query:?}");
+        }
+    }
     connections_are_filters(&**store).await
 }
 
