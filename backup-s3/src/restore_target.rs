@@ -21,7 +21,7 @@ use backup_core::adapter::{
 };
 use backup_core::budget::ByteBudget;
 use backup_core::model::{Entry, EntryKind, Identity, STAGE_PREFIX};
-use backup_core::retry::{Attempts, RetryPolicy, SystemBackoff};
+use backup_core::retry::{Attempts, RetryPolicy, SystemBackoff, retry};
 use backup_core::{Error, ErrorClass, Result};
 use leftovers::Uploads;
 use notes::Notes;
@@ -190,14 +190,12 @@ impl Shared {
     }
 
     /// Repeats a call that may be made again.
-    async fn patiently<T, F: Future<Output = Result<T>>>(&self, what: &'static str, call: impl Fn() -> F) -> Result<T> {
-        let mut attempts = Attempts::new(what, self.options.retry, Arc::new(SystemBackoff));
-        loop {
-            match call().await {
-                Ok(answer) => return Ok(answer),
-                Err(error) => attempts.failed(error).await?,
-            }
-        }
+    async fn patiently<T, F: Future<Output = Result<T>> + Send>(
+        &self,
+        what: &'static str,
+        call: impl Fn() -> F + Send,
+    ) -> Result<T> {
+        retry(&mut Attempts::new(what, self.options.retry, Arc::new(SystemBackoff)), call).await
     }
 
     async fn is_empty(&self) -> Result<bool> {

@@ -71,7 +71,11 @@ impl<T: ?Sized> Retrying<T> {
     }
 }
 
-async fn retry<R, F: Future<Output = Result<R>> + Send>(
+/// Repeats a call until it succeeds, fails for good, or has been tried often enough.
+///
+/// # Errors
+/// As [`Attempts::failed`].
+pub async fn retry<R, F: Future<Output = Result<R>> + Send>(
     attempts: &mut Attempts,
     call: impl Fn() -> F + Send,
 ) -> Result<R> {

@@ -5,7 +5,8 @@ use super::state::bare;
 use crate::S3Bucket;
 use crate::client::WithCustomerKey;
 use crate::error::{About, answered, from_sdk, in_time};
-use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use crate::object::is_about_key;
+use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use backup_core::model::{Metadata, Timestamp};
 use backup_core::{Error, Result};
@@ -47,14 +48,14 @@ impl Getter {
             Err(refused) => refused,
         };
         // With a key an object is refused that has none, and without one an object that has.
-        if self.bucket.has_customer_key() && is_bad_request(&refused) {
+        if self.bucket.has_customer_key() && is_about_key(&refused) {
             match self.get_with(wanted, !encrypted).await {
                 Ok(got) => {
                     self.encrypted.store(!encrypted, Ordering::Relaxed);
                     return Ok(got);
                 }
                 // It is the object's own whatever key is sent.
-                Err(again) if is_bad_request(&again) => {}
+                Err(again) if is_about_key(&again) => {}
                 // The first answer was about the key alone.
                 Err(again) => refused = again,
             }
@@ -109,12 +110,6 @@ impl Getter {
         let got = answered(request.send(), about).await?;
         Ok(got.tag_set.into_iter().map(|tag| (tag.key, tag.value)).collect())
     }
-}
-
-fn is_bad_request<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
-    let code = error.as_service_error().and_then(|error| error.code());
-    error.raw_response().is_some_and(|raw| raw.status().as_u16() == 400)
-        && code.is_none_or(|code| matches!(code, "InvalidRequest" | "InvalidArgument"))
 }
 
 /// What the headers say of an object, besides its content.
