@@ -2,7 +2,7 @@
 
 use aws_sdk_s3::primitives::{ByteStream, SdkBody};
 use backup_core::adapter::Payload;
-use backup_core::{Error, Result};
+use backup_core::{Digest, Error, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -76,9 +76,7 @@ impl Md5 {
         if payload.len() <= HASHED_HERE {
             return Ok(Self::of_pieces(payload.pieces()));
         }
-        let payload = payload.clone();
-        let failed = |e| Error::permanent("a thread for hashing failed").because(e);
-        tokio::task::spawn_blocking(move || Self::of_pieces(payload.pieces())).await.map_err(failed)
+        on_other_thread(payload, |payload| Self::of_pieces(payload.pieces())).await
     }
 
     /// Of pieces in memory. CPU work.
@@ -97,6 +95,50 @@ impl Md5 {
     pub(crate) fn is(&self, etag: &str) -> bool {
         etag.eq_ignore_ascii_case(&hex::encode(self.0))
     }
+}
+
+/// What the service compares with what arrives, and refuses a write by that arrived otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// `Content-MD5`, which all services know.
+    Md5(Md5),
+    /// `x-amz-checksum-sha256`, which some take without comparing it: see [`compares_sha256`](crate::S3Bucket::compares_sha256).
+    Sha256(Digest),
+    /// Both: the second to be kept with the object.
+    Both(Md5, Digest),
+}
+
+impl Proof {
+    pub(crate) fn md5(self) -> Option<String> {
+        match self {
+            Self::Md5(md5) | Self::Both(md5, _) => Some(md5.header()),
+            Self::Sha256(_) => None,
+        }
+    }
+
+    pub(crate) fn sha256(self) -> Option<String> {
+        match self {
+            Self::Sha256(digest) | Self::Both(_, digest) => Some(STANDARD.encode(digest.0)),
+            Self::Md5(_) => None,
+        }
+    }
+}
+
+/// SHA-256 of a payload; a long one whose digest is not known is hashed on another thread.
+pub(crate) async fn sha256_of(payload: &Payload) -> Result<Digest> {
+    if payload.known_sha256().is_some() || payload.len() <= HASHED_HERE {
+        return Ok(payload.digest());
+    }
+    on_other_thread(payload, Payload::digest).await
+}
+
+async fn on_other_thread<T: Send + 'static>(
+    payload: &Payload,
+    work: impl FnOnce(&Payload) -> T + Send + 'static,
+) -> Result<T> {
+    let payload = payload.clone();
+    let failed = |e| Error::permanent("a thread for hashing failed").because(e);
+    tokio::task::spawn_blocking(move || work(&payload)).await.map_err(failed)
 }
 
 impl fmt::Debug for Md5 {
@@ -138,6 +180,7 @@ mod tests {
         for payload in [cut, paced, Payload::from(all.clone())] {
             assert!(sent(&payload).await == all);
             assert_eq!(Md5::of(&payload).await.unwrap(), Md5::of_pieces(std::slice::from_ref(&all)));
+            assert_eq!(sha256_of(&payload).await.unwrap(), Digest::of(&all));
         }
         assert!(sent(&Payload::default()).await.is_empty());
         assert!(sent(&Payload::new(vec![Bytes::new(), Bytes::new()])).await.is_empty());

@@ -6,8 +6,8 @@ mod probe;
 
 use crate::S3Bucket;
 use crate::attributes::Attributes;
-use crate::body::Md5;
-use crate::object::{Put, PutAnswer};
+use crate::body::{Md5, Proof, sha256_of};
+use crate::object::{Put, PutAnswer, damaged};
 use async_trait::async_trait;
 use backup_core::adapter::{ByteStream, Destination, DestinationProperties, ObjectInfo, Payload};
 use backup_core::model::{Identity, ObjectName};
@@ -26,39 +26,46 @@ const RACES: u32 = 20;
 
 /// A bucket, or a prefix of one, in which archives are kept.
 ///
-/// Objects are put whole by one request with a Content-MD5, and never over another one: where the service honours `If-None-Match: *`
-/// (which is probed once), the service sees to that; elsewhere the adapter looks before and compares afterwards, so that of two
-/// puts at the very same moment the later may win. Archives name their objects by attempt and random bits, so that this does not happen.
+/// Objects are put whole by one request with a digest of what is sent: their SHA-256 where the service compares it, otherwise a Content-MD5.
+/// And they are never put over another one: where the service honours `If-None-Match: *`, the service sees to that; elsewhere the adapter looks before and compares afterwards, so that of two
+/// puts at the very same moment the later may win. (Both is probed once.) Archives name their objects by attempt and random bits, so that this does not happen.
 ///
 /// In a bucket that keeps versions, [`delete`](Destination::delete) removes them all, the current one last; where that is not allowed or an
 /// object is locked, it fails, says so, and the object stays.
 #[derive(Clone, Debug)]
 pub struct S3Destination {
     bucket: S3Bucket,
-    /// Whether the service honours `If-None-Match: *`.
-    honours: Arc<OnceCell<bool>>,
+    abilities: Arc<OnceCell<Abilities>>,
     removal: Arc<Removal>,
+}
+
+/// What not all services can do.
+#[derive(Clone, Copy, Debug)]
+struct Abilities {
+    /// The service honours `If-None-Match: *`.
+    if_none_match: bool,
+    /// The service compares a SHA-256.
+    sha256: bool,
 }
 
 impl S3Destination {
     /// A destination. Sends no request.
     pub fn new(bucket: S3Bucket) -> Self {
-        Self { bucket, honours: Arc::default(), removal: Arc::default() }
+        Self { bucket, abilities: Arc::default(), removal: Arc::default() }
     }
 
     fn key(&self, name: &ObjectName) -> String {
         self.bucket.key(name.as_str())
     }
 
-    async fn put_key(&self, key: &str, payload: &Payload, md5: Md5, only_new: bool) -> Result<PutAnswer> {
+    async fn put_key(&self, key: &str, payload: &Payload, proof: Proof, only_new: bool) -> Result<PutAnswer> {
         let attributes = Attributes::of_type("application/octet-stream");
-        let put = Put { key, payload, md5, only_new, attributes: &attributes, sha256: None };
-        self.bucket.put(put).await
+        self.bucket.put(Put { key, payload, proof, only_new, attributes: &attributes }).await
     }
 
     /// What to say of a put where something is there already.
-    async fn compared(&self, key: &str, payload: &Payload, md5: Md5) -> Result<()> {
-        match self.bucket.holds(key, payload, md5).await? {
+    async fn compared(&self, key: &str, payload: &Payload) -> Result<()> {
+        match self.bucket.holds(key, payload).await? {
             Some(true) => Ok(()),
             Some(false) => Err(Error::conflict("an object with other bytes is already there")),
             None => Err(Error::transient("another object was there and is gone again; nothing was put")),
@@ -66,23 +73,31 @@ impl S3Destination {
     }
 
     async fn put_new(&self, key: &str, payload: &Payload) -> Result<()> {
-        let md5 = Md5::of(payload).await?;
-        if !self.honours_if_none_match().await? {
-            if let Some(same) = self.bucket.holds(key, payload, md5).await? {
+        let abilities = self.abilities().await?;
+        // The digest of a volume is known; MD5 costs more than all else that is done with its bytes.
+        let proof = match abilities.sha256 {
+            true => Proof::Sha256(sha256_of(payload).await?),
+            false => Proof::Md5(Md5::of(payload).await?),
+        };
+        if !abilities.if_none_match {
+            if let Some(same) = self.bucket.holds(key, payload).await? {
                 let conflict = || Error::conflict("an object with other bytes is already there");
                 return if same { Ok(()) } else { Err(conflict()) };
             }
-            if self.put_key(key, payload, md5, false).await? == PutAnswer::NoSuchClass {
-                return Err(no_such_class());
+            match self.put_key(key, payload, proof, false).await? {
+                PutAnswer::NoSuchClass => return Err(no_such_class()),
+                PutAnswer::Damaged => return Err(damaged()),
+                PutAnswer::Stored | PutAnswer::Exists | PutAnswer::Race => {}
             }
             // Another writer may have come between.
-            return self.compared(key, payload, md5).await;
+            return self.compared(key, payload).await;
         }
         for turn in 0..RACES {
-            match self.put_key(key, payload, md5, true).await? {
+            match self.put_key(key, payload, proof, true).await? {
                 PutAnswer::Stored => return Ok(()),
-                PutAnswer::Exists => return self.compared(key, payload, md5).await,
+                PutAnswer::Exists => return self.compared(key, payload).await,
                 PutAnswer::NoSuchClass => return Err(no_such_class()),
+                PutAnswer::Damaged => return Err(damaged()),
                 PutAnswer::Race => tokio::time::sleep(Duration::from_millis(20 << turn.min(6))).await,
             }
         }

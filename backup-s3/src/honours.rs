@@ -1,12 +1,12 @@
-//! Whether a service honours `If-None-Match: *` on writes: tried out with a small object, once.
+//! What a service can do that not all can: tried out with small objects, once.
 
 use crate::S3Bucket;
 use crate::attributes::Attributes;
-use crate::body::Md5;
-use crate::object::{Put, PutAnswer};
+use crate::body::{Md5, Proof};
+use crate::object::{Put, PutAnswer, damaged};
 use backup_core::adapter::Payload;
 use backup_core::model::STAGE_PREFIX;
-use backup_core::{Error, ErrorClass, Result};
+use backup_core::{Digest, Error, ErrorClass, Result};
 
 impl S3Bucket {
     /// Whether this is AWS itself, which honours it.
@@ -17,25 +17,60 @@ impl S3Bucket {
     /// Writes a probe twice, the second time only if nothing is there, reads it back and removes it. Answers whether the second one
     /// was turned down. The call has to go on to its end; the probe is named `.backup-tmp-<tag>-<random>`.
     pub(crate) async fn try_out(&self, tag: &str) -> Result<bool> {
-        let key = self.key(&format!("{STAGE_PREFIX}{tag}-{:016x}", rand::random::<u64>()));
+        let key = self.probe_key(tag);
         let tried = self.try_key(&key).await;
-        let removed = self.delete(&key).await;
-        let honours = tried?;
-        // A version that stays is no harm: a probe is small, and whoever lets the bucket keep versions expects them.
-        removed.map_err(|e| e.context("an object was written, but it cannot be removed again"))?;
+        let honours = self.removed(&key, tried).await?;
         tracing::debug!(place = %self.identity(), honours, "whether the service honours If-None-Match");
         Ok(honours)
     }
 
+    /// Whether the service compares an `x-amz-checksum-sha256` with what arrives: a probe with a wrong one must be refused for that
+    /// reason. The call has to go on to its end, as that of [`try_out`](Self::try_out).
+    pub(crate) async fn compares_sha256(&self, tag: &str) -> Result<bool> {
+        let key = self.probe_key(tag);
+        let (payload, attributes) = (Payload::from(b"probe".to_vec()), Attributes::default());
+        let proof = Proof::Sha256(Digest::of(b"something else"));
+        let put = Put { key: &key, payload: &payload, proof, only_new: false, attributes: &attributes };
+        let compares = match self.put(put).await {
+            Ok(PutAnswer::Damaged) => true,
+            Ok(PutAnswer::Stored) => self.removed(&key, Ok(false)).await?,
+            Ok(_) => false,
+            // The header is not known, which services say in several ways.
+            Err(e) if matches!(e.class(), ErrorClass::Unsupported | ErrorClass::Permanent | ErrorClass::Invalid) => {
+                false
+            }
+            Err(e) => return Err(e),
+        };
+        tracing::debug!(place = %self.identity(), compares, "whether the service compares a SHA-256");
+        Ok(compares)
+    }
+
+    fn probe_key(&self, tag: &str) -> String {
+        self.key(&format!("{STAGE_PREFIX}{tag}-{:016x}", rand::random::<u64>()))
+    }
+
+    /// Removes a probe, whatever came of it.
+    async fn removed<T>(&self, key: &str, tried: Result<T>) -> Result<T> {
+        let removed = self.delete(key).await;
+        let tried = tried?;
+        // A version that stays is no harm: a probe is small, and whoever lets the bucket keep versions expects them.
+        removed.map_err(|e| e.context("an object was written, but it cannot be removed again"))?;
+        Ok(tried)
+    }
+
     async fn try_key(&self, key: &str) -> Result<bool> {
         let [first, second] = ["first", "second"].map(|text| Payload::from(text.as_bytes().to_vec()));
-        if self.put_probe(key, &first, false).await? == PutAnswer::NoSuchClass {
-            return Err(Error::invalid(
-                "the service does not know the storage class of the configuration; choose another",
-            ));
+        match self.put_probe(key, &first, false).await? {
+            PutAnswer::NoSuchClass => {
+                let text = "the service does not know the storage class of the configuration; choose another";
+                return Err(Error::invalid(text));
+            }
+            PutAnswer::Damaged => return Err(damaged()),
+            PutAnswer::Stored | PutAnswer::Exists | PutAnswer::Race => {}
         }
         let honours = match self.put_probe(key, &second, true).await {
             Ok(PutAnswer::Exists) => true,
+            Ok(PutAnswer::Damaged) => return Err(damaged()),
             Ok(_) => false,
             // The header is not known, which services say in several ways; the same without it was taken just now.
             Err(e) if matches!(e.class(), ErrorClass::Unsupported | ErrorClass::Permanent) => false,
@@ -53,7 +88,7 @@ impl S3Bucket {
     }
 
     async fn put_probe(&self, key: &str, payload: &Payload, only_new: bool) -> Result<PutAnswer> {
-        let (md5, attributes) = (Md5::of(payload).await?, Attributes::default());
-        self.put(Put { key, payload, md5, only_new, attributes: &attributes, sha256: None }).await
+        let (proof, attributes) = (Proof::Md5(Md5::of(payload).await?), Attributes::default());
+        self.put(Put { key, payload, proof, only_new, attributes: &attributes }).await
     }
 }

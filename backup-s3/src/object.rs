@@ -2,7 +2,7 @@
 
 use crate::S3Bucket;
 use crate::attributes::Attributes;
-use crate::body::{Md5, body};
+use crate::body::{Md5, Proof, body, sha256_of};
 use crate::client::{WithCustomerKey, WithEncryption};
 use crate::error::{About, broken_off, from_sdk, in_time};
 use aws_sdk_s3::config::http::HttpResponse;
@@ -24,12 +24,10 @@ use std::sync::Arc;
 pub(crate) struct Put<'a> {
     pub(crate) key: &'a str,
     pub(crate) payload: &'a Payload,
-    pub(crate) md5: Md5,
+    pub(crate) proof: Proof,
     /// Not when something is there already, on services that honour it.
     pub(crate) only_new: bool,
     pub(crate) attributes: &'a Attributes,
-    /// For the service to compare and keep.
-    pub(crate) sha256: Option<Digest>,
 }
 
 /// What came of a put.
@@ -43,6 +41,8 @@ pub(crate) enum PutAnswer {
     Race,
     /// The service does not know the storage class; nothing was changed.
     NoSuchClass,
+    /// What arrived has another digest than was sent; nothing was changed.
+    Damaged,
 }
 
 /// What a HEAD tells of an object.
@@ -68,7 +68,7 @@ pub(crate) struct OpenObject {
     left: u64,
 }
 
-/// Writes carry a Content-MD5, which all services know, instead of the checksums of newer AWS clients.
+/// Writes carry a [`Proof`] of their own instead of the checksums of newer AWS clients, which many services do not know.
 pub(crate) fn without_checksums() -> Builder {
     Builder::new().request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
 }
@@ -81,6 +81,16 @@ pub(crate) fn bare_etag(etag: Option<&str>) -> String {
 pub(crate) fn timestamp(time: Option<&aws_sdk_s3::primitives::DateTime>) -> jiff::Timestamp {
     let time = time.and_then(|t| jiff::Timestamp::new(t.secs(), i32::try_from(t.subsec_nanos()).unwrap_or(0)).ok());
     time.unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+}
+
+/// Whether the code of an error says that another digest than the one sent was found.
+fn is_about_digest(code: &str) -> bool {
+    matches!(code, "BadDigest" | "XAmzContentSHA256Mismatch" | "XAmzContentChecksumMismatch")
+}
+
+/// What to say of a [damaged](PutAnswer::Damaged) put.
+pub(crate) fn damaged() -> Error {
+    Error::transient("what arrived at the service is not what was sent")
 }
 
 /// Whether a service does not know the storage class that was asked for.
@@ -108,7 +118,7 @@ impl S3Bucket {
 
     /// Puts an object. After an error it may be there all the same.
     pub(crate) async fn put(&self, put: Put<'_>) -> Result<PutAnswer> {
-        let Put { key, payload, md5, only_new, attributes, sha256 } = put;
+        let Put { key, payload, proof, only_new, attributes } = put;
         let length = i64::try_from(payload.len()).map_err(|e| Error::unsupported("too large").on(key).because(e))?;
         let request = self
             .client()
@@ -116,8 +126,8 @@ impl S3Bucket {
             .bucket(self.bucket())
             .key(self.request_key(key))
             .content_length(length)
-            .content_md5(md5.header())
-            .set_checksum_sha256(sha256.map(|digest| STANDARD.encode(digest.0)))
+            .set_content_md5(proof.md5())
+            .set_checksum_sha256(proof.sha256())
             .set_if_none_match(only_new.then(|| "*".to_owned()))
             .body(body(payload));
         let request = attributes.on_put(request).with_encryption(self, attributes.storage_class());
@@ -127,6 +137,7 @@ impl S3Bucket {
             Err(e) if only_new && status(&e) == 412 => Ok(PutAnswer::Exists),
             Err(e) if only_new && e.code() == Some("ConditionalRequestConflict") => Ok(PutAnswer::Race),
             Err(e) if is_about_class(&e) => Ok(PutAnswer::NoSuchClass),
+            Err(e) if e.code().is_some_and(is_about_digest) => Ok(PutAnswer::Damaged),
             Err(e) => Err(from_sdk(e, self.writing(key))),
         }
     }
@@ -232,20 +243,16 @@ impl S3Bucket {
     }
 
     /// Whether an object holds exactly this content; `None` when there is none.
-    pub(crate) async fn holds(&self, key: &str, payload: &Payload, md5: Md5) -> Result<Option<bool>> {
+    pub(crate) async fn holds(&self, key: &str, payload: &Payload) -> Result<Option<bool>> {
         let Some(seen) = self.head(key).await? else { return Ok(None) };
         if seen.size != payload.len() {
             return Ok(Some(false));
         }
-        if md5.is(&seen.etag) {
+        let expected = sha256_of(payload).await?;
+        if seen.sha256 == Some(expected) || Md5::of(payload).await?.is(&seen.etag) {
             return Ok(Some(true));
         }
         // Encrypted and otherwise peculiar objects have ETags that are no MD5.
-        let expected = {
-            let payload = payload.clone();
-            let failed = |e| Error::permanent("a thread for hashing failed").because(e);
-            tokio::task::spawn_blocking(move || payload.digest()).await.map_err(failed)?
-        };
         let found = self.read_digest(key, &seen, RetryPolicy::default()).await?;
         Ok(Some(found == expected))
     }

@@ -21,12 +21,24 @@ pub type ByteStream = BoxStream<'static, Result<Bytes>>;
 pub struct Payload {
     pieces: Vec<Bytes>,
     limit: Option<RateLimit>,
+    sha256: Option<Digest>,
 }
 
 impl Payload {
     /// A payload of these pieces, one after the other.
     pub fn new(pieces: Vec<Bytes>) -> Self {
-        Self { pieces, limit: None }
+        Self { pieces, limit: None, sha256: None }
+    }
+
+    /// The same, whose SHA-256 is known, so that a destination need not hash it again.
+    #[must_use]
+    pub fn with_sha256(self, sha256: Digest) -> Self {
+        Self { sha256: Some(sha256), ..self }
+    }
+
+    /// SHA-256 of the whole, when whoever made the payload knew it.
+    pub fn known_sha256(&self) -> Option<Digest> {
+        self.sha256
     }
 
     /// The same, to be sent no faster than `limit` allows together with whatever else shares it.
@@ -62,7 +74,7 @@ impl Payload {
             }
             at += length;
         }
-        Self { pieces, limit: self.limit.clone() }
+        Self { pieces, limit: self.limit.clone(), sha256: None }
     }
 
     /// Whether it is to be sent slowly at the moment. If not, all of it may be sent at once, without [`chunks`](Self::chunks).
@@ -73,7 +85,7 @@ impl Payload {
     /// The whole in chunks of 1 byte to 256 KiB, each as soon as it may be sent. Below a limit they come steadily, about eight a
     /// second for all who share it, since services give up connections on which nothing moves.
     pub fn chunks(&self) -> BoxStream<'static, Bytes> {
-        let Self { pieces, limit } = self.clone();
+        let Self { pieces, limit, .. } = self.clone();
         async_stream::stream! {
             for mut rest in pieces {
                 while !rest.is_empty() {
@@ -89,8 +101,11 @@ impl Payload {
         .boxed()
     }
 
-    /// SHA-256 of the whole. CPU work: call it on a blocking thread when the payload is large.
+    /// SHA-256 of the whole. CPU work unless it is [known](Self::known_sha256): call it on a blocking thread when the payload is large.
     pub fn digest(&self) -> Digest {
+        if let Some(known) = self.sha256 {
+            return known;
+        }
         let mut hash = crate::Sha256::new();
         self.pieces.iter().for_each(|b| hash.update(b));
         hash.finish()

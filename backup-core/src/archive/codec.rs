@@ -314,13 +314,27 @@ impl Decompressor {
     /// `Corrupt` when `frame` is not exactly one frame of exactly so many bytes, its checksum is wrong, or
     /// `raw_length` is above [`MAX_FRAME`].
     pub fn decompress(&mut self, frame: &[u8], raw_length: usize) -> Result<Vec<u8>> {
+        let mut out = Vec::new();
+        self.decompress_into(frame, raw_length, &mut out).map(|()| out)
+    }
+
+    /// As [`decompress`](Decompressor::decompress), but the bytes take the place of what is in `out`, whose memory is used again. After an
+    /// error, what is in it means nothing.
+    ///
+    /// # Errors
+    /// As `decompress`.
+    pub fn decompress_into(&mut self, frame: &[u8], raw_length: usize, out: &mut Vec<u8>) -> Result<()> {
         if raw_length > MAX_FRAME {
             return Err(Error::corrupt(format!("a frame of {raw_length} bytes is longer than the format allows")));
         }
+        out.clear();
         match &mut self.0 {
-            DecompressorState::Zstd(context) => decompress_zstd(context, frame, raw_length),
-            DecompressorState::Gzip(context) => decompress_gzip(context, frame, raw_length),
-            DecompressorState::None if frame.len() == raw_length => Ok(frame.to_vec()),
+            DecompressorState::Zstd(context) => decompress_zstd(context, frame, raw_length, out),
+            DecompressorState::Gzip(context) => decompress_gzip(context, frame, raw_length, out),
+            DecompressorState::None if frame.len() == raw_length => {
+                out.extend_from_slice(frame);
+                Ok(())
+            }
             DecompressorState::None => Err(wrong_length(raw_length)),
         }
     }
@@ -340,7 +354,7 @@ fn wrong_length(expected: usize) -> Error {
     Error::corrupt(format!("a frame does not hold the {expected} bytes that the index says"))
 }
 
-fn decompress_zstd(context: &mut DCtx<'static>, frame: &[u8], raw_length: usize) -> Result<Vec<u8>> {
+fn decompress_zstd(context: &mut DCtx<'static>, frame: &[u8], raw_length: usize, out: &mut Vec<u8>) -> Result<()> {
     let damaged = |code| Error::corrupt(format!("a zstd frame is damaged: {}", get_error_name(code)));
     // Skippable frames have another magic; they would pass as frames of nothing.
     if !frame.starts_with(&ZSTD_MAGIC) {
@@ -354,12 +368,12 @@ fn decompress_zstd(context: &mut DCtx<'static>, frame: &[u8], raw_length: usize)
         _ => return Err(wrong_length(raw_length)),
     }
     // In one go zstd needs no window, so a frame that claims a large one gets no memory for it.
-    let mut out = Vec::with_capacity(raw_length);
-    context.decompress(&mut out, frame).map_err(damaged)?;
-    if out.len() == raw_length { Ok(out) } else { Err(wrong_length(raw_length)) }
+    out.reserve_exact(raw_length);
+    context.decompress(out, frame).map_err(damaged)?;
+    if out.len() == raw_length { Ok(()) } else { Err(wrong_length(raw_length)) }
 }
 
-fn decompress_gzip(context: &mut Decompress, frame: &[u8], raw_length: usize) -> Result<Vec<u8>> {
+fn decompress_gzip(context: &mut Decompress, frame: &[u8], raw_length: usize, out: &mut Vec<u8>) -> Result<()> {
     let cut = || Error::corrupt("a gzip member is cut short, or something follows it");
     let (header, rest) = frame.split_at_checked(GZIP_HEADER.len()).ok_or_else(cut)?;
     if header[..4] != GZIP_HEADER[..4] {
@@ -368,9 +382,9 @@ fn decompress_gzip(context: &mut Decompress, frame: &[u8], raw_length: usize) ->
     let (body, trailer) = rest.split_at_checked(rest.len().wrapping_sub(GZIP_TRAILER)).ok_or_else(cut)?;
     context.reset(false);
     // One byte more than needed: a longer content shows by using it.
-    let mut out = Vec::with_capacity(raw_length + 1);
+    out.reserve_exact(raw_length + 1);
     let status = context
-        .decompress_vec(body, &mut out, FlushDecompress::Finish)
+        .decompress_vec(body, out, FlushDecompress::Finish)
         .map_err(|e| Error::corrupt("a gzip member is damaged").because(e))?;
     if out.len() != raw_length {
         return Err(wrong_length(raw_length));
@@ -379,11 +393,11 @@ fn decompress_gzip(context: &mut Decompress, frame: &[u8], raw_length: usize) ->
         return Err(cut());
     }
     let mut crc = Crc::new();
-    crc.update(&out);
+    crc.update(out);
     if trailer[..4] != crc.sum().to_le_bytes() || trailer[4..] != crc.amount().to_le_bytes() {
         return Err(Error::corrupt("the checksum of a gzip member is wrong"));
     }
-    Ok(out)
+    Ok(())
 }
 
 #[cfg(test)]

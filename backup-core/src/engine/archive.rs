@@ -10,6 +10,7 @@ use crate::archive::{
     sealed_length, unseal,
 };
 use crate::model::{ArchiveId, ObjectName};
+use crate::pool::BufferPool;
 use crate::retry::{RetryPolicy, Retrying};
 use crate::{Digest, Error, ErrorClass, Result, Sha256};
 use bytes::{Bytes, BytesMut};
@@ -147,26 +148,31 @@ impl Archive {
 }
 
 impl Inner {
-    /// Reads a range of an object's content, opened if it is sealed. `size` is the object's stored length.
-    pub(super) async fn read_range(self: &Arc<Self>, relative: &str, size: u64, range: Range<u64>) -> Result<Bytes> {
+    /// Reads a range of an object's content, opened if it is sealed, into a buffer of the pool. `size` is the object's stored length.
+    pub(super) async fn read_range(
+        self: &Arc<Self>,
+        relative: &str,
+        size: u64,
+        range: Range<u64>,
+        buffers: &Arc<BufferPool>,
+    ) -> Result<Bytes> {
         let name = self.names.object(relative)?;
-        let wanted = range.end - range.start;
+        let collect = |range| collect(&*self.destination, &name, range, buffers);
         let Some(_) = &self.key else {
-            return collect(&*self.destination, &name, range, wanted).await;
+            return collect(range).await;
         };
         // The first bytes hold the salt.
         let known = self.heads.lock().unwrap_or_else(PoisonError::into_inner).get(relative).cloned();
         let head = match known {
             Some(head) => head,
-            None => collect(&*self.destination, &name, 0..SEALED_HEAD as u64, SEALED_HEAD as u64).await?,
+            None => collect(0..SEALED_HEAD as u64).await?,
         };
         let unsealer = {
             let key = self.key.as_ref().ok_or_else(|| Error::permanent("the key is gone"))?;
             Unsealer::new(key, &self.header.id, relative, size, &head).map_err(|e| e.on(&name))?
         };
         let sealed_range = unsealer.sealed_range(range.clone()).map_err(|e| e.on(&name))?;
-        let length = sealed_range.end - sealed_range.start;
-        let sealed = collect(&*self.destination, &name, sealed_range, length).await?;
+        let sealed = collect(sealed_range).await?;
         let opened = tokio::task::spawn_blocking(move || unsealer.open(range, &sealed).map(Bytes::from));
         let opened = opened.await.map_err(panicked)?;
         let mut heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
@@ -190,7 +196,7 @@ impl Inner {
             );
         }
         // With its range, so that an object that is longer than it should be is not read, and one that is cut off is read again.
-        let stored = collect(&*self.destination, &name, 0..size, size).await?;
+        let stored = collect(&*self.destination, &name, 0..size, &BufferPool::new(0)).await?;
         let (inner, relative) = (self.clone(), relative.to_owned());
         let check = tokio::task::spawn_blocking(move || {
             if Digest::of(&stored) != sha256 {
@@ -206,12 +212,18 @@ impl Inner {
 
     /// Decompresses on the present thread.
     pub(super) fn decompress(&self, frame: &[u8], length: usize) -> Result<Vec<u8>> {
+        let mut out = Vec::new();
+        self.decompress_into(frame, length, &mut out).map(|()| out)
+    }
+
+    /// The same, in the place of what is in a buffer.
+    pub(super) fn decompress_into(&self, frame: &[u8], length: usize, out: &mut Vec<u8>) -> Result<()> {
         let idle = self.decompressors.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut decompressor = match idle {
             Some(decompressor) => decompressor,
             None => Decompressor::new(self.header.codec)?,
         };
-        let result = decompressor.decompress(frame, length);
+        let result = decompressor.decompress_into(frame, length, out);
         self.decompressors.lock().unwrap_or_else(PoisonError::into_inner).push(decompressor);
         result
     }
@@ -315,8 +327,14 @@ impl std::io::Read for Pieces {
     }
 }
 
-/// Reads a range of an object that the archive names: exactly `length` bytes; takes no more than that, whatever comes.
-async fn collect(destination: &dyn Destination, name: &ObjectName, range: Range<u64>, length: u64) -> Result<Bytes> {
+/// Reads a range of an object that the archive names: exactly its length; takes no more than that, whatever comes.
+async fn collect(
+    destination: &dyn Destination,
+    name: &ObjectName,
+    range: Range<u64>,
+    buffers: &Arc<BufferPool>,
+) -> Result<Bytes> {
+    let length = range.end - range.start;
     let wrong = |came: &dyn std::fmt::Display| {
         Error::corrupt(format!("{came} bytes came where the archive names {length}")).on(name)
     };
@@ -326,7 +344,7 @@ async fn collect(destination: &dyn Destination, name: &ObjectName, range: Range<
     };
     let mut stream = destination.get(name, Some(range)).await.map_err(failed)?;
     // A single piece is taken as it is; several are joined.
-    let (mut first, mut joined, mut came) = (Bytes::new(), BytesMut::new(), 0);
+    let (mut first, mut joined, mut came) = (Bytes::new(), Vec::new(), 0);
     while let Some(piece) = stream.try_next().await.map_err(failed)? {
         came += piece.len() as u64;
         if came > length {
@@ -337,7 +355,7 @@ async fn collect(destination: &dyn Destination, name: &ObjectName, range: Range<
             continue;
         }
         if joined.is_empty() {
-            joined.reserve(usize::try_from(length).map_or(MAX_RESERVED, |length| length.min(MAX_RESERVED)));
+            joined = buffers.take(usize::try_from(length).map_or(MAX_RESERVED, |length| length.min(MAX_RESERVED)));
             joined.extend_from_slice(&first);
         }
         joined.extend_from_slice(&piece);
@@ -345,5 +363,5 @@ async fn collect(destination: &dyn Destination, name: &ObjectName, range: Range<
     if came < length {
         return Err(wrong(&came));
     }
-    Ok(if joined.is_empty() { first } else { joined.freeze() })
+    Ok(if joined.is_empty() { first } else { buffers.lend(joined) })
 }

@@ -4,6 +4,7 @@ use super::archive::{Archive, panicked};
 use crate::archive::VolumeRecord;
 use crate::budget::{ByteBudget, Permit};
 use crate::limit::RateLimit;
+use crate::pool::BufferPool;
 use crate::{Error, Result, Sha256};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -15,6 +16,10 @@ use std::sync::Arc;
 const MAX_STORED: u64 = 8 << 20;
 /// Raw bytes that are decompressed at once at most, unless a single frame is longer.
 const MAX_RAW: u64 = 16 << 20;
+/// Buffers of fetched bytes that are kept for the next ones, beyond those in use. So many are in use at once.
+const KEPT_STORED: usize = 4;
+/// The same of frames: the memory that they had is not given to anybody else meanwhile.
+const KEPT_FRAMES: usize = 32;
 
 /// Consecutive frames of one volume.
 #[derive(Clone, Debug)]
@@ -53,6 +58,10 @@ pub(super) struct Decoded {
 pub(super) struct Fetcher {
     pub(super) archive: Archive,
     pub(super) budget: ByteBudget,
+    /// For fetched bytes.
+    pub(super) stored: Arc<BufferPool>,
+    /// For frames.
+    pub(super) frames: Arc<BufferPool>,
     pub(super) limit: RateLimit,
     /// Chunks at once.
     pub(super) parallel: usize,
@@ -68,6 +77,8 @@ impl Fetcher {
         Self {
             archive,
             budget: ByteBudget::new(memory),
+            stored: BufferPool::new(KEPT_STORED),
+            frames: BufferPool::new(KEPT_FRAMES),
             limit,
             parallel: parallel.max(1),
             keep_stored: false,
@@ -135,7 +146,8 @@ impl Fetcher {
     async fn chunk(&self, chunk: Chunk, permit: Arc<Permit>) -> Result<Decoded> {
         let inner = self.archive.inner.clone();
         let volume = chunk.volume.clone();
-        let bytes = inner.read_range(&volume.name, volume.size, chunk.stored.clone()).await?;
+        let bytes = inner.read_range(&volume.name, volume.size, chunk.stored.clone(), &self.stored).await?;
+        let buffers = self.frames.clone();
         let stored = (self.keep_stored && inner.key.is_none()).then(|| bytes.clone());
         let decode = tokio::task::spawn_blocking(move || {
             let mut frames = Vec::with_capacity(chunk.frames.len());
@@ -143,8 +155,10 @@ impl Fetcher {
             for (stored, raw) in &chunk.volume.frames[chunk.frames.clone()] {
                 let end = at + *stored as usize;
                 let frame = bytes.get(at..end).ok_or_else(|| Error::corrupt("a frame lies beyond the volume"))?;
-                let bytes = inner.decompress(frame, *raw as usize)?;
-                frames.push(RawFrame { start, bytes: bytes.into() });
+                // One byte more, with which some decompressors see that a frame is too long.
+                let mut out = buffers.take(*raw as usize + 1);
+                inner.decompress_into(frame, *raw as usize, &mut out)?;
+                frames.push(RawFrame { start, bytes: buffers.lend(out) });
                 at = end;
                 start += u64::from(*raw);
             }

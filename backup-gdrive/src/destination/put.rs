@@ -6,39 +6,30 @@ use crate::folders::oldest;
 use crate::names;
 use backup_core::adapter::Payload;
 use backup_core::model::ObjectName;
-use backup_core::{Digest, Error, ErrorClass, Result, Sha256};
+use backup_core::{Error, ErrorClass, Result};
 use serde_json::json;
 
-/// What a payload must be when it has arrived.
-struct Digests {
-    md5: String,
-    sha256: String,
+/// Whether a file has just these bytes, by the digest that the service keeps: its SHA-256, or the MD5 where it has no other.
+async fn holds(file: &File, payload: &Payload) -> Result<bool> {
+    if file.length()? != payload.len() {
+        return Ok(false);
+    }
+    let (sha256, md5) = (file.sha256_checksum.clone(), file.md5_checksum.clone());
+    let payload = payload.clone();
+    let compare = move || match (sha256, md5) {
+        (Some(sha256), _) => payload.digest().to_string() == sha256,
+        (None, Some(md5)) => md5_of(&payload) == md5,
+        (None, None) => false,
+    };
+    tokio::task::spawn_blocking(compare).await.map_err(|e| Error::permanent("a thread for hashing failed").because(e))
 }
 
-impl Digests {
-    /// CPU work, on another thread.
-    async fn of(payload: &Payload) -> Result<Self> {
-        let payload = payload.clone();
-        let hashed = tokio::task::spawn_blocking(move || {
-            use md5::Digest as _;
-            let (mut md5, mut sha256) = (md5::Md5::new(), Sha256::new());
-            for piece in payload.pieces() {
-                md5.update(piece);
-                sha256.update(piece);
-            }
-            let sha256: Digest = sha256.finish();
-            Self { md5: hex::encode(md5.finalize()), sha256: sha256.to_string() }
-        });
-        hashed.await.map_err(|e| Error::permanent("a thread for hashing failed").because(e))
-    }
-
-    /// Whether a file has just these bytes, by the digests that the service keeps.
-    fn fits(&self, file: &File, length: u64) -> Result<bool> {
-        let same_md5 = file.md5_checksum.as_ref().is_some_and(|md5| *md5 == self.md5);
-        // Mostly there.
-        let same_sha256 = file.sha256_checksum.as_ref().is_none_or(|sha256| *sha256 == self.sha256);
-        Ok(file.length()? == length && same_md5 && same_sha256)
-    }
+/// CPU work.
+fn md5_of(payload: &Payload) -> String {
+    use md5::Digest as _;
+    let mut md5 = md5::Md5::new();
+    payload.pieces().iter().for_each(|piece| md5.update(piece));
+    hex::encode(md5.finalize())
 }
 
 /// What came of a put.
@@ -50,18 +41,17 @@ enum Tried {
 
 impl GDriveDestination {
     pub(super) async fn put_new(&self, name: &ObjectName, payload: &Payload) -> Result<()> {
-        let digests = Digests::of(payload).await?;
-        let Tried::Vanished(error) = self.try_put(name, payload, &digests).await? else { return Ok(()) };
+        let Tried::Vanished(error) = self.try_put(name, payload).await? else { return Ok(()) };
         tracing::debug!(%name, error = error.chain(), "the folder is made anew");
         // All of them, the root too: one of them is gone, and nobody said which.
         self.drive.folders().forget_all().await;
-        match self.try_put(name, payload, &digests).await? {
+        match self.try_put(name, payload).await? {
             Tried::Done => Ok(()),
             Tried::Vanished(error) => Err(Error::transient("the folder of the archive is gone").because(error)),
         }
     }
 
-    async fn try_put(&self, name: &ObjectName, payload: &Payload, digests: &Digests) -> Result<Tried> {
+    async fn try_put(&self, name: &ObjectName, payload: &Payload) -> Result<Tried> {
         let folders = self.drive.folders();
         // When the root is not there, that is the error.
         let root = folders.root(&self.drive).await?;
@@ -87,7 +77,7 @@ impl GDriveDestination {
             self.discard(name, &uploaded).await;
             return Ok(Tried::Vanished(Error::not_found("the folder of the archive is in the bin")));
         }
-        if !digests.fits(&uploaded, payload.len())? {
+        if !holds(&uploaded, payload).await? {
             self.discard(name, &uploaded).await;
             return Err(Error::transient("what arrived at the service is not what was sent"));
         }
@@ -101,7 +91,7 @@ impl GDriveDestination {
             return Ok(Tried::Done);
         };
         self.drive.remove(&uploaded.id).await?;
-        match digests.fits(&first, payload.len())? {
+        match holds(&first, payload).await? {
             true => {
                 self.learn(name, Known::of(&first)?);
                 Ok(Tried::Done)

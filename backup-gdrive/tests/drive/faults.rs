@@ -1,9 +1,9 @@
 //! What goes wrong on the way: nothing is lost, nothing is there twice, nothing is tried for ever.
 
 use crate::fixture::{Place, config};
-use backup_core::adapter::Destination;
+use backup_core::adapter::{Destination, Payload};
 use backup_core::model::ObjectName;
-use backup_core::{Error, ErrorClass, Result};
+use backup_core::{Digest, Error, ErrorClass, Result};
 use backup_gdrive::{GDrive, GDriveDestination};
 use backup_testkit::faulty::When;
 use backup_testkit::gdrive::{DriveFault, DriveOperation};
@@ -187,17 +187,27 @@ async fn the_oldest_of_several_files_for_one_object_counts_and_all_go_together()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn content_that_arrives_changed_is_no_success() {
-    let place = Place::new().await;
-    let destination = place.destination();
-    let before = place.server.files().len();
-    let (object, content) = (name("a/1"), bytes(1000));
-    place.server.faults().add(DriveOperation::UploadChunk, When::Nth(1), DriveFault::StoreFlipped { at: 700 });
-    let error = destination.put(&object, content.clone().into()).await.unwrap_err();
-    assert_eq!(place.server.faults().fired(), 1);
-    assert!(error.is_retryable() && error.chain().contains("not what was sent"), "{}", error.chain());
-    assert_eq!(place.server.files().len(), before, "the changed file is left");
-    destination.put(&object, content.clone().into()).await.unwrap();
-    assert!(whole(&destination, &object).await.unwrap() == content);
+    for sha256 in [true, false] {
+        let place = Place::new().await;
+        if !sha256 {
+            place.server.keep_no_sha256();
+        }
+        let destination = place.destination();
+        let before = place.server.files().len();
+        let (object, content) = (name("a/1"), bytes(1000));
+        // Whoever hashed it before tells; what arrived is compared all the same.
+        let payload = Payload::from(content.clone()).with_sha256(Digest::of(&content));
+        place.server.faults().add(DriveOperation::UploadChunk, When::Nth(1), DriveFault::StoreFlipped { at: 700 });
+        let error = destination.put(&object, payload.clone()).await.unwrap_err();
+        assert_eq!(place.server.faults().fired(), 1);
+        assert!(error.is_retryable() && error.chain().contains("not what was sent"), "{}", error.chain());
+        assert_eq!(place.server.files().len(), before, "the changed file is left");
+        destination.put(&object, payload).await.unwrap();
+        assert!(whole(&destination, &object).await.unwrap() == content);
+        destination.put(&object, content.clone().into()).await.unwrap();
+        let error = destination.put(&object, bytes(999).into()).await.unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Conflict);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! Whether a destination works now, and what time it is there.
 
-use super::{S3Destination, list};
+use super::{Abilities, S3Destination, list};
 use crate::S3Bucket;
 use crate::error::{About, answered};
 use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef;
@@ -10,25 +10,31 @@ use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use backup_core::{Error, Result};
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// What the names of probes have.
+const PROBE: &str = "probe";
+
 impl S3Destination {
     /// Lists, writes, reads back and removes.
     pub(super) async fn probe(&self) -> Result<()> {
         // A bucket that is not there, or may not be listed, is told by this.
         list::remove_old_leftovers(&self.bucket).await?;
-        let honours = self.try_out().await?;
-        self.honours.get_or_init(|| async { honours }).await;
+        let abilities = self.try_out().await?;
+        self.abilities.get_or_init(|| async { abilities }).await;
         Ok(())
     }
 
-    /// Whether the service honours `If-None-Match: *`; asked once.
-    pub(super) async fn honours_if_none_match(&self) -> Result<bool> {
-        self.honours.get_or_try_init(|| self.try_out()).await.copied()
+    /// What the service can do; asked once.
+    pub(super) async fn abilities(&self) -> Result<Abilities> {
+        self.abilities.get_or_try_init(|| self.try_out()).await.copied()
     }
 
-    /// Goes on when the call is dropped, so that the probe is removed.
-    async fn try_out(&self) -> Result<bool> {
+    /// Goes on when the call is dropped, so that the probes are removed.
+    async fn try_out(&self) -> Result<Abilities> {
         let bucket = self.bucket.clone();
-        let tried = tokio::spawn(async move { bucket.try_out("probe").await });
+        let tried = tokio::spawn(async move {
+            let if_none_match = bucket.try_out(PROBE).await?;
+            Ok(Abilities { if_none_match, sha256: bucket.compares_sha256(PROBE).await? })
+        });
         tried.await.map_err(|e| Error::cancelled("the probe was stopped").because(e))?
     }
 }

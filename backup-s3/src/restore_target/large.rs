@@ -41,7 +41,7 @@ pub(super) async fn write(
                 upload.give_up(shared, plan).await;
                 return Err(error);
             }
-            of_entry(writer.publish(upload).await, entry)
+            of_entry(writer.publish(*upload).await, entry)
         }
         Err(Stopped::Reader(error)) => Err(error),
         Err(Stopped::Target(error)) => of_entry(Err(error), entry),
@@ -74,7 +74,7 @@ enum Ended {
     /// To its end, without its content.
     Written(Written),
     /// All content was taken over; it is published when its digest is right.
-    Read(Uploaded),
+    Read(Box<Uploaded>),
 }
 
 /// Content that is not published yet.
@@ -161,7 +161,11 @@ impl Writer<'_> {
                 if entry.size <= part_size {
                     let permit = shared.budget.take(entry.size).await;
                     let payload = read_part(content, part_size).await.map_err(Stopped::Reader)?;
-                    return Ok(Ended::Read(Uploaded { item, written, what: What::Whole { payload, permit } }));
+                    return Ok(Ended::Read(Box::new(Uploaded {
+                        item,
+                        written,
+                        what: What::Whole { payload, permit },
+                    })));
                 }
                 let upload = self.begin(&mut item).await?;
                 let state = State::new(&item.key, &upload, part_size, &[]).to_json()?;
@@ -171,7 +175,7 @@ impl Writer<'_> {
             }
         };
         let etags = self.upload(&item.key, &upload, part_size, etags, content).await?;
-        Ok(Ended::Read(Uploaded { item, written, what: What::Parts { upload, etags } }))
+        Ok(Ended::Read(Box::new(Uploaded { item, written, what: What::Parts { upload, etags } })))
     }
 
     async fn look(&self, item: &Item) -> Result<Found> {

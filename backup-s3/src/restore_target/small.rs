@@ -3,8 +3,8 @@
 use super::item::Item;
 use super::{Shared, is_fatal};
 use crate::attributes::STORAGE_CLASS;
-use crate::body::Md5;
-use crate::object::{Put, PutAnswer, Seen};
+use crate::body::{Md5, Proof};
+use crate::object::{Put, PutAnswer, Seen, damaged};
 use backup_core::adapter::{Payload, RestorePlan, SmallEntry, Written};
 use backup_core::model::{Entry, EntryKind};
 use backup_core::{Digest, Error, ErrorClass, Result};
@@ -120,15 +120,9 @@ impl Shared {
         let mut left_out = Vec::new();
         loop {
             let class = item.attributes.storage_class().or(self.bucket.storage_class());
-            let kept = is_archive(class).then_some(sha256);
-            let put = Put {
-                key: &item.key,
-                payload: &payload,
-                md5,
-                only_new: honours,
-                attributes: &item.attributes,
-                sha256: kept,
-            };
+            // Where it cannot be read back, the digest that is kept is what there is to compare.
+            let proof = if is_archive(class) { Proof::Both(md5, sha256) } else { Proof::Md5(md5) };
+            let put = Put { key: &item.key, payload: &payload, proof, only_new: honours, attributes: &item.attributes };
             match self.bucket.put(put).await {
                 Ok(PutAnswer::Stored) => {
                     left_out.into_iter().for_each(|what| self.notes.add(&entry.name, what));
@@ -149,6 +143,7 @@ impl Shared {
                 }
                 Ok(PutAnswer::Race) => return Err(Error::transient("other writes of this object are under way")),
                 Ok(PutAnswer::NoSuchClass) => self.without_class(entry, &mut item)?,
+                Ok(PutAnswer::Damaged) => return Err(damaged()),
                 Err(e) => left_out.push(leave_out(e, &mut item)?),
             }
         }

@@ -25,6 +25,7 @@ fn quirks() -> Vec<(&'static str, Quirks)> {
         ("ignores If-None-Match", with(|q| q.ignores_if_none_match = true)),
         ("refuses If-None-Match", with(|q| q.refuses_if_none_match = true)),
         ("Garage", with(|q| q.refuses_checksums = true)),
+        ("ignores checksums", with(|q| q.ignores_checksums = true)),
         ("SeaweedFS", with(|q| q.lists_parts_twice = true)),
         ("R2", with(|q| (q.wants_equal_parts, q.knows_no_tags) = (true, true))),
     ]

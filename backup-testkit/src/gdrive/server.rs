@@ -148,6 +148,11 @@ impl DriveServer {
         id
     }
 
+    /// Files have an MD5 only: there is not always a SHA-256.
+    pub fn keep_no_sha256(&self) {
+        self.wire.state().without_sha256 = true;
+    }
+
     /// After how many further listings a new file shows up in listings: on shared drives they may lag.
     pub fn set_list_lag(&self, lists: u64) {
         self.wire.state().lag = lists;

@@ -78,7 +78,9 @@ impl File {
         {
             map.insert("size".into(), self.content.len().to_string().into());
             map.insert("md5Checksum".into(), self.md5.clone().into());
-            map.insert("sha256Checksum".into(), self.sha256.clone().into());
+            if !state.without_sha256 {
+                map.insert("sha256Checksum".into(), self.sha256.clone().into());
+            }
         }
         if let (Some(drive), Some(map)) = (&self.drive, all.as_object_mut()) {
             map.insert("driveId".into(), drive.clone().into());
@@ -141,6 +143,8 @@ pub(super) struct State {
     pub(super) lists: u64,
     /// After how many further listings a new file shows up.
     pub(super) lag: u64,
+    /// Files are given an MD5 only.
+    pub(super) without_sha256: bool,
     /// By how much the server's clock is ahead of this machine's.
     pub(super) clock: SignedDuration,
 }

@@ -13,6 +13,8 @@ pub struct Quirks {
     pub ignores_if_match: bool,
     /// Checksum headers and trailers (`x-amz-checksum-*`, aws-chunked bodies) are answered with 400 InvalidRequest, as older Garage does.
     pub refuses_checksums: bool,
+    /// Checksum headers (`x-amz-checksum-*`) are taken without being compared or kept.
+    pub ignores_checksums: bool,
     /// A part that was uploaded twice is listed twice by ListParts, the older one first, as SeaweedFS does.
     pub lists_parts_twice: bool,
     /// All parts of an upload but the last must have the same length (400 InvalidPart), as R2 does.

@@ -20,10 +20,10 @@ mod spec;
 mod store;
 mod units;
 
-/// Buffers of some MiB go from thread to thread here; the C library's allocator keeps a part of them for each thread, and the
-/// process then takes far more memory than its budget.
+/// What is taken on one thread is mostly given back on another here, down to the names of entries. The C library's allocator keeps a part
+/// of that for each thread, so that the process takes far more memory than its budget; this one uses it again first.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 use app::App;
 use args::Cli;

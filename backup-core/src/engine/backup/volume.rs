@@ -86,8 +86,11 @@ impl Outlet {
                 }
                 None => Payload::new(pieces),
             };
-            let digest = digest.then(|| payload.digest());
-            Ok((payload, digest))
+            if !digest {
+                return Ok((payload, None));
+            }
+            let digest = payload.digest();
+            Ok((payload.with_sha256(digest), Some(digest)))
         });
         let (payload, digest) = prepare.await.map_err(panicked)??;
         let size = payload.len();
