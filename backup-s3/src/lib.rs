@@ -37,6 +37,7 @@
 //!
 //! Features: `aws-config` (default) finds credentials in the environment, in profiles and on instances.
 
+mod abilities;
 mod adapter;
 mod attributes;
 mod body;
@@ -44,7 +45,6 @@ mod client;
 mod config;
 mod destination;
 mod error;
-mod honours;
 mod listing;
 mod object;
 mod restore_target;

@@ -1,13 +1,13 @@
 //! What a destination does when the service, the network or somebody else is in the way.
 
 use crate::common::Access;
-use backup_core::ErrorClass;
 use backup_core::adapter::{Destination, Payload};
 use backup_core::model::ObjectName;
 use backup_core::retry::{RetryPolicy, Retrying};
+use backup_core::{Digest, ErrorClass, Result};
 use backup_s3::{Encryption, S3Bucket, S3Config, S3Destination};
 use backup_testkit::faulty::When;
-use backup_testkit::s3::{Fault, Operation, Rule, S3BucketOptions, S3Server, Versioning};
+use backup_testkit::s3::{Fault, Operation, Quirks, Rule, S3BucketOptions, S3Server, Versioning};
 use futures::TryStreamExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,6 +72,51 @@ async fn a_storm_of_slow_down_ends_with_the_class_that_says_so() {
     let error = destination.put(&name("a"), Payload::from(b"x".to_vec())).await.unwrap_err();
     assert!(matches!(error.class(), ErrorClass::Throttled { .. }), "{error:?}");
     assert_eq!(server.faults().fired().len(), 6, "it is not tried for ever");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_that_goes_in_circles_is_an_error() {
+    let (server, config) = server(S3BucketOptions::default()).await;
+    for n in 0..1200 {
+        server.put("bucket", &format!("in/a/{n:04}"), "x");
+    }
+    server.set_quirks(Quirks { lists_in_circles: true, ..Quirks::default() });
+    let listed: Result<Vec<_>> = destination(&config).await.list(Some(&name("a"))).try_collect().await;
+    let error = listed.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Transient);
+    assert!(error.chain().contains("breaks off"), "{}", error.chain());
+    assert!(server.requests().count(Operation::ListObjectsV2) < 20, "it is not tried for ever");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_put_carries_a_sha256_only_where_the_service_compares_it() {
+    for (quirks, compares) in [
+        (Quirks::default(), true),
+        (Quirks { ignores_checksums: true, ..Quirks::default() }, false),
+        (Quirks { refuses_checksums: true, ..Quirks::default() }, false),
+    ] {
+        let (server, config) = server(S3BucketOptions::default()).await;
+        server.set_quirks(quirks.clone());
+        let destination = destination(&config).await;
+        destination.check().await.unwrap();
+        assert!(server.buckets().objects("bucket").is_empty(), "a probe is left: {quirks:?}");
+        let payload = Payload::new(vec![vec![1; 100_000].into(), vec![2; 5].into()]);
+        destination.put(&name("x/a"), payload.clone()).await.unwrap();
+        let kept = server.object("bucket", "in/x/a").unwrap();
+        assert_eq!(kept.sha256().is_some(), compares, "{quirks:?}");
+        // Whoever hashed it was wrong, or the bytes have changed since: nothing is stored, whatever is sent for comparison.
+        if compares {
+            let wrong = payload.clone().with_sha256(Digest::of(b"other"));
+            let error = destination.put(&name("x/b"), wrong).await.unwrap_err();
+            assert_eq!(error.class(), ErrorClass::Transient);
+            assert!(error.chain().contains("not what was sent"), "{}", error.chain());
+            assert!(server.object("bucket", "in/x/b").is_none());
+        }
+        // The same again is success, something else is not.
+        destination.put(&name("x/a"), payload).await.unwrap();
+        let error = destination.put(&name("x/a"), Payload::from(vec![3; 100_005])).await.unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Conflict);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

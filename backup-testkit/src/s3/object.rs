@@ -90,6 +90,11 @@ impl S3Object {
         }
     }
 
+    /// The SHA-256 that the client sent to be compared and kept, in base64.
+    pub fn sha256(&self) -> Option<&str> {
+        self.checksums.checksum_sha256.as_deref()
+    }
+
     /// Replaces the content, and with it the ETag; checksums go.
     pub fn set_body(&mut self, body: impl Into<Bytes>) {
         self.body = body.into();

@@ -25,6 +25,8 @@ pub struct Quirks {
     pub knows_no_tags: bool,
     /// The credentials may not set tags: requests that carry some are answered with 403 AccessDenied.
     pub denies_tags: bool,
+    /// Listings go on with the first page again, for ever.
+    pub lists_in_circles: bool,
     /// In listings with `encoding-type=url` a space is `%20` instead of `+`.
     pub percent_spaces: bool,
 }

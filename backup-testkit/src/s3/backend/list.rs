@@ -106,6 +106,7 @@ impl Backend {
         let size = page_size(input.max_keys)?;
         let prefix = input.prefix.clone().unwrap_or_default();
         let mut after = match &input.continuation_token {
+            Some(_) if self.quirks().lists_in_circles => None,
             Some(token) => Some(
                 After::of_token(token)
                     .ok_or_else(|| s3_error!(InvalidArgument, "The continuation token provided is incorrect"))?,
