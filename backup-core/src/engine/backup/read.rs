@@ -12,9 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{Semaphore, mpsc};
 
-/// Content bytes that one read asks for: two frames, since each read costs a request, and servers that keep objects in chunks of some MiB
-/// read a whole chunk for each. Entries up to this size are read whole before their header is written.
-pub(super) const RANGE: u64 = 8 << 20;
+/// Content bytes that one read asks for: one frame. Entries up to this size are read whole before their header is written.
+pub(super) const RANGE: u64 = 4 << 20;
 /// The serial of an entry that a resumed backup goes on with; those of other entries are higher.
 pub(super) const GO_ON: u64 = 1;
 /// Events that are passed on at once at most.
