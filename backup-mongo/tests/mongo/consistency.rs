@@ -152,16 +152,20 @@ async fn a_snapshot_holds_all_the_money() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reads_at_several_moments_do_not_hold_all_the_money() {
-    // So that the other tests can fail.
+    // So that the other tests can fail. Chance may have it that the sum is right.
     let place = Place::new(&replica_set()).await;
     fill(&place).await;
     let movers = Movers::start(&place);
     movers.until(20).await;
     let options = MongoSourceOptions { consistency: ReadConsistency::BestEffort, ..MongoSourceOptions::default() };
-    let mut run = Run::default();
-    run.go_on(&place.source(options).await, &slow(), usize::MAX).await.unwrap();
+    let mut sums = Vec::new();
+    while sums.len() < 5 && sums.iter().all(|sum| *sum == 2 * ACCOUNTS * BALANCE) {
+        let mut run = Run::default();
+        run.go_on(&place.source(options.clone()).await, &slow(), usize::MAX).await.unwrap();
+        sums.push(sum(&restored(&run, &place)));
+    }
     movers.end().await;
-    assert_ne!(sum(&restored(&run, &place)), 2 * ACCOUNTS * BALANCE);
+    assert!(sums.iter().any(|sum| *sum != 2 * ACCOUNTS * BALANCE), "{sums:?}");
     place.drop().await;
 }
 
