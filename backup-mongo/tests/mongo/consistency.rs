@@ -161,7 +161,7 @@ async fn reads_at_several_moments_do_not_hold_all_the_money() {
     let mut sums = Vec::new();
     while sums.len() < 5 && sums.iter().all(|sum| *sum == 2 * ACCOUNTS * BALANCE) {
         let mut run = Run::default();
-        run.go_on(&place.source(options.clone()).await, &slow(), usize::MAX).await.unwrap();
+        run.go_on(&place.source(options).await, &slow(), usize::MAX).await.unwrap();
         sums.push(sum(&restored(&run, &place)));
     }
     movers.end().await;
