@@ -3,7 +3,9 @@
 use crate::S3Bucket;
 use crate::attributes::Attributes;
 use crate::body::{Md5, Proof};
-use crate::object::{Put, PutAnswer, damaged};
+use crate::error::is_about_digest;
+use crate::object::{Put, PutAnswer};
+use aws_sdk_s3::error::ProvideErrorMetadata;
 use backup_core::adapter::Payload;
 use backup_core::model::STAGE_PREFIX;
 use backup_core::{Digest, Error, ErrorClass, Result};
@@ -19,58 +21,44 @@ impl S3Bucket {
     pub(crate) async fn try_out(&self, tag: &str) -> Result<bool> {
         let key = self.probe_key(tag);
         let tried = self.try_key(&key).await;
-        let honours = self.removed(&key, tried).await?;
+        let removed = self.delete(&key).await;
+        let honours = tried?;
+        // A version that stays is no harm: a probe is small, and whoever lets the bucket keep versions expects them.
+        removed.map_err(|e| e.context("an object was written, but it cannot be removed again"))?;
         tracing::debug!(place = %self.identity(), honours, "whether the service honours If-None-Match");
         Ok(honours)
     }
 
     /// Whether the service compares an `x-amz-checksum-sha256` with what arrives: a probe with a wrong one must be refused for that
-    /// reason. The call has to go on to its end, as that of [`try_out`](Self::try_out).
-    pub(crate) async fn compares_sha256(&self, tag: &str) -> Result<bool> {
+    /// reason. Any other answer is a no, since a Content-MD5 always does. The call has to go on to its end, as that of
+    /// [`try_out`](Self::try_out).
+    pub(crate) async fn compares_sha256(&self, tag: &str) -> bool {
         let key = self.probe_key(tag);
         let (payload, attributes) = (Payload::from(b"probe".to_vec()), Attributes::default());
         let proof = Proof::Sha256(Digest::of(b"something else"));
         let put = Put { key: &key, payload: &payload, proof, only_new: false, attributes: &attributes };
-        let compares = match self.put(put).await {
-            Ok(PutAnswer::Damaged) => true,
-            Ok(PutAnswer::Stored) => self.removed(&key, Ok(false)).await?,
-            Ok(_) => false,
-            // The header is not known, which services say in several ways.
-            Err(e) if matches!(e.class(), ErrorClass::Unsupported | ErrorClass::Permanent | ErrorClass::Invalid) => {
-                false
-            }
-            Err(e) => return Err(e),
-        };
+        let compares = matches!(self.try_put(&put).await, Err(e) if e.code().is_some_and(is_about_digest));
+        // Otherwise it is there, or may be although there was an error.
+        if !compares && let Err(error) = self.delete(&key).await {
+            tracing::debug!(error = error.chain(), "a probe may be left");
+        }
         tracing::debug!(place = %self.identity(), compares, "whether the service compares a SHA-256");
-        Ok(compares)
+        compares
     }
 
     fn probe_key(&self, tag: &str) -> String {
         self.key(&format!("{STAGE_PREFIX}{tag}-{:016x}", rand::random::<u64>()))
     }
 
-    /// Removes a probe, whatever came of it.
-    async fn removed<T>(&self, key: &str, tried: Result<T>) -> Result<T> {
-        let removed = self.delete(key).await;
-        let tried = tried?;
-        // A version that stays is no harm: a probe is small, and whoever lets the bucket keep versions expects them.
-        removed.map_err(|e| e.context("an object was written, but it cannot be removed again"))?;
-        Ok(tried)
-    }
-
     async fn try_key(&self, key: &str) -> Result<bool> {
         let [first, second] = ["first", "second"].map(|text| Payload::from(text.as_bytes().to_vec()));
-        match self.put_probe(key, &first, false).await? {
-            PutAnswer::NoSuchClass => {
-                let text = "the service does not know the storage class of the configuration; choose another";
-                return Err(Error::invalid(text));
-            }
-            PutAnswer::Damaged => return Err(damaged()),
-            PutAnswer::Stored | PutAnswer::Exists | PutAnswer::Race => {}
+        if self.put_probe(key, &first, false).await? == PutAnswer::NoSuchClass {
+            return Err(Error::invalid(
+                "the service does not know the storage class of the configuration; choose another",
+            ));
         }
         let honours = match self.put_probe(key, &second, true).await {
             Ok(PutAnswer::Exists) => true,
-            Ok(PutAnswer::Damaged) => return Err(damaged()),
             Ok(_) => false,
             // The header is not known, which services say in several ways; the same without it was taken just now.
             Err(e) if matches!(e.class(), ErrorClass::Unsupported | ErrorClass::Permanent) => false,

@@ -44,7 +44,7 @@ pub struct S3Config {
     #[serde(default)]
     pub credentials: Credentials,
     /// Whether what is read is compared with the checksums that the service keeps, beyond what the archive itself holds. Without a word:
-    /// with AWS it is, with others only where required. What is written has a Content-MD5 always.
+    /// with AWS it is, with others only where required. What is written always has a digest of ours.
     #[serde(default)]
     pub checksums: Option<ChecksumMode>,
     /// Storage class of the objects that are written, e.g. `STANDARD_IA`; without one the bucket's own default. Objects that are

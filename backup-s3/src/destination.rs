@@ -7,7 +7,7 @@ mod probe;
 use crate::S3Bucket;
 use crate::attributes::Attributes;
 use crate::body::{Md5, Proof, sha256_of};
-use crate::object::{Put, PutAnswer, damaged};
+use crate::object::{Put, PutAnswer};
 use async_trait::async_trait;
 use backup_core::adapter::{ByteStream, Destination, DestinationProperties, ObjectInfo, Payload};
 use backup_core::model::{Identity, ObjectName};
@@ -64,8 +64,8 @@ impl S3Destination {
     }
 
     /// What to say of a put where something is there already.
-    async fn compared(&self, key: &str, payload: &Payload) -> Result<()> {
-        match self.bucket.holds(key, payload).await? {
+    async fn compared(&self, key: &str, payload: &Payload, proof: Proof) -> Result<()> {
+        match self.bucket.holds(key, payload, proof).await? {
             Some(true) => Ok(()),
             Some(false) => Err(Error::conflict("an object with other bytes is already there")),
             None => Err(Error::transient("another object was there and is gone again; nothing was put")),
@@ -80,24 +80,21 @@ impl S3Destination {
             false => Proof::Md5(Md5::of(payload).await?),
         };
         if !abilities.if_none_match {
-            if let Some(same) = self.bucket.holds(key, payload).await? {
+            if let Some(same) = self.bucket.holds(key, payload, proof).await? {
                 let conflict = || Error::conflict("an object with other bytes is already there");
                 return if same { Ok(()) } else { Err(conflict()) };
             }
-            match self.put_key(key, payload, proof, false).await? {
-                PutAnswer::NoSuchClass => return Err(no_such_class()),
-                PutAnswer::Damaged => return Err(damaged()),
-                PutAnswer::Stored | PutAnswer::Exists | PutAnswer::Race => {}
+            if self.put_key(key, payload, proof, false).await? == PutAnswer::NoSuchClass {
+                return Err(no_such_class());
             }
             // Another writer may have come between.
-            return self.compared(key, payload).await;
+            return self.compared(key, payload, proof).await;
         }
         for turn in 0..RACES {
             match self.put_key(key, payload, proof, true).await? {
                 PutAnswer::Stored => return Ok(()),
-                PutAnswer::Exists => return self.compared(key, payload).await,
+                PutAnswer::Exists => return self.compared(key, payload, proof).await,
                 PutAnswer::NoSuchClass => return Err(no_such_class()),
-                PutAnswer::Damaged => return Err(damaged()),
                 PutAnswer::Race => tokio::time::sleep(Duration::from_millis(20 << turn.min(6))).await,
             }
         }

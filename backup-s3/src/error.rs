@@ -152,10 +152,10 @@ impl Answer {
             | "ConditionalRequestConflict"
             | "RequestTimeout"
             | "IncompleteBody"
-            | "BadDigest"
-            | "XAmzContentSHA256Mismatch"
-            | "XAmzContentChecksumMismatch"
+            // What is sent is always well-formed, so Garage's word for another digest.
+            | "InvalidDigest"
             | "Busy" => return transient(),
+            code if is_about_digest(code) => return transient(),
             "RequestTimeTooSkewed" | "RequestExpired" | "RequestInTheFuture" => {
                 let text =
                     "this machine's clock and that of the service differ by more than 15 minutes; set the clock (NTP)";
@@ -332,6 +332,11 @@ fn expected_region(message: &str) -> Option<String> {
     rest.split_once('\'').map(|(region, _)| shown(region))
 }
 
+/// Whether the code of an error says that what arrived has another digest than the one that was sent.
+pub(crate) fn is_about_digest(code: &str) -> bool {
+    matches!(code, "BadDigest" | "XAmzContentSHA256Mismatch" | "XAmzContentChecksumMismatch")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -372,6 +377,7 @@ mod tests {
             (409, "ConditionalRequestConflict", WRITE, C::Transient),
             (400, "RequestTimeout", WRITE, C::Transient),
             (400, "BadDigest", WRITE, C::Transient),
+            (400, "InvalidDigest", WRITE, C::Transient),
             (400, "", READ, C::Transient),
             (200, "InternalError", WRITE, C::Transient),
             (200, "", WRITE, C::Transient),

@@ -9,6 +9,7 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::config::{Builder, RequestChecksumCalculation};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::operation::put_object::PutObjectError;
 use aws_sdk_s3::types::ChecksumMode;
 use backup_core::adapter::Payload;
 use backup_core::retry::{Attempts, RetryPolicy, SystemBackoff};
@@ -41,8 +42,6 @@ pub(crate) enum PutAnswer {
     Race,
     /// The service does not know the storage class; nothing was changed.
     NoSuchClass,
-    /// What arrived has another digest than was sent; nothing was changed.
-    Damaged,
 }
 
 /// What a HEAD tells of an object.
@@ -83,16 +82,6 @@ pub(crate) fn timestamp(time: Option<&aws_sdk_s3::primitives::DateTime>) -> jiff
     time.unwrap_or(jiff::Timestamp::UNIX_EPOCH)
 }
 
-/// Whether the code of an error says that another digest than the one sent was found.
-fn is_about_digest(code: &str) -> bool {
-    matches!(code, "BadDigest" | "XAmzContentSHA256Mismatch" | "XAmzContentChecksumMismatch")
-}
-
-/// What to say of a [damaged](PutAnswer::Damaged) put.
-pub(crate) fn damaged() -> Error {
-    Error::transient("what arrived at the service is not what was sent")
-}
-
 /// Whether a service does not know the storage class that was asked for.
 pub(crate) fn is_about_class<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
     error.code() == Some("InvalidStorageClass")
@@ -118,28 +107,32 @@ impl S3Bucket {
 
     /// Puts an object. After an error it may be there all the same.
     pub(crate) async fn put(&self, put: Put<'_>) -> Result<PutAnswer> {
-        let Put { key, payload, proof, only_new, attributes } = put;
-        let length = i64::try_from(payload.len()).map_err(|e| Error::unsupported("too large").on(key).because(e))?;
+        let Put { key, only_new, .. } = put;
+        match self.try_put(&put).await {
+            Ok(()) => Ok(PutAnswer::Stored),
+            Err(e) if only_new && status(&e) == 412 => Ok(PutAnswer::Exists),
+            Err(e) if only_new && e.code() == Some("ConditionalRequestConflict") => Ok(PutAnswer::Race),
+            Err(e) if is_about_class(&e) => Ok(PutAnswer::NoSuchClass),
+            Err(e) => Err(from_sdk(*e, self.writing(key))),
+        }
+    }
+
+    /// Puts an object, and gives the service's own word for what went wrong.
+    pub(crate) async fn try_put(&self, put: &Put<'_>) -> Result<(), Box<SdkError<PutObjectError, HttpResponse>>> {
+        let Put { key, payload, proof, only_new, attributes } = *put;
         let request = self
             .client()
             .put_object()
             .bucket(self.bucket())
             .key(self.request_key(key))
-            .content_length(length)
+            .set_content_length(i64::try_from(payload.len()).ok())
             .set_content_md5(proof.md5())
             .set_checksum_sha256(proof.sha256())
             .set_if_none_match(only_new.then(|| "*".to_owned()))
             .body(body(payload));
         let request = attributes.on_put(request).with_encryption(self, attributes.storage_class());
         let request = attributes.with_raw_expires(request.customize().config_override(without_checksums()));
-        match request.send().await {
-            Ok(_) => Ok(PutAnswer::Stored),
-            Err(e) if only_new && status(&e) == 412 => Ok(PutAnswer::Exists),
-            Err(e) if only_new && e.code() == Some("ConditionalRequestConflict") => Ok(PutAnswer::Race),
-            Err(e) if is_about_class(&e) => Ok(PutAnswer::NoSuchClass),
-            Err(e) if e.code().is_some_and(is_about_digest) => Ok(PutAnswer::Damaged),
-            Err(e) => Err(from_sdk(e, self.writing(key))),
-        }
+        request.send().await.map(drop).map_err(Box::new)
     }
 
     /// Looks at an object; `None` when there is none.
@@ -243,16 +236,20 @@ impl S3Bucket {
     }
 
     /// Whether an object holds exactly this content; `None` when there is none.
-    pub(crate) async fn holds(&self, key: &str, payload: &Payload) -> Result<Option<bool>> {
+    pub(crate) async fn holds(&self, key: &str, payload: &Payload, proof: Proof) -> Result<Option<bool>> {
         let Some(seen) = self.head(key).await? else { return Ok(None) };
         if seen.size != payload.len() {
             return Ok(Some(false));
         }
-        let expected = sha256_of(payload).await?;
-        if seen.sha256 == Some(expected) || Md5::of(payload).await?.is(&seen.etag) {
+        let same = match proof {
+            Proof::Md5(md5) | Proof::Both(md5, _) => md5.is(&seen.etag),
+            Proof::Sha256(sha256) => seen.sha256 == Some(sha256) || Md5::of(payload).await?.is(&seen.etag),
+        };
+        if same {
             return Ok(Some(true));
         }
         // Encrypted and otherwise peculiar objects have ETags that are no MD5.
+        let expected = sha256_of(payload).await?;
         let found = self.read_digest(key, &seen, RetryPolicy::default()).await?;
         Ok(Some(found == expected))
     }

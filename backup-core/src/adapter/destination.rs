@@ -312,6 +312,16 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_known_digest_stays_with_the_whole_and_not_with_a_part() {
+        let payload = Payload::from(vec![1, 2, 3]);
+        assert_eq!(payload.known_sha256(), None);
+        let known = payload.clone().with_sha256(payload.digest()).paced(RateLimit::default());
+        assert_eq!(known.known_sha256(), Some(Digest::of(&[1, 2, 3])));
+        assert_eq!(known.slice(0..2).known_sha256(), None);
+        assert_eq!(known.slice(0..2).digest(), Digest::of(&[1, 2]));
+    }
+
     #[tokio::test]
     async fn a_payload_without_a_limit_comes_in_large_chunks() {
         let payload = Payload::from(vec![7; 600_000]).paced(RateLimit::default());

@@ -432,9 +432,15 @@ mod tests {
         fn frames_decompress_to_the_pieces_and_contexts_can_be_reused(frames in proptest::collection::vec(pieces(), 1..4)) {
             for codec in ALL {
                 let (mut to, mut from) = (compressor(codec), Decompressor::new(codec).unwrap());
+                // Larger than some frames and smaller than others, and never empty.
+                let mut used = vec![7; 1000];
                 for pieces in &frames {
                     let raw = pieces.concat();
                     let frame = to.compress(pieces).unwrap();
+                    from.decompress_into(&frame, raw.len(), &mut used).unwrap();
+                    prop_assert_eq!(&used, &raw);
+                    prop_assert!(from.decompress_into(&frame, raw.len() + 1, &mut used).is_err());
+                    used.resize(used.len().max(1000), 7);
                     prop_assert_eq!(&from.decompress(&frame, raw.len()).unwrap(), &raw);
                     prop_assert!(is_corrupt(from.decompress(&frame, raw.len() + 1)));
                     if !raw.is_empty() {

@@ -155,8 +155,7 @@ impl Fetcher {
             for (stored, raw) in &chunk.volume.frames[chunk.frames.clone()] {
                 let end = at + *stored as usize;
                 let frame = bytes.get(at..end).ok_or_else(|| Error::corrupt("a frame lies beyond the volume"))?;
-                // One byte more, with which some decompressors see that a frame is too long.
-                let mut out = buffers.take(*raw as usize + 1);
+                let mut out = buffers.take(*raw as usize);
                 inner.decompress_into(frame, *raw as usize, &mut out)?;
                 frames.push(RawFrame { start, bytes: buffers.lend(out) });
                 at = end;

@@ -33,7 +33,7 @@ impl S3Destination {
         let bucket = self.bucket.clone();
         let tried = tokio::spawn(async move {
             let if_none_match = bucket.try_out(PROBE).await?;
-            Ok(Abilities { if_none_match, sha256: bucket.compares_sha256(PROBE).await? })
+            Ok(Abilities { if_none_match, sha256: bucket.compares_sha256(PROBE).await })
         });
         tried.await.map_err(|e| Error::cancelled("the probe was stopped").because(e))?
     }

@@ -4,7 +4,7 @@ use super::item::Item;
 use super::{Shared, is_fatal};
 use crate::attributes::STORAGE_CLASS;
 use crate::body::{Md5, Proof};
-use crate::object::{Put, PutAnswer, Seen, damaged};
+use crate::object::{Put, PutAnswer, Seen};
 use backup_core::adapter::{Payload, RestorePlan, SmallEntry, Written};
 use backup_core::model::{Entry, EntryKind};
 use backup_core::{Digest, Error, ErrorClass, Result};
@@ -143,7 +143,6 @@ impl Shared {
                 }
                 Ok(PutAnswer::Race) => return Err(Error::transient("other writes of this object are under way")),
                 Ok(PutAnswer::NoSuchClass) => self.without_class(entry, &mut item)?,
-                Ok(PutAnswer::Damaged) => return Err(damaged()),
                 Err(e) => left_out.push(leave_out(e, &mut item)?),
             }
         }

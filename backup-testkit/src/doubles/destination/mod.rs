@@ -6,7 +6,7 @@ use super::{Clock, SystemClock, lock};
 use async_trait::async_trait;
 use backup_core::adapter::{ByteStream, Destination, DestinationProperties, ObjectInfo, Payload};
 use backup_core::model::{Identity, ObjectName, STAGE_PREFIX};
-use backup_core::{Error, Result};
+use backup_core::{Digest, Error, Result};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -195,6 +195,9 @@ impl Destination for MemoryDestination {
             return Err(Error::invalid(format!("{} bytes are more than an object may have", body.len())).on(name));
         }
         let bytes = Bytes::from(body.pieces().concat());
+        if body.known_sha256().is_some_and(|known| known != Digest::of(&bytes)) {
+            return Err(Error::invalid("the payload says a SHA-256 that is not its own").on(name));
+        }
         let stage = {
             let mut place = lock(&self.place);
             match place.objects.get(name.as_str()) {
