@@ -18,7 +18,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Bytes that are read at once; one such step is read ahead. As much as the engine asks for, so that a frame is one piece.
+/// Bytes that are read at once; one such step is read ahead. As much as a frame holds, so that it is one piece.
 const STEP: u64 = 4 << 20;
 /// The least that a slow bandwidth makes of it.
 const MIN_STEP: u64 = 64 << 10;

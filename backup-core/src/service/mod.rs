@@ -111,6 +111,12 @@ struct Inner {
     worker: Mutex<Option<worker::Running>>,
 }
 
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BackupService")
+    }
+}
+
 type Clock = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
 
 impl fmt::Debug for BackupService {

@@ -4,7 +4,9 @@ use crate::common::*;
 use backup_core::ErrorClass;
 use backup_core::adapter::{DestinationProperties, Granularity, Source, SourceFacts};
 use backup_core::archive::{Codec, Compression, WARNINGS_FILE};
-use backup_core::engine::{Archive, BackupOptions, BackupRequest, OpenOptions, Outcome, Selection, VerifyMode};
+use backup_core::engine::{
+    Archive, BackupOptions, BackupRequest, Engine, EngineOptions, OpenOptions, Outcome, Selection, VerifyMode,
+};
 use backup_core::memory::MemoryStore;
 use backup_core::model::{ArchiveId, EntryKind, EntryName, Metadata, Owner, Xattr};
 use backup_testkit::Method;
@@ -13,7 +15,7 @@ use backup_testkit::doubles::{
     Restored, Synthetic, Trouble, TroubleAt,
 };
 use backup_testkit::faulty::{Fault, FaultySource, Rule, Script, When};
-use backup_testkit::record::{Recorder, RecordingDestination};
+use backup_testkit::record::{Recorder, RecordingDestination, RecordingSource};
 use futures::TryStreamExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -157,6 +159,35 @@ async fn no_object_is_larger_than_the_destination_takes() {
         request.keys = keys.clone();
         let archive = back_up(request).await;
         assert_good(&destination, &archive, source, keys).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_entries_are_read_in_ranges_as_long_as_the_memory_allows() {
+    let source = Arc::new(
+        MemorySource::new("s").stored("one", Blob::pattern(1, 4 * MIB)).stored("large", Blob::pattern(2, 20 * MIB)),
+    );
+    for (memory, ranges) in [(64, &[4, 4, 4, 4, 4][..]), (96, &[6, 6, 6, 2]), (192, &[8, 8, 4]), (1024, &[8, 8, 4])] {
+        let (destination, recorder) = (MemoryDestination::default(), Recorder::new());
+        let engine = Engine::with_options(
+            Arc::new(MemoryStore::new()),
+            EngineOptions { memory: memory * MIB, ..options() },
+            Vec::new(),
+        );
+        let recorded = RecordingSource::new(source.clone(), recorder.clone());
+        complete(engine.backup(request(&recorded, &destination)).await.unwrap()).await;
+        let reads = |name| -> Vec<u64> {
+            let calls = recorder.calls_of(Method::Read);
+            let mut lengths: Vec<u64> = calls
+                .iter()
+                .filter(|call| call.subject == name && call.bytes > 0)
+                .map(|call| call.bytes / MIB)
+                .collect();
+            lengths.sort_unstable_by_key(|length| std::cmp::Reverse(*length));
+            lengths
+        };
+        assert_eq!(reads("one"), [4], "{memory} MiB");
+        assert_eq!(reads("large"), ranges, "{memory} MiB");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Decides what becomes of each entry: stored as it is, read again, filled up, or skipped with a warning.
 
 use super::checkpoint::OpenEntry;
-use super::read::{Abandoned, GO_ON, RANGE, RangeRead, Step, read_range};
+use super::read::{Abandoned, GO_ON, RangeRead, Step, read_range};
 use super::stream::{Stopped, StreamWriter, weight};
 use crate::adapter::{Content, Cursor, ReadContext, Source, SourceEntry, SourceEvent, Version};
 use crate::archive::MAX_NAME;
@@ -58,6 +58,8 @@ pub(super) struct Assembler {
     pub(super) ctx: ReadContext,
     /// Memory of its own for reading an entry again, which read-ahead must not be able to take away.
     pub(super) budget: ByteBudget,
+    /// Content bytes that one read asks for at most.
+    pub(super) range: u64,
     pub(super) abandoned: Abandoned,
     /// An entry was given up for errors that should pass, and nothing has been read since.
     pub(super) gave_one_up: bool,
@@ -213,7 +215,7 @@ impl Assembler {
             return Ok(());
         }
         let first = match self.range(serial).await? {
-            Err(error) => self.insist(&entry.name, version.as_ref(), 0..size.min(RANGE), error).await?,
+            Err(error) => self.insist(&entry.name, version.as_ref(), 0..size.min(self.range), error).await?,
             read => read,
         };
         let first = match first {
@@ -232,7 +234,7 @@ impl Assembler {
             entry.metadata = metadata.clone();
         }
         let version = first.version.clone().or(version);
-        if size <= RANGE && self.has_changed(&entry.name, version.as_ref()).await? {
+        if size <= self.range && self.has_changed(&entry.name, version.as_ref()).await? {
             // Nothing of it is in the stream yet.
             self.abandoned.store(serial, Ordering::Release);
             return self.again(entry, 0, Error::changed("changed while it was read")).await;
@@ -308,7 +310,7 @@ impl Assembler {
         // What became another version since an earlier attempt is rather read afresh than mixed, while there are tries left.
         let mut mixes = serial != GO_ON || tries + 1 >= TRIES;
         while let Some(open) = self.stream.position.open.as_ref().filter(|open| open.offset < open.size) {
-            let range = open.offset..open.size.min(open.offset + RANGE);
+            let range = open.offset..open.size.min(open.offset + self.range);
             let version = open.version.clone();
             let read = match self.range(serial).await? {
                 Err(error) => self.insist(&entry.name, version.as_ref(), range, error).await?,
@@ -346,7 +348,7 @@ impl Assembler {
         let other = self.is_other_version(&read);
         self.gave_one_up = false;
         let Some(open) = &mut self.stream.position.open else { return Ok(false) };
-        let expected = RANGE.min(open.size - open.offset);
+        let expected = self.range.min(open.size - open.offset);
         let short = read.length < expected;
         open.inconsistent |= other || short;
         for piece in read.pieces {
@@ -358,7 +360,7 @@ impl Assembler {
     /// Ends the open entry; what is missing of a shortened item is zeros.
     async fn close(&mut self, entry: &SourceEntry) -> Result<(), Halt> {
         // What lies in one range was looked at before it was opened in the stream.
-        let look = self.stream.position.open.as_ref().filter(|open| open.size > RANGE && !open.inconsistent);
+        let look = self.stream.position.open.as_ref().filter(|open| open.size > self.range && !open.inconsistent);
         if let Some(version) = look.map(|open| open.version.clone()) {
             let changed = self.has_changed(&entry.name, version.as_ref()).await?;
             if let Some(open) = &mut self.stream.position.open {
@@ -413,7 +415,7 @@ impl Assembler {
         let mut opened = false;
         let mut offset = 0;
         loop {
-            let range = offset..now.size.min(offset + RANGE);
+            let range = offset..now.size.min(offset + self.range);
             offset = range.end;
             let expected = range.end - range.start;
             // The unfinished frame may hold all of this memory; it is sent off when that is so.
@@ -513,9 +515,4 @@ fn from_open(open: &OpenEntry) -> SourceEntry {
         inconsistent: open.inconsistent,
         cursor: Cursor(open.cursor.0.clone()),
     }
-}
-
-/// Memory that reading an entry again needs at most.
-pub(super) fn reread_budget() -> ByteBudget {
-    ByteBudget::new(2 * RANGE)
 }

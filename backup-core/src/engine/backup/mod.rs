@@ -40,6 +40,10 @@ use volume::{Draft, Outlet, VolumeWriter};
 /// Volumes that wait for or are in their put at most, whatever a destination says that it can take.
 const MAX_PUTS: usize = 256;
 
+/// Bytes of a content that one read asks for, if the memory allows it: each read costs a request, and servers that keep objects in chunks
+/// of some MiB read a whole chunk for each.
+const MAX_RANGE: u64 = 8 << 20;
+
 /// How one memory figure is divided.
 #[derive(Clone, Copy, Debug)]
 struct Shares {
@@ -47,6 +51,8 @@ struct Shares {
     inline: u64,
     /// Contents of stored entries.
     stored: u64,
+    /// What one read of such a content asks for at most. Entries up to this size are read whole before their header is written.
+    range: u64,
     /// Packed frames and volumes on their way.
     volumes: u64,
     /// The largest volume: one is collected, one is sealed into another copy.
@@ -66,6 +72,8 @@ impl Shares {
         Self {
             inline: memory / 6,
             stored,
+            // One range is read while another becomes frames.
+            range: (stored / 2).min(MAX_RANGE),
             volumes,
             volume_size: wanted.min(largest),
             frame_size: u32::try_from(frame_size).unwrap_or(u32::MAX),
@@ -446,6 +454,7 @@ impl Attempt {
             source: self.adapters.source.clone(),
             ctx: ctx.clone(),
             budget: stored.clone(),
+            range: shares.range,
             abandoned: abandoned.clone(),
             out: steps_out,
         };
@@ -466,7 +475,8 @@ impl Attempt {
             session: self.session.clone(),
             source: self.adapters.source.clone(),
             ctx,
-            budget: assemble::reread_budget(),
+            budget: ByteBudget::new(2 * shares.range),
+            range: shares.range,
             abandoned,
             gave_one_up: false,
             steps,

@@ -12,8 +12,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{Semaphore, mpsc};
 
-/// Content bytes that one read asks for: one frame. Entries up to this size are read whole before their header is written.
-pub(super) const RANGE: u64 = 4 << 20;
 /// The serial of an entry that a resumed backup goes on with; those of other entries are higher.
 pub(super) const GO_ON: u64 = 1;
 /// Events that are passed on at once at most.
@@ -89,6 +87,8 @@ pub(super) struct ReadAhead {
     pub(super) ctx: ReadContext,
     /// Memory for the contents of stored entries.
     pub(super) budget: ByteBudget,
+    /// Content bytes that one read asks for at most.
+    pub(super) range: u64,
     pub(super) abandoned: Abandoned,
     pub(super) out: mpsc::Sender<Vec<Step>>,
 }
@@ -175,7 +175,7 @@ impl ReadAhead {
             if self.abandoned.load(Ordering::Acquire) == serial {
                 return Ok(true);
             }
-            let range = start..whole.end.min(start + RANGE);
+            let range = start..whole.end.min(start + self.range);
             start = range.end;
             // In order, so that what comes first never waits for what comes later.
             let permit = Arc::new(self.budget.take(range.end - range.start).await);

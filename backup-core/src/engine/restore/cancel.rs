@@ -1,8 +1,8 @@
 //! Gives a restore up: the operation is cancelled, and what it left staged at the target is removed.
 
+use super::begin::same_archive;
 use super::checkpoint::RestoreCheckpoint;
 use super::plan::{Losses, Plan};
-use super::same_archive;
 use crate::adapter::{PlanEntries, RestorePlan, RestoreTarget, SavedProgress};
 use crate::archive::PieceRecord;
 use crate::engine::archive::Archive;

@@ -1,7 +1,8 @@
 //! Cuts the contents of entries out of frames, and checks them.
 
 use super::ledger::Ledger;
-use super::{LARGE, Plan, Planned};
+use super::plan::{Plan, Planned};
+use super::splitter::LARGE;
 use crate::adapter::{SmallEntry, Wanted};
 use crate::engine::archive::panicked;
 use crate::engine::backup::has_content;

@@ -1,9 +1,9 @@
 //! Large entries, and groups that a target takes as a whole: each reads its own frames and can be started over.
 
-use super::LARGE;
 use super::checkpoint::Tally;
 use super::ledger::{Ledger, Work};
 use super::plan::Plan;
+use super::splitter::LARGE;
 use crate::adapter::{ByteStream, ContentReader, EntryProgress, RestorePlan, RestoreTarget, Written};
 use crate::engine::archive::Archive;
 use crate::engine::fetch::{Fetcher, chunks_of};
