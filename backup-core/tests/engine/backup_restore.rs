@@ -167,7 +167,7 @@ async fn large_entries_are_read_in_ranges_as_long_as_the_memory_allows() {
     let source = Arc::new(
         MemorySource::new("s").stored("one", Blob::pattern(1, 4 * MIB)).stored("large", Blob::pattern(2, 20 * MIB)),
     );
-    for (memory, ranges) in [(64, &[4, 4, 4, 4, 4][..]), (96, &[6, 6, 6, 2]), (192, &[8, 8, 4]), (1024, &[8, 8, 4])] {
+    for (memory, ranges) in [(64, &[4, 4, 4, 4, 4][..]), (96, &[8, 8, 4]), (192, &[16, 4]), (1024, &[16, 4])] {
         let (destination, recorder) = (MemoryDestination::default(), Recorder::new());
         let engine = Engine::with_options(
             Arc::new(MemoryStore::new()),

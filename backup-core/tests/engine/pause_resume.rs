@@ -158,7 +158,7 @@ async fn a_crash_makes_only_what_was_in_flight_read_again() {
             before = now;
         }
         drop(handle);
-        // Volumes on their way, the one being filled, frames, and two ranges of 4 MiB read ahead.
+        // Volumes on their way, the one being filled, frames, and four ranges of 4 MiB read ahead.
         let in_flight = 45 * MIB;
         assert!(before <= nth * MIB + in_flight, "{before} bytes were read with {nth} volumes stored");
         let resume = resume_request(&id, &counted, Arc::new(destination.clone()));

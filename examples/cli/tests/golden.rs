@@ -465,7 +465,7 @@ async fn make_with_warnings(place: &Path) -> (String, Vec<Value>) {
     let source = MemorySource::new("golden/warnings")
         .with_parallel_reads(1)
         .file("before", "first")
-        .stored("changing", vec![b'x'; (8 << 20) + 1000])
+        .stored("changing", vec![b'x'; (16 << 20) + 1000])
         .warning("denied", "skipped: permission denied")
         .stored("gone", "no more")
         .entry(inconsistent.clone())

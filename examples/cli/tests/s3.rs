@@ -111,6 +111,31 @@ fn a_destination_inside_its_source_is_left_out_and_one_around_it_is_refused() {
     assert!(around.stderr.contains("lies inside the destination"), "{}", around.stderr);
 }
 
+/// The bucket is the same, which nothing but the archive's own name tells.
+#[test]
+fn a_backup_into_its_own_source_under_another_address_does_not_feed_on_itself() {
+    let s3 = Buckets::new();
+    s3.server.create_bucket("one");
+    s3.fill("one");
+    let bucket = s3.at("one", "");
+    let other = s3.at("one/backups", "").replace("127.0.0.1", "localhost");
+    let create = |code, more: &[&str]| {
+        let args = [&["create", "--from", &bucket, "--to", &other], more].concat();
+        let run = s3.ends(code, &args);
+        let shown = s3.ends(0, &["--json", "show", "latest", "--at", &other]).last();
+        (shown["manifest"]["totals"].clone(), run)
+    };
+    let before = s3.server.objects("one").len() as u64;
+    let (totals, run) = create(3, &[]);
+    assert_eq!((totals["entries"].as_u64(), totals["warnings"].as_u64()), (Some(before), Some(1)), "{}", run.stderr);
+    let logs = s3.ends(0, &["logs", "latest"]);
+    assert!(logs.stdout.contains("under another address"), "{}", logs.stdout);
+    // The first archive is in the second one, unless it is excluded.
+    let between = s3.server.objects("one").len() as u64;
+    assert_eq!(create(3, &[]).0["entries"].as_u64(), Some(between));
+    assert_eq!(create(0, &["--exclude", "backups/**"]).0["entries"].as_u64(), Some(before));
+}
+
 #[test]
 fn whatever_is_wrong_with_a_bucket_is_said_and_no_secret_with_it() {
     let s3 = Buckets::new();

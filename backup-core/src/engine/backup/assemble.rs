@@ -1,10 +1,10 @@
 //! Decides what becomes of each entry: stored as it is, read again, filled up, or skipped with a warning.
 
 use super::checkpoint::OpenEntry;
-use super::read::{Abandoned, GO_ON, RangeRead, Step, read_range};
+use super::read::{Abandoned, GO_ON, RangeRead, Reader, Step};
 use super::stream::{Stopped, StreamWriter, weight};
-use crate::adapter::{Content, Cursor, ReadContext, Source, SourceEntry, SourceEvent, Version};
-use crate::archive::MAX_NAME;
+use crate::adapter::{Content, Cursor, SourceEntry, SourceEvent, Version};
+use crate::archive::{MAX_NAME, ObjectNames};
 use crate::budget::ByteBudget;
 use crate::engine::session::Session;
 use crate::model::{EntryKind, EntryName, LogRecord};
@@ -54,13 +54,12 @@ impl From<Stopped> for Halt {
 pub(super) struct Assembler {
     pub(super) stream: StreamWriter,
     pub(super) session: Arc<Session>,
-    pub(super) source: Arc<dyn Source>,
-    pub(super) ctx: ReadContext,
+    pub(super) reader: Reader,
     /// Memory of its own for reading an entry again, which read-ahead must not be able to take away.
     pub(super) budget: ByteBudget,
-    /// Content bytes that one read asks for at most.
-    pub(super) range: u64,
     pub(super) abandoned: Abandoned,
+    /// The objects of this archive.
+    pub(super) own: ObjectNames,
     /// An entry was given up for errors that should pass, and nothing has been read since.
     pub(super) gave_one_up: bool,
     pub(super) steps: mpsc::Receiver<Vec<Step>>,
@@ -80,7 +79,7 @@ impl Assembler {
         let ended = match halt {
             Ok(()) => match source_ended.await {
                 Err(error) => Ended::Broken(error),
-                Ok(()) if self.ctx.stop.is_cancelled() => Ended::Paused,
+                Ok(()) if self.reader.ctx.stop.is_cancelled() => Ended::Paused,
                 Ok(()) => Ended::Complete,
             },
             Err(Halt::ReadingEnded) => source_ended.await.map_or_else(Ended::Broken, |()| Ended::Paused),
@@ -168,7 +167,7 @@ impl Assembler {
 
     /// An entry without stored content, or a hard link.
     async fn ready(&mut self, mut entry: SourceEntry) -> Result<(), Halt> {
-        if self.is_unstorable(&entry).await? {
+        if self.is_left_out(&entry).await? {
             return Ok(());
         }
         if let EntryKind::HardLink { target } = &entry.kind {
@@ -193,9 +192,25 @@ impl Assembler {
         Ok(self.stream.whole(&entry, &kind, content, permit).await?)
     }
 
-    async fn is_unstorable(&mut self, entry: &SourceEntry) -> Result<bool, Halt> {
+    /// Whether it is an object of this very archive. No identity tells so of a place that has several addresses; but nothing else has
+    /// the archive's id for the name of a folder.
+    fn is_own(&self, name: &EntryName) -> bool {
+        name.as_bytes().split(|byte| *byte == b'/').any(|part| part == self.own.archive().as_str().as_bytes())
+    }
+
+    /// Passes over what is not to be stored, or cannot be, and tells why.
+    async fn is_left_out(&mut self, entry: &SourceEntry) -> Result<bool, Halt> {
         let (length, weight) = (entry.name.as_bytes().len(), weight(entry));
-        let message = if !(1..=MAX_NAME).contains(&length) {
+        let message = if self.is_own(&entry.name) {
+            // Each of them would make more of them, without end. Told once, of the first that is there.
+            if !entry.name.as_bytes().ends_with(self.own.header().as_str().as_bytes()) {
+                self.stream.passed(entry);
+                return Ok(true);
+            }
+            "left out, with all of this archive: the destination lies inside of the source, under another address. Earlier archives there \
+             are backed up; exclude their folder"
+                .into()
+        } else if !(1..=MAX_NAME).contains(&length) {
             format!("skipped: a name of {length} bytes cannot be stored; 1 to {MAX_NAME} are possible")
         } else if weight > MAX_WEIGHT {
             format!("skipped: {weight} bytes of metadata cannot be stored; at most {MAX_WEIGHT} are possible")
@@ -210,12 +225,12 @@ impl Assembler {
     /// An entry whose ranges follow.
     async fn stored(&mut self, mut entry: SourceEntry, serial: u64) -> Result<(), Halt> {
         let Content::Stored { size, version } = entry.content.clone() else { return Ok(()) };
-        if self.is_unstorable(&entry).await? {
+        if self.is_left_out(&entry).await? {
             self.abandoned.store(serial, Ordering::Release);
             return Ok(());
         }
         let first = match self.range(serial).await? {
-            Err(error) => self.insist(&entry.name, version.as_ref(), 0..size.min(self.range), error).await?,
+            Err(error) => self.insist(&entry.name, version.as_ref(), 0..size.min(self.reader.range), error).await?,
             read => read,
         };
         let first = match first {
@@ -234,7 +249,7 @@ impl Assembler {
             entry.metadata = metadata.clone();
         }
         let version = first.version.clone().or(version);
-        if size <= self.range && self.has_changed(&entry.name, version.as_ref()).await? {
+        if size <= self.reader.range && self.has_changed(&entry.name, version.as_ref()).await? {
             // Nothing of it is in the stream yet.
             self.abandoned.store(serial, Ordering::Release);
             return self.again(entry, 0, Error::changed("changed while it was read")).await;
@@ -250,9 +265,9 @@ impl Assembler {
     /// Whether an item that has been read is another version by now. Reading tells the version only as of opening, so a source
     /// that does not pin the version is asked once more behind the last byte.
     async fn has_changed(&mut self, name: &EntryName, version: Option<&Version>) -> Result<bool, Halt> {
-        let Some(version) = version.filter(|_| !self.source.properties().pins_version) else { return Ok(false) };
+        let Some(version) = version.filter(|_| !self.reader.source.properties().pins_version) else { return Ok(false) };
         let look = async {
-            let opened = self.source.read(name, Some(version), 0..0, &self.ctx).await?;
+            let opened = self.reader.source.read(name, Some(version), 0..0, &self.reader.ctx).await?;
             Ok::<_, Error>(opened.version.is_some_and(|now| now != *version))
         };
         match patiently(&mut self.stream, look).await? {
@@ -287,7 +302,7 @@ impl Assembler {
         }
         self.answers().await?;
         let permit = Arc::new(patiently(&mut self.stream, self.budget.take(range.end - range.start)).await?);
-        let read = read_range(&*self.source, name, version, range, &self.ctx, permit);
+        let read = self.reader.read(name, version, range, permit);
         let error = match patiently(&mut self.stream, read).await? {
             Err(error) if error.class() == ErrorClass::Transient => error,
             read => return Ok(read),
@@ -302,7 +317,7 @@ impl Assembler {
 
     /// Makes sure that the source as a whole can be reached.
     async fn answers(&mut self) -> Result<(), Halt> {
-        patiently(&mut self.stream, self.source.check()).await?.map_err(Halt::Source)
+        patiently(&mut self.stream, self.reader.source.check()).await?.map_err(Halt::Source)
     }
 
     /// Follows the ranges of the open entry to its end.
@@ -310,7 +325,7 @@ impl Assembler {
         // What became another version since an earlier attempt is rather read afresh than mixed, while there are tries left.
         let mut mixes = serial != GO_ON || tries + 1 >= TRIES;
         while let Some(open) = self.stream.position.open.as_ref().filter(|open| open.offset < open.size) {
-            let range = open.offset..open.size.min(open.offset + self.range);
+            let range = open.offset..open.size.min(open.offset + self.reader.range);
             let version = open.version.clone();
             let read = match self.range(serial).await? {
                 Err(error) => self.insist(&entry.name, version.as_ref(), range, error).await?,
@@ -348,7 +363,7 @@ impl Assembler {
         let other = self.is_other_version(&read);
         self.gave_one_up = false;
         let Some(open) = &mut self.stream.position.open else { return Ok(false) };
-        let expected = self.range.min(open.size - open.offset);
+        let expected = self.reader.range.min(open.size - open.offset);
         let short = read.length < expected;
         open.inconsistent |= other || short;
         for piece in read.pieces {
@@ -360,7 +375,8 @@ impl Assembler {
     /// Ends the open entry; what is missing of a shortened item is zeros.
     async fn close(&mut self, entry: &SourceEntry) -> Result<(), Halt> {
         // What lies in one range was looked at before it was opened in the stream.
-        let look = self.stream.position.open.as_ref().filter(|open| open.size > self.range && !open.inconsistent);
+        let look =
+            self.stream.position.open.as_ref().filter(|open| open.size > self.reader.range && !open.inconsistent);
         if let Some(version) = look.map(|open| open.version.clone()) {
             let changed = self.has_changed(&entry.name, version.as_ref()).await?;
             if let Some(open) = &mut self.stream.position.open {
@@ -398,7 +414,7 @@ impl Assembler {
         let last = tries + 1 == TRIES;
         // Opening it without a range tells size and version of now.
         let permit = Arc::new(self.budget.take(0).await);
-        let look = read_range(&*self.source, &entry.name, None, 0..0, &self.ctx, permit);
+        let look = self.reader.read(&entry.name, None, 0..0, permit);
         let now = match patiently(&mut self.stream, look).await? {
             Err(error) => self.insist(&entry.name, None, 0..0, error).await?,
             now => now,
@@ -415,12 +431,12 @@ impl Assembler {
         let mut opened = false;
         let mut offset = 0;
         loop {
-            let range = offset..now.size.min(offset + self.range);
+            let range = offset..now.size.min(offset + self.reader.range);
             offset = range.end;
             let expected = range.end - range.start;
             // The unfinished frame may hold all of this memory; it is sent off when that is so.
             let permit = Arc::new(patiently(&mut self.stream, self.budget.take(expected)).await?);
-            let read = read_range(&*self.source, &entry.name, now.version.as_ref(), range.clone(), &self.ctx, permit);
+            let read = self.reader.read(&entry.name, now.version.as_ref(), range.clone(), permit);
             let read = match patiently(&mut self.stream, read).await? {
                 Err(error) => self.insist(&entry.name, now.version.as_ref(), range, error).await?,
                 read => read,
@@ -447,7 +463,7 @@ impl Assembler {
                         return self.close(&entry).await;
                     }
                     // What was read ahead behind it has to be read again then; waiting for its end could take hours.
-                    if self.ctx.stop.is_cancelled() {
+                    if self.reader.ctx.stop.is_cancelled() {
                         return Err(Halt::Paused);
                     }
                 }

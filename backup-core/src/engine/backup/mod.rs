@@ -7,6 +7,7 @@ mod chapters;
 mod checkpoint;
 mod commit;
 mod frame;
+mod gather;
 mod read;
 mod stream;
 mod track;
@@ -22,6 +23,7 @@ use crate::budget::ByteBudget;
 use crate::model::{
     ArchiveId, Checkpoint, Claim, Identity, LogRecord, NewOperation, Operation, OperationId, OperationKind, Phase,
 };
+use crate::pool::BufferPool;
 use crate::retry::Retrying;
 use crate::state::State;
 use crate::{Error, ErrorClass, Result};
@@ -29,7 +31,7 @@ use assemble::{Assembler, Ended};
 use checkpoint::{Blob, Body, Head, Position};
 use frame::Packers;
 pub(super) use frame::has_content;
-use read::{GoOn, ReadAhead};
+use read::{GoOn, ReadAhead, Reader};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use stream::StreamWriter;
@@ -40,9 +42,11 @@ use volume::{Draft, Outlet, VolumeWriter};
 /// Volumes that wait for or are in their put at most, whatever a destination says that it can take.
 const MAX_PUTS: usize = 256;
 
-/// Bytes of a content that one read asks for, if the memory allows it: each read costs a request, and servers that keep objects in chunks
-/// of some MiB read a whole chunk for each.
-const MAX_RANGE: u64 = 8 << 20;
+/// Bytes of a content that one read asks for, if the memory allows it: each read costs a request, and more work of the server than the
+/// going on of one.
+const MAX_RANGE: u64 = 16 << 20;
+/// A read asks for whole multiples of this: servers keep objects in chunks of some MiB, of which they read whole ones.
+const RANGE_STEP: u64 = 4 << 20;
 
 /// How one memory figure is divided.
 #[derive(Clone, Copy, Debug)]
@@ -67,13 +71,13 @@ impl Shares {
         // Sealing and object limits leave some room.
         let largest = (volumes / 5 * 2).min(max_object - max_object / 64).max(1);
         let wanted = options.volume_size.unwrap_or(preferred_volume).max(1);
-        let stored = memory / 8;
+        let stored = memory / 4;
         let frame_size = u64::from(options.frame_size).min(stored / 4);
         Self {
             inline: memory / 6,
             stored,
-            // One range is read while another becomes frames.
-            range: (stored / 2).min(MAX_RANGE),
+            // Some are read while another one is packed.
+            range: (stored / 3 / RANGE_STEP * RANGE_STEP).clamp(RANGE_STEP, MAX_RANGE),
             volumes,
             volume_size: wanted.min(largest),
             frame_size: u32::try_from(frame_size).unwrap_or(u32::MAX),
@@ -450,14 +454,16 @@ impl Attempt {
             None => position.cursor.as_ref().map(|cursor| Cursor(cursor.0.clone())),
         };
         let stored = ByteBudget::new(shares.stored);
-        let read_ahead = ReadAhead {
+        let frame = shares.frame_size as usize;
+        let reader = Reader {
             source: self.adapters.source.clone(),
             ctx: ctx.clone(),
-            budget: stored.clone(),
             range: shares.range,
-            abandoned: abandoned.clone(),
-            out: steps_out,
+            frame,
+            buffers: BufferPool::new(shares.stored as usize / frame.max(1)),
         };
+        let read_ahead =
+            ReadAhead { reader: reader.clone(), budget: stored.clone(), abandoned: abandoned.clone(), out: steps_out };
         let mut reading = AbortOnDrop(tokio::spawn(read_ahead.run(go_on, after)));
 
         let raw_start = position.raw;
@@ -473,11 +479,10 @@ impl Attempt {
         let assembler = Assembler {
             stream,
             session: self.session.clone(),
-            source: self.adapters.source.clone(),
-            ctx,
+            reader,
             budget: ByteBudget::new(2 * shares.range),
-            range: shares.range,
             abandoned,
+            own: tracker.outlet.names.clone(),
             gave_one_up: false,
             steps,
             queue: VecDeque::new(),

@@ -1,9 +1,11 @@
 //! Reads ahead: turns the source's events into steps in order, with the contents of stored entries on their way.
 
+use super::gather::Gatherer;
 use crate::adapter::{Content, MAX_CURSOR, MAX_INLINE, Opened, ReadContext, Source, SourceEntry, SourceEvent, Version};
 use crate::budget::{ByteBudget, Permit};
 use crate::engine::handle::AbortOnDrop;
 use crate::model::{EntryKind, EntryName, Metadata, Timestamp};
+use crate::pool::BufferPool;
 use crate::{Error, Result};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
@@ -53,42 +55,53 @@ pub(super) struct GoOn {
 /// The serial of an entry that the assembler gave up; what is still to be read of it is left out.
 pub(super) type Abandoned = Arc<AtomicU64>;
 
-/// Opens a range of an entry and reads it whole.
-pub(super) async fn read_range(
-    source: &dyn Source,
-    name: &EntryName,
-    version: Option<&Version>,
-    range: Range<u64>,
-    ctx: &ReadContext,
-    permit: Arc<Permit>,
-) -> Result<RangeRead> {
-    let expected = range.end - range.start;
-    let opened = source.read(name, version, range, ctx).await?;
-    let Opened { metadata, mtime, size, version, mut content } = opened;
-    let mut pieces = Vec::new();
-    let mut length = 0;
-    while let Some(piece) = content.next().await.transpose()? {
-        length += piece.len() as u64;
-        if length > expected {
-            return Err(Error::permanent(format!(
-                "the source gave more than the {expected} bytes that were asked for"
-            ))
-            .on(name));
+/// Reads ranges of entries.
+#[derive(Clone, Debug)]
+pub(super) struct Reader {
+    pub(super) source: Arc<dyn Source>,
+    pub(super) ctx: ReadContext,
+    /// Content bytes that one read asks for at most.
+    pub(super) range: u64,
+    /// Length of the pieces that come out.
+    pub(super) frame: usize,
+    /// Their memory.
+    pub(super) buffers: Arc<BufferPool>,
+}
+
+impl Reader {
+    /// Opens a range of an entry and reads it whole.
+    pub(super) async fn read(
+        &self,
+        name: &EntryName,
+        version: Option<&Version>,
+        range: Range<u64>,
+        permit: Arc<Permit>,
+    ) -> Result<RangeRead> {
+        let expected = range.end - range.start;
+        let opened = self.source.read(name, version, range, &self.ctx).await?;
+        let Opened { metadata, mtime, size, version, mut content } = opened;
+        let mut gatherer = Gatherer::new(self.buffers.clone(), self.frame, expected);
+        let mut length = 0;
+        while let Some(piece) = content.next().await.transpose()? {
+            length += piece.len() as u64;
+            if length > expected {
+                return Err(Error::permanent(format!(
+                    "the source gave more than the {expected} bytes that were asked for"
+                ))
+                .on(name));
+            }
+            gatherer.push(piece);
         }
-        pieces.push(piece);
+        Ok(RangeRead { pieces: gatherer.finish(), length, metadata, mtime, size, version, permit })
     }
-    Ok(RangeRead { pieces, length, metadata, mtime, size, version, permit })
 }
 
 /// Reads ahead until the source ends or a pause is asked for.
 #[derive(Debug)]
 pub(super) struct ReadAhead {
-    pub(super) source: Arc<dyn Source>,
-    pub(super) ctx: ReadContext,
+    pub(super) reader: Reader,
     /// Memory for the contents of stored entries.
     pub(super) budget: ByteBudget,
-    /// Content bytes that one read asks for at most.
-    pub(super) range: u64,
     pub(super) abandoned: Abandoned,
     pub(super) out: mpsc::Sender<Vec<Step>>,
 }
@@ -102,9 +115,9 @@ impl ReadAhead {
     /// The events are begun first, and the entry is read on only when they do not fail: where the source as a whole is not
     /// there (its disk is not mounted), the entry is not gone for ever.
     pub(super) async fn run(self, go_on: Option<GoOn>, after: Option<crate::adapter::Cursor>) -> Result<()> {
-        let parallel = Arc::new(Semaphore::new(self.source.properties().parallel_reads.max(1)));
+        let parallel = Arc::new(Semaphore::new(self.reader.source.properties().parallel_reads.max(1)));
         let mut serial = GO_ON;
-        let mut events = std::pin::pin!(self.source.clone().events(after, self.ctx.clone()).peekable());
+        let mut events = std::pin::pin!(self.reader.source.clone().events(after, self.reader.ctx.clone()).peekable());
         if let Some(go_on) = go_on {
             if let Some(Err(_)) = events.as_mut().peek().await {
                 return events.next().await.transpose().map(|_| ());
@@ -130,7 +143,7 @@ impl ReadAhead {
             match event.transpose() {
                 Ok(Some(SourceEvent::Entry(entry))) if is_read_here(&entry) => {
                     // On a pause no content is begun any more; this entry comes again.
-                    if self.ctx.stop.is_cancelled() {
+                    if self.reader.ctx.stop.is_cancelled() {
                         let _ = self.send(&mut steps).await;
                         return Ok(());
                     }
@@ -169,21 +182,21 @@ impl ReadAhead {
     ) -> Result<bool, Gone> {
         let mut start = whole.start;
         loop {
-            if start > whole.start && self.ctx.stop.is_cancelled() {
+            if start > whole.start && self.reader.ctx.stop.is_cancelled() {
                 return Ok(false);
             }
             if self.abandoned.load(Ordering::Acquire) == serial {
                 return Ok(true);
             }
-            let range = start..whole.end.min(start + self.range);
+            let range = start..whole.end.min(start + self.reader.range);
             start = range.end;
             // In order, so that what comes first never waits for what comes later.
             let permit = Arc::new(self.budget.take(range.end - range.start).await);
             let Ok(slot) = parallel.clone().acquire_owned().await else { return Err(Gone) };
-            let (source, ctx, name, version) = (self.source.clone(), self.ctx.clone(), name.clone(), version.clone());
+            let (reader, name, version) = (self.reader.clone(), name.clone(), version.clone());
             let read = tokio::spawn(async move {
                 let _slot = slot;
-                read_range(&*source, &name, version.as_ref(), range, &ctx, permit).await
+                reader.read(&name, version.as_ref(), range, permit).await
             });
             let step = Step::Range { serial, read: AbortOnDrop(read) };
             self.out.send(vec![step]).await.map_err(|_| Gone)?;
