@@ -251,14 +251,20 @@ async fn an_entry_that_changed_since_it_was_listed_is_stored_as_it_is_now() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entry_that_changes_in_its_middle_is_read_again_or_kept_with_a_warning() {
     // Where the source refuses to mix versions, what was read is superseded.
-    let source = MemorySource::new("s").stored("changes", Blob::pattern(1, 20 * MIB)).stored("after", "a");
+    let source = MemorySource::new("s")
+        .with_parallel_reads(1)
+        .stored("changes", Blob::pattern(1, 20 * MIB))
+        .stored("after", "a");
     source.at_read("changes", TroubleAt::read(4), Trouble::Change(Blob::pattern(2, 15 * MIB)));
     let (warnings, target, files, source) = with_trouble(source).await;
     assert_eq!(warnings, 0);
     assert_eq!(target.content("changes"), source.content("changes"));
     assert_eq!(files["changes"], source.content("changes").unwrap());
     // Where it does not, the mixture is kept at its recorded size.
-    let source = MemorySource::new("s").with_on_change(OnChange::Report).stored("changes", Blob::pattern(1, 20 * MIB));
+    let source = MemorySource::new("s")
+        .with_parallel_reads(1)
+        .with_on_change(OnChange::Report)
+        .stored("changes", Blob::pattern(1, 20 * MIB));
     source.at_read("changes", TroubleAt::read(4), Trouble::Change(Blob::pattern(2, 20 * MIB)));
     let (warnings, target, files, _) = with_trouble(source).await;
     assert_eq!(warnings, 1);
@@ -333,7 +339,10 @@ async fn an_entry_that_shrinks_in_its_middle_is_read_again() {
 /// A log that is cut short each time that it is read is kept at the size that it had, with zeros at its end.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entry_that_keeps_shrinking_keeps_its_size_and_is_marked() {
-    let source = MemorySource::new("s").with_on_change(OnChange::Report).stored("log", Blob::pattern(1, 20 * MIB));
+    let source = MemorySource::new("s")
+        .with_parallel_reads(1)
+        .with_on_change(OnChange::Report)
+        .stored("log", Blob::pattern(1, 20 * MIB));
     for read in [3, 20, 30] {
         let size = 20 * MIB - read * 300_000;
         source.at_read("log", TroubleAt::read(read), Trouble::Change(Blob::pattern(1, size)));

@@ -32,6 +32,9 @@ impl Gatherer {
     }
 
     pub(super) fn push(&mut self, mut piece: Bytes) {
+        if piece.is_empty() {
+            return;
+        }
         // Of a source that gathers by itself, or all that there is.
         if self.open.is_empty() && (piece.len() >= self.frame / 2 || piece.len() == self.left) {
             self.left = self.left.saturating_sub(piece.len());
