@@ -13,8 +13,10 @@ use md5::Digest as _;
 use std::convert::Infallible;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::Notify;
 
 /// Content up to this length is hashed where it is: a hop to another thread would cost more.
 const HASHED_HERE: u64 = 64 << 10;
@@ -24,17 +26,41 @@ struct Pieces {
     // The SDK wants a body that several threads may refer to; none of them reads it but the one that sends.
     pieces: Mutex<BoxStream<'static, Bytes>>,
     left: u64,
+    all_taken: Arc<Notify>,
 }
+
+/// When a body is sent: when its last piece was taken by the connection, and time enough for that one has passed.
+#[derive(Debug)]
+pub(crate) struct Sent {
+    /// `None` when the connection has all of it from the start.
+    all_taken: Option<Arc<Notify>>,
+    last: Duration,
+}
+
+impl Sent {
+    pub(crate) async fn wait(&self) {
+        if let Some(all_taken) = &self.all_taken {
+            all_taken.notified().await;
+        }
+        tokio::time::sleep(self.last).await;
+    }
+}
+
+/// Bytes a second as which a connection is slow. One on which nothing moves is broken off much sooner.
+const SLOW: u64 = 16 << 10;
 
 impl http_body::Body for Pieces {
     type Data = Bytes;
     type Error = Infallible;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let Self { pieces, left } = self.get_mut();
+        let Self { pieces, left, all_taken } = self.get_mut();
         pieces.get_mut().unwrap_or_else(PoisonError::into_inner).poll_next_unpin(cx).map(|piece| {
             let piece = piece?;
             *left = left.saturating_sub(piece.len() as u64);
+            if *left == 0 {
+                all_taken.notify_one();
+            }
             Some(Ok(Frame::data(piece)))
         })
     }
@@ -48,11 +74,13 @@ impl http_body::Body for Pieces {
     }
 }
 
-/// A body that sends a payload.
-pub(crate) fn body(payload: &Payload) -> ByteStream {
+/// A body that sends a payload, and what tells when it is sent.
+pub(crate) fn body(payload: &Payload) -> (ByteStream, Sent) {
+    let longest = payload.pieces().iter().map(Bytes::len).max().unwrap_or_default();
+    let last = Duration::from_secs(longest as u64 / SLOW);
     match payload.pieces() {
-        [] => ByteStream::from_static(b""),
-        [whole] if !payload.is_limited() => ByteStream::from(whole.clone()),
+        [] => (ByteStream::from_static(b""), Sent { all_taken: None, last }),
+        [whole] if !payload.is_limited() => (ByteStream::from(whole.clone()), Sent { all_taken: None, last }),
         pieces => {
             let left = payload.len();
             let pieces = if payload.is_limited() {
@@ -61,7 +89,13 @@ pub(crate) fn body(payload: &Payload) -> ByteStream {
                 let pieces: Vec<Bytes> = pieces.iter().filter(|piece| !piece.is_empty()).cloned().collect();
                 futures::stream::iter(pieces).boxed()
             };
-            ByteStream::new(SdkBody::from_body_1_x(Pieces { pieces: Mutex::new(pieces), left }))
+            let all_taken = Arc::new(Notify::new());
+            if left == 0 {
+                all_taken.notify_one();
+            }
+            let sent = Sent { all_taken: Some(all_taken.clone()), last };
+            let body = Pieces { pieces: Mutex::new(pieces), left, all_taken };
+            (ByteStream::new(SdkBody::from_body_1_x(body)), sent)
         }
     }
 }
@@ -167,7 +201,7 @@ mod tests {
     use std::num::NonZeroU64;
 
     async fn sent(payload: &Payload) -> Vec<u8> {
-        let body = body(payload);
+        let (body, _) = body(payload);
         assert_eq!(body.size_hint(), (payload.len(), Some(payload.len())));
         body.collect().await.unwrap().to_vec()
     }

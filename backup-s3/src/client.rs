@@ -23,14 +23,30 @@ use std::time::Duration;
 /// How long making a connection may take.
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long an answer may take to begin, the sending of the body included, which a bandwidth limit may make slow. Requests that
-/// change nothing get less, see `answered`.
+/// change nothing get less, see `answered`, and so do those that write from when they are sent, see `written`.
 const FIRST_BYTE: Duration = Duration::from_secs(3600);
 /// How long no byte may come or go before a connection counts as broken.
 const STALLED: Duration = Duration::from_secs(20);
 
+/// How long a service may take to answer a request that writes, once it has all of it. Other requests have a minute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// Of an object or a part. A body of one piece counts as sent as soon as 16 KiB a second have passed.
+    pub written: Duration,
+    /// Of putting the parts of an object together, and of a copy.
+    pub completed: Duration,
+}
+
+impl Default for Patience {
+    /// Two minutes and ten.
+    fn default() -> Self {
+        Self { written: Duration::from_secs(120), completed: Duration::from_secs(600) }
+    }
+}
+
 /// A bucket, or the keys below a prefix of it, with a client for it. A clone shares the connections.
 #[derive(Clone)]
-pub struct S3Bucket(Arc<Inner>);
+pub struct S3Bucket(Arc<Inner>, Patience);
 
 struct Inner {
     client: Client,
@@ -97,7 +113,20 @@ impl S3Bucket {
             .stalled_stream_protection(StalledStreamProtectionConfig::enabled().grace_period(STALLED).build());
         builder.set_endpoint_url(endpoint.map(|endpoint| endpoint.url));
         let client = Client::from_conf(builder.build());
-        Ok(Self(Arc::new(Inner { client, bucket, prefix, identity, storage_class, encryption, customer_key })))
+        Ok(Self(
+            Arc::new(Inner { client, bucket, prefix, identity, storage_class, encryption, customer_key }),
+            Patience::default(),
+        ))
+    }
+
+    /// The same bucket, with other times after which a service that does not answer is given up.
+    #[must_use]
+    pub fn with_patience(self, patience: Patience) -> Self {
+        Self(self.0, patience)
+    }
+
+    pub(crate) fn patience(&self) -> Patience {
+        self.1
     }
 
     /// The place that this stands for: endpoint, bucket and prefix.
@@ -221,7 +250,10 @@ fn request_key(key: &str) -> Cow<'_, str> {
 
 /// The address with the key in its place that it has a stand-in for.
 fn with_blank_key(address: &str) -> Option<String> {
-    let (before, rest) = address.split_once(STAND_IN)?;
+    // Behind a `?`, where a listing goes on from, keys stand as they are.
+    let path = &address[..address.find('?').unwrap_or(address.len())];
+    let start = path.find(STAND_IN)?;
+    let (before, rest) = (&address[..start], &address[start + STAND_IN.len()..]);
     let end = rest.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(rest.len());
     let key = hex::decode(&rest[..end]).ok()?;
     Some(format!("{before}{}{}", percent_encode(&key, NON_ALPHANUMERIC), &rest[end..]))
@@ -321,5 +353,6 @@ mod tests {
         }
         assert_eq!(request_key(" a"), " a");
         assert_eq!(with_blank_key("http://h/b/key?x=1"), None);
+        assert_eq!(with_blank_key("http://h/b?start-after=stand-in-for-a-blank-key-41"), None);
     }
 }

@@ -56,7 +56,7 @@ mod version_name;
 pub const SDK_LOG_TARGETS: &str = "aws_";
 
 pub use adapter::S3Adapter;
-pub use client::S3Bucket;
+pub use client::{Patience, S3Bucket};
 pub use config::{ChecksumMode, Credentials, Encryption, S3Config};
 pub use destination::S3Destination;
 pub use restore_target::{S3RestoreTarget, S3TargetOptions};

@@ -4,7 +4,7 @@ use crate::S3Bucket;
 use crate::attributes::Attributes;
 use crate::body::{Md5, Proof, body, sha256_of};
 use crate::client::{WithCustomerKey, WithEncryption};
-use crate::error::{About, broken_off, from_sdk, in_time};
+use crate::error::{About, broken_off, from_sdk, in_time, written};
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::config::{Builder, RequestChecksumCalculation};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
@@ -120,6 +120,7 @@ impl S3Bucket {
     /// Puts an object, and gives the service's own word for what went wrong.
     pub(crate) async fn try_put(&self, put: &Put<'_>) -> Result<(), Box<SdkError<PutObjectError, HttpResponse>>> {
         let Put { key, payload, proof, only_new, attributes } = *put;
+        let (body, sent) = body(payload);
         let request = self
             .client()
             .put_object()
@@ -129,10 +130,10 @@ impl S3Bucket {
             .set_content_md5(proof.md5())
             .set_checksum_sha256(proof.sha256())
             .set_if_none_match(only_new.then(|| "*".to_owned()))
-            .body(body(payload));
+            .body(body);
         let request = attributes.on_put(request).with_encryption(self, attributes.storage_class());
         let request = attributes.with_raw_expires(request.customize().config_override(without_checksums()));
-        request.send().await.map(drop).map_err(Box::new)
+        written(self.patience().written, sent, request.send()).await.map(drop).map_err(Box::new)
     }
 
     /// Looks at an object; `None` when there is none.

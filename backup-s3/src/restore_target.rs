@@ -28,11 +28,14 @@ use notes::Notes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OnceCell, Semaphore};
 
 /// The smallest part that services take, but for the last one of an upload, in bytes.
 const SMALLEST_PART: u64 = 5 << 20;
+/// The largest.
+const LARGEST_PART: u64 = 5 << 30;
 
 /// How objects are put back.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -84,6 +87,8 @@ struct Shared {
     uploads: Uploads,
     /// Storage classes that the service has refused.
     refused_classes: Mutex<HashSet<String>>,
+    /// Whether it was told that tags cannot be read back.
+    tags_unread: AtomicBool,
 }
 
 impl S3RestoreTarget {
@@ -100,6 +105,9 @@ impl S3RestoreTarget {
         if part_size < SMALLEST_PART {
             return bad("part_size", "parts have at least 5 MiB");
         }
+        if part_size > LARGEST_PART {
+            return bad("part_size", "parts have at most 5 GiB");
+        }
         if max_parts == 0 || max_parts > 10_000 {
             return bad("max_parts", "an object has 1 to 10,000 parts");
         }
@@ -111,6 +119,7 @@ impl S3RestoreTarget {
             notes: Notes::default(),
             uploads: Uploads::default(),
             refused_classes: Mutex::default(),
+            tags_unread: AtomicBool::new(false),
             options,
         };
         Ok(Self { shared: Arc::new(shared) })

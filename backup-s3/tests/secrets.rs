@@ -83,7 +83,7 @@ async fn everything(server: &S3Server) -> String {
     server.faults().require_session_token(Some(TOKEN));
     server.put("one", "plain", "small");
     let one = connect("one").await;
-    for (key, length) in [("small", 100usize), ("large", 9 << 20)] {
+    for (key, length) in [("small", 100usize), ("large", 17 << 20)] {
         let request = one.client().put_object().bucket("one").key(key).body(vec![7; length].into());
         let md5 = "TKEi1boGLgFpvL1827oMxw==";
         // The key as this crate sends it.
@@ -107,7 +107,7 @@ async fn everything(server: &S3Server) -> String {
     let request = RestoreRequest::new(destination.clone(), archive, target.clone());
     let outcome = engine.restore(request).await.unwrap().wait().await.unwrap();
     assert!(matches!(outcome, Outcome::Completed { .. }), "{outcome:?}");
-    assert!(server.faults().fired().len() >= 4, "{:?}", server.faults().fired());
+    assert!(server.faults().fired().len() >= 6, "{:?}", server.faults().fired());
     assert_eq!(server.objects("three").len(), server.objects("one").len());
     server.faults().clear();
     server.faults().require_session_token(Some("another"));

@@ -4,7 +4,7 @@ use super::item::{Item, has_file_metadata};
 use super::small::{Found, conflict};
 use super::{Shared, is_fatal, leftovers};
 use crate::client::WithEncryption;
-use crate::error::from_sdk;
+use crate::error::{from_sdk, within};
 use backup_core::adapter::{Payload, RestorePlan, Warning};
 use backup_core::model::{Entry, EntryKind, EntryName, Naming};
 use backup_core::{Digest, Error, ErrorClass, Result};
@@ -118,9 +118,11 @@ impl Shared {
             .copy_source(source)
             .copy_source_if_match(format!("\"{}\"", seen.etag))
             .with_encryption(&self.bucket, class);
-        request.send().await.map_err(|e| match from_sdk(e, self.bucket.writing(to)) {
-            e if e.class() == ErrorClass::Conflict => not_there(),
-            e => e,
+        within(self.bucket.patience().completed, request.send()).await.map_err(|e| {
+            match from_sdk(e, self.bucket.writing(to)) {
+                e if e.class() == ErrorClass::Conflict => not_there(),
+                e => e,
+            }
         })?;
         Ok(())
     }

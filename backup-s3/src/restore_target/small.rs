@@ -11,6 +11,7 @@ use backup_core::{Digest, Error, ErrorClass, Result};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// How often a put is tried again that met another of the same key.
@@ -75,6 +76,11 @@ pub(super) fn leave_out(refused: Error, item: &mut Item) -> Result<String> {
     } else if !item.attributes.tags.is_empty() {
         item.attributes.tags.clear();
         "its tags are not put back: the service refuses the object with them (s3:PutObjectTagging is needed)".to_owned()
+    } else if let Some(class) = item.attributes.storage_class().map(str::to_owned) {
+        item.attributes.headers.remove(STORAGE_CLASS);
+        format!(
+            "its storage class {class} is not put back, the bucket's own is used: the service refuses the object with it"
+        )
     } else {
         return Err(refused);
     };
@@ -200,6 +206,10 @@ impl Shared {
         let mut different = wanted.differences(&seen.attributes);
         if !wanted.tags.is_empty() || seen.tags > 0 {
             let found = self.patiently("reading tags", || self.bucket.tags(&item.key)).await?;
+            if found.is_none() && !self.tags_unread.swap(true, Ordering::Relaxed) {
+                self.notes
+                    .add_general("tags were not compared: they cannot be read back (s3:GetObjectTagging is needed)");
+            }
             let same = found.is_none_or(|tags| tags == wanted.tags);
             if !same {
                 different.push("its tags are different".to_owned());

@@ -3,7 +3,7 @@
 use crate::S3Bucket;
 use crate::body::{Md5, body};
 use crate::client::{WithCustomerKey, WithEncryption};
-use crate::error::{About, answered, from_sdk, in_time};
+use crate::error::{About, answered, from_sdk, in_time, within, written};
 use crate::listing::decode;
 use crate::object::{bare_etag, is_about_class, status, timestamp, without_checksums};
 use crate::restore_target::item::Item;
@@ -86,6 +86,7 @@ impl S3Bucket {
         payload: &Payload,
         md5: Md5,
     ) -> Result<String> {
+        let (body, sent) = body(payload);
         let length = i64::try_from(payload.len()).map_err(|e| Error::unsupported("too large").because(e))?;
         let request = self
             .client()
@@ -96,11 +97,12 @@ impl S3Bucket {
             .part_number(number)
             .content_length(length)
             .content_md5(md5.header())
-            .body(body(payload))
+            .body(body)
             .with_customer_key(self);
         let about = self.writing(key);
-        let sent = request.customize().config_override(without_checksums()).send().await;
-        match bare_etag(sent.map_err(|e| from_sdk(e, about))?.e_tag()) {
+        let request = request.customize().config_override(without_checksums());
+        let answer = written(self.patience().written, sent, request.send()).await;
+        match bare_etag(answer.map_err(|e| from_sdk(e, about))?.e_tag()) {
             etag if etag.is_empty() => Err(Error::transient("the service gave no ETag for a part").on(about)),
             etag => Ok(etag),
         }
@@ -160,7 +162,8 @@ impl S3Bucket {
             .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts)).build())
             .with_customer_key(self);
         let about = self.writing(key);
-        match request.customize().config_override(without_checksums()).send().await {
+        let request = request.customize().config_override(without_checksums());
+        match within(self.patience().completed, request.send()).await {
             // An answer of success can hold an error, or break off: then there is no ETag.
             Ok(done) if done.e_tag().is_some_and(|etag| !etag.is_empty()) => Ok(Completed::Done),
             Ok(_) => {

@@ -43,6 +43,7 @@ pub(super) fn objects(bucket: S3Bucket, scope: Scope, after: Option<Position>) -
             let mut parts = below_start.map(|below| (below, None)).into_iter().chain([(prefix.clone(), start)]);
             let mut listed = parts.next().unwrap_or_default();
             let mut next = Some(fetch(&bucket, &listed.0, listed.1.take(), None));
+            let mut token_before = None;
             while let Some(page) = next.take() {
                 let page = joined(page.await)?;
                 let decoder = Decoder::of(page.encoding_type.as_ref());
@@ -55,7 +56,11 @@ pub(super) fn objects(bucket: S3Bucket, scope: Scope, after: Option<Position>) -
                             let end = decoder.text(end).map_err(|_| misbehaves("a page ends with a key that is no text"))?;
                             fetch(&bucket, &listed.0, Some(end), None)
                         }
-                        (Some(token), _) => fetch(&bucket, &listed.0, None, Some(token)),
+                        (Some(token), _) if token_before.as_ref() == Some(&token) => Err(misbehaves("a page is followed by itself"))?,
+                        (Some(token), _) => {
+                            token_before = Some(token.clone());
+                            fetch(&bucket, &listed.0, None, Some(token))
+                        }
                         (None, _) => Err(misbehaves("an empty page does not tell where the next starts"))?,
                     });
                 } else if let Some(part) = parts.next() {

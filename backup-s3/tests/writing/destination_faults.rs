@@ -5,7 +5,7 @@ use backup_core::adapter::{Destination, Payload};
 use backup_core::model::ObjectName;
 use backup_core::retry::{RetryPolicy, Retrying};
 use backup_core::{Digest, ErrorClass, Result};
-use backup_s3::{Encryption, S3Bucket, S3Config, S3Destination};
+use backup_s3::{Encryption, Patience, S3Bucket, S3Config, S3Destination};
 use backup_testkit::faulty::When;
 use backup_testkit::s3::{Fault, Operation, Quirks, Rule, S3BucketOptions, S3Server, Versioning};
 use futures::TryStreamExt;
@@ -117,6 +117,28 @@ async fn what_is_put_carries_a_sha256_only_where_the_service_compares_it() {
         let error = destination.put(&name("x/a"), Payload::from(vec![3; 100_005])).await.unwrap_err();
         assert_eq!(error.class(), ErrorClass::Conflict);
     }
+}
+
+/// The service takes the whole request and says nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_that_is_never_answered_is_given_up_and_put_again() {
+    let (server, config) = server(S3BucketOptions::default()).await;
+    let second = Duration::from_secs(1);
+    let bucket = S3Bucket::connect(config).await.unwrap();
+    let bucket = bucket.with_patience(Patience { written: second, completed: second });
+    let policy = RetryPolicy { initial: Duration::from_millis(1), ..RetryPolicy::default() };
+    let destination: Arc<dyn Destination> = Arc::new(S3Destination::new(bucket));
+    let destination = Retrying::new(destination, policy);
+    destination.check().await.unwrap();
+    for (object, pieces) in [("one", vec![vec![1; 9000]]), ("two", vec![vec![1; 9000], vec![2; 9000]])] {
+        server.faults().add(Rule::new(Operation::PutObject, When::Nth(1), Fault::Hang).about(object));
+        let payload = Payload::new(pieces.into_iter().map(Into::into).collect());
+        let object_name = name(object);
+        let put = tokio::time::timeout(20 * second, destination.put(&object_name, payload.clone()));
+        put.await.expect("it is given up in time").unwrap();
+        assert_eq!(server.object("bucket", &format!("in/{object}")).unwrap().body.len() as u64, payload.len());
+    }
+    assert_eq!(server.faults().fired().len(), 2);
 }
 
 /// However a service answers a header that it does not know, a Content-MD5 does.

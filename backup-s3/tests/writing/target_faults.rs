@@ -5,13 +5,14 @@ use crate::fixture::options;
 use backup_core::adapter::{ContentReader, EntryProgress, RestorePlan, RestoreTarget, SmallEntry, Written};
 use backup_core::model::{EntryKind, Metadata, Naming};
 use backup_core::{Digest, Error, ErrorClass, Result, Sha256};
-use backup_s3::{S3Bucket, S3Config, S3RestoreTarget, S3TargetOptions};
+use backup_s3::{Patience, S3Bucket, S3Config, S3RestoreTarget, S3TargetOptions};
 use backup_testkit::conformance::restore_target::{Sample, plan};
 use backup_testkit::faulty::When;
 use backup_testkit::s3::{Fault, Operation, Quirks, Rule, S3Server};
 use bytes::Bytes;
 use futures::StreamExt;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// A server, a bucket and a plan in which names are keys.
 struct Fixture {
@@ -295,6 +296,51 @@ async fn a_read_that_breaks_off_while_verifying_is_taken_up_again() {
     assert_eq!(f.server.faults().fired().len(), 12);
 }
 
+/// However a service says that it does not know a class, the object is put.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storage_class_that_is_refused_is_replaced_by_that_of_the_bucket() {
+    for code in ["InvalidStorageClass", "InvalidArgument", "NotImplemented"] {
+        for operation in [Operation::PutObject, Operation::CreateMultipartUpload] {
+            let f = Fixture::new().await;
+            let mut sample = large();
+            if operation == Operation::PutObject {
+                sample = Sample::file("large", "small");
+            }
+            sample.entry.metadata.headers.insert("storage-class".into(), "STANDARD_IA".into());
+            let plan = keys(plan([&sample]));
+            f.target.prepare(&plan).await.unwrap();
+            f.fail(operation, When::Nth(1), Fault::fail(400, code));
+            let written = match operation {
+                Operation::PutObject => small(&f.target, &plan, std::slice::from_ref(&sample)).await.pop().unwrap(),
+                _ => write(&f.target, &plan, &sample, &EntryProgress::default()).await,
+            };
+            assert_eq!(written.unwrap(), Written::Created, "{operation:?} {code}");
+            assert_eq!(f.server.faults().fired().len(), 1);
+            assert_eq!(f.server.object("bucket", "in/large").unwrap().storage_class, "STANDARD");
+            let warnings = f.target.take_warnings();
+            assert!(warnings.iter().any(|warning| warning.message.contains("STANDARD_IA")), "{warnings:?}");
+        }
+    }
+}
+
+/// The service takes the whole request and says nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_completion_that_is_never_answered_is_given_up_and_asked_for_again() {
+    let f = Fixture::new().await;
+    let patience = Patience { written: Duration::from_secs(60), completed: Duration::from_secs(1) };
+    let bucket = S3Bucket::connect(f.config.clone()).await.unwrap().with_patience(patience);
+    let target = S3RestoreTarget::new(bucket, options()).unwrap();
+    let sample = large();
+    let plan = keys(plan([&sample]));
+    target.prepare(&plan).await.unwrap();
+    f.fail(Operation::CompleteMultipartUpload, When::Nth(1), Fault::Hang);
+    let progress = EntryProgress::default();
+    let written = tokio::time::timeout(Duration::from_secs(30), write(&target, &plan, &sample, &progress));
+    assert_eq!(written.await.expect("it is given up in time").unwrap(), Written::Created);
+    assert!(f.is_there(&sample));
+    assert_eq!(f.server.faults().fired().len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn options_that_cannot_be_right_are_refused() {
     let f = Fixture::new().await;
@@ -302,6 +348,7 @@ async fn options_that_cannot_be_right_are_refused() {
     for options in [
         S3TargetOptions { parallel: 0, ..options() },
         S3TargetOptions { part_size: 1 << 20, ..options() },
+        S3TargetOptions { part_size: (5 << 30) + 1, ..options() },
         S3TargetOptions { max_parts: 0, ..options() },
         S3TargetOptions { max_parts: 10_001, ..options() },
     ] {
