@@ -68,38 +68,44 @@ where
 const ANSWER: Duration = Duration::from_secs(60);
 
 /// Sends a request that changes nothing, and waits for its answer for a minute at most.
-pub(crate) async fn in_time<T, E>(
+pub(crate) fn in_time<T, E>(
     request: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
-) -> Result<T, SdkError<E, HttpResponse>> {
-    within(ANSWER, request).await
+) -> impl Future<Output = Result<T, SdkError<E, HttpResponse>>> {
+    within(ANSWER, request)
 }
 
 /// Sends a request, and waits for its answer for so long at most.
-pub(crate) async fn within<T, E>(
+pub(crate) fn within<T, E>(
     limit: Duration,
     request: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
-) -> Result<T, SdkError<E, HttpResponse>> {
+) -> impl Future<Output = Result<T, SdkError<E, HttpResponse>>> {
     // The futures of the SDK are large.
-    match tokio::time::timeout(limit, Box::pin(request)).await {
-        Ok(answer) => answer,
-        Err(elapsed) => Err(SdkError::timeout_error(elapsed)),
+    let answer = tokio::time::timeout(limit, Box::pin(request));
+    async {
+        match answer.await {
+            Ok(answer) => answer,
+            Err(elapsed) => Err(SdkError::timeout_error(elapsed)),
+        }
     }
 }
 
 /// Sends a request with a body, and waits for its answer for so long at most once the body is sent. It may have been done all the same.
-pub(crate) async fn written<T, E>(
+pub(crate) fn written<T, E>(
     limit: Duration,
     sent: Sent,
     request: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
-) -> Result<T, SdkError<E, HttpResponse>> {
-    let late = async {
-        sent.wait().await;
-        tokio::time::sleep(limit).await;
-    };
-    tokio::select! {
-        biased;
-        answer = Box::pin(request) => answer,
-        () = late => Err(SdkError::timeout_error("the service has the whole request and does not answer")),
+) -> impl Future<Output = Result<T, SdkError<E, HttpResponse>>> {
+    let request = Box::pin(request);
+    async move {
+        let late = async {
+            sent.wait().await;
+            tokio::time::sleep(limit).await;
+        };
+        tokio::select! {
+            biased;
+            answer = request => answer,
+            () = late => Err(SdkError::timeout_error("the service has the whole request and does not answer")),
+        }
     }
 }
 

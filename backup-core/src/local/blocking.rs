@@ -36,7 +36,10 @@ mod tests {
             let begun = Arc::new(AtomicBool::new(false));
             let second = blocking({
                 let begun = begun.clone();
-                move || Ok(begun.store(true, Ordering::SeqCst))
+                move || {
+                    begun.store(true, Ordering::SeqCst);
+                    Ok(())
+                }
             });
             let mut second = Box::pin(second);
             assert!(futures::poll!(&mut second).is_pending());
